@@ -1,0 +1,1 @@
+# added to target fla_kernels by kernels/CMakeLists.txt

@@ -1,0 +1,47 @@
+// A checkpoint's config.json and generation_config.json as validated values.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/mixer_spec.h"
+
+namespace fla {
+
+// Sampling defaults that a checkpoint brings (generation_config.json); unset: not said there.
+// do_sample false becomes temperature 0.
+struct GenerationDefaults {
+  std::optional<float> temperature;
+  std::optional<int> top_k;
+  std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+};
+
+struct ModelConfig {
+  std::string model_type;
+  int vocab_size = 0;
+  int hidden_size = 0;  // D
+  int num_layers = 0;
+  int intermediate_size = 0;
+  float norm_eps = 1e-6f;
+  bool tie_word_embeddings = false;
+  MixerSpec mixer;
+  int bos_token_id = -1;           // -1: none
+  std::vector<int> eos_token_ids;  // of config.json and generation_config.json
+  GenerationDefaults generation;
+};
+
+// Reads the two files of a checkpoint folder; generation_config.json may be absent. Throws
+// std::runtime_error "file: what: wanted, got" for a missing or malformed file, a model_type that
+// is not supported (naming those that are), an option that is not supported (hybrid `attn`
+// layers, attnres, ...), or sizes that do not fit together.
+ModelConfig LoadModelConfig(const std::filesystem::path& folder);
+
+// The model_types that LoadModelConfig accepts.
+std::vector<std::string> SupportedModelTypes();
+
+}  // namespace fla

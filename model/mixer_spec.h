@@ -1,0 +1,95 @@
+// A token mixer as data: what one row of the architectures table says of a model.
+#pragma once
+
+#include <string>
+
+#include "kernels/ops.h"
+#include "kernels/recurrence.h"
+
+namespace fla {
+
+// What is applied to each head of q and k after projection (and convolution).
+enum class FeatureMap : uint8_t {
+  kIdentity,
+  kElementwise,         // `qk_activation` alone: silu, relu, elu(x) + 1
+  kElementwiseProduct,  // layer1(x) * layer2(x)
+  kHedgehog,            // softmax([2y, -2y]), y = layer(x): doubles the head
+  kTransformerToRnn,    // relu(layer(x)), "t2r"
+  kDpfp,                // deterministic parameter-free projection, nu = 4: 8 times the head
+};
+
+// Where the log decay comes from.
+enum class DecaySource : uint8_t {
+  kNone,
+  kRetention,    // ln(1 - 2^(-5 - h)), a constant of the head
+  kLowRank,      // GLA: logsigmoid(gk_proj.1(gk_proj.0(x))) / 16, maybe clamped
+  kPerHeadA,     // Gated DeltaNet: -exp(A_log) softplus(a_proj(x) + dt_bias)
+  kPerChannelF,  // KDA: the same per channel of f_proj.1(f_proj.0(x)), or bounded below
+};
+
+enum class BetaSource : uint8_t { kNone, kOne, kProjection };
+
+enum class OutputGate : uint8_t {
+  kNone,
+  kProjection,  // g_proj.weight
+  kLowRank,     // g_proj.0.weight, g_proj.1.weight, g_proj.1.bias
+};
+
+// In the order of the computation. Head counts as in RecurrenceSpec.
+struct MixerSpec {
+  Decay decay = Decay::kNone;
+  Update update = Update::kAdditive;
+
+  int heads = 0;  // H: states a sequence has
+  int q_heads = 0;
+  int k_heads = 0;
+  int v_heads = 0;
+  int head_k_dim = 0;  // of q and k as projected
+  int head_v_dim = 0;  // V
+
+  int conv_width = 0;  // 0: no short convolution
+  bool conv_bias = false;
+  Activation qk_activation = Activation::kIdentity;  // within the convolution where there is one
+  Activation v_activation = Activation::kIdentity;
+
+  FeatureMap feature_map = FeatureMap::kIdentity;
+  bool tied_feature_map = false;  // q and k share the map's weights
+  HeadNorm q_norm = HeadNorm::kNone;
+  HeadNorm k_norm = HeadNorm::kNone;
+  float qk_norm_eps = 0.0f;
+  float rotary_base = 0.0f;  // 0: no rotary embedding
+  bool normalizer = false;   // divide by q . sum k
+
+  DecaySource decay_source = DecaySource::kNone;
+  int gate_low_rank = 0;  // inner size of kLowRank and kPerChannelF
+  float gate_normalizer = 1.0f;
+  float gate_clamp_min = -__builtin_inff();
+  bool gate_bounded = false;  // lower_bound * sigmoid(...) instead of softplus
+  float gate_lower_bound = 0.0f;
+
+  BetaSource beta = BetaSource::kNone;
+  float beta_scale = 1.0f;  // 2 where negative eigenvalues are allowed
+
+  bool output_norm = true;
+  bool output_norm_weight = true;
+  std::string output_norm_name;  // "o_norm", "g_norm_swish_gate", ...
+  OutputGate output_gate = OutputGate::kNone;
+  int output_gate_low_rank = 0;
+  Activation output_gate_activation = Activation::kSilu;
+
+  int key_dim() const { return q_heads * head_k_dim; }       // columns of q_proj
+  int kv_key_dim() const { return k_heads * head_k_dim; }    // columns of k_proj
+  int value_dim() const { return heads * head_v_dim; }       // columns into o_proj
+  int kv_value_dim() const { return v_heads * head_v_dim; }  // columns of v_proj
+  int conv_channels() const {                                // q, k and v together
+    return conv_width == 0 ? 0 : key_dim() + kv_key_dim() + kv_value_dim();
+  }
+  // K of the recurrence: the head after its feature map.
+  int state_k_dim() const {
+    return feature_map == FeatureMap::kHedgehog ? 2 * head_k_dim
+           : feature_map == FeatureMap::kDpfp   ? 8 * head_k_dim
+                                                : head_k_dim;
+  }
+};
+
+}  // namespace fla

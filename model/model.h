@@ -1,0 +1,63 @@
+// A loaded checkpoint that turns tokens into logits.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+#include "kernels/tensor.h"
+#include "model/config.h"
+#include "model/state_pool.h"
+
+namespace fla {
+
+// One step of a model over N sequences with T tokens in all. The first `num_decode` sequences have
+// exactly one token each; the others are prompts or pieces of prompts of any length >= 1.
+struct Batch {
+  std::vector<int> tokens;      // [T], each in [0, vocab)
+  std::vector<int> slots;       // [N], no two equal
+  std::vector<int> cu_seqlens;  // [N + 1], from 0 to T
+  std::vector<int> positions;   // [N], of each sequence's first token here, counted from 0
+  int num_decode = 0;
+  std::vector<int> logits_rows;  // rows of `tokens` whose next-token logits are wanted, ascending
+};
+
+struct LoadOptions {
+  std::filesystem::path path;  // a checkpoint folder: config.json, safetensors
+  Device device;
+  DType dtype = DType::kF32;    // of weights and activations: f32 or bf16
+  int max_batch_tokens = 2048;  // the largest T that Forward will see
+  // Called now and then during the load with the fraction done, 0 to 1. May be empty.
+  std::function<void(double)> progress;
+};
+
+// Thread safety: one thread at a time, that which owns `stream()`.
+class Model {
+ public:
+  // Throws std::runtime_error "file: what: wanted, got" for a bad checkpoint, DeviceError when
+  // memory is short.
+  static std::unique_ptr<Model> Load(const LoadOptions& options);
+  ~Model();
+
+  // Runs the batch, updating the states of its slots in `pool`. Returns logits
+  // [logits_rows.size(), vocab] f32 in device memory, valid until the next call.
+  Matrix Forward(const Batch& batch, StatePool& pool);
+
+  const ModelConfig& config() const;
+  Stream& stream();
+  int64_t parameters() const;
+  int64_t weight_bytes() const;
+  DType dtype() const;
+
+ private:
+  struct Parts;
+  explicit Model(std::unique_ptr<Parts> parts);
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace fla

@@ -1,0 +1,70 @@
+// Text to token ids and back, from a Hugging Face tokenizer.json.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fla {
+
+// An immutable tokenizer.
+//
+// Thread safety: const methods may be called from any number of threads.
+class Tokenizer {
+ public:
+  // Reads tokenizer.json and, if there, tokenizer_config.json of a checkpoint folder. Throws
+  // std::runtime_error "file: what: wanted, got" for a missing or malformed file and for a
+  // component that is not supported (named).
+  static std::unique_ptr<Tokenizer> Load(const std::filesystem::path& folder);
+  ~Tokenizer();
+
+  // `text` must be valid UTF-8 (see IsValidUtf8), else std::invalid_argument. Special tokens that
+  // stand in the text are recognised. With add_special_tokens, what the post-processor or
+  // tokenizer_config.json's add_bos_token / add_eos_token wants is added.
+  std::vector<int> Encode(std::string_view text, bool add_special_tokens = true) const;
+
+  // The text of ids. Bytes that are no UTF-8 become U+FFFD. Ids outside the vocabulary throw
+  // std::out_of_range with the id.
+  std::string Decode(const std::vector<int>& ids, bool skip_special_tokens = false) const;
+
+  // The bytes that one token stands for (a special token: its text). May be no UTF-8 by itself.
+  std::string TokenBytes(int id) const;
+
+  bool IsSpecial(int id) const;
+  int vocab_size() const;
+  int bos_token_id() const;  // -1 where there is none
+  int eos_token_id() const;  // -1 where there is none
+
+ private:
+  friend class IncrementalDecoder;
+  struct Parts;
+  explicit Tokenizer(std::unique_ptr<Parts> parts);
+  std::unique_ptr<Parts> parts_;
+};
+
+// Decodes a stream of tokens: the concatenation of what Append and Finish return equals
+// Tokenizer::Decode of all tokens (special tokens skipped), and no piece ends within a UTF-8
+// character.
+class IncrementalDecoder {
+ public:
+  // `tokenizer` must outlive the decoder.
+  explicit IncrementalDecoder(const Tokenizer& tokenizer);
+
+  // The text that became certain with this token; may be empty.
+  std::string Append(int id);
+  // What is left, incomplete characters as U+FFFD.
+  std::string Finish();
+
+ private:
+  const Tokenizer* tokenizer_;
+  std::string pending_;  // bytes that do not yet make a whole character
+  bool at_start_ = true;
+};
+
+// True if `text` is well-formed UTF-8 (no surrogates, no overlong forms, at most U+10FFFF).
+bool IsValidUtf8(std::string_view text);
+
+}  // namespace fla
