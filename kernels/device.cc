@@ -1,0 +1,179 @@
+#include "kernels/device.h"
+
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <utility>
+
+#ifdef FLA_WITH_CUDA
+#include "kernels/cuda/device_cuda.h"
+#endif
+
+namespace fla {
+namespace {
+
+// Of every allocation on a CPU: covers a cache line and the widest vector; the same as on a GPU.
+constexpr size_t kAlignment = 256;
+
+int CudaDeviceCount() {
+#ifdef FLA_WITH_CUDA
+  return cuda::DeviceCount();
+#else
+  return 0;
+#endif
+}
+
+Device ParseCudaDevice(std::string_view name, std::string_view index_text) {
+  int index = 0;
+  const char* end = index_text.data() + index_text.size();
+  const auto [parsed_to, error] = std::from_chars(index_text.data(), end, index);
+  if (error != std::errc() || parsed_to != end || index < 0) {
+    throw std::invalid_argument("device \"" + std::string(name) +
+                                "\": wanted cpu, cuda, cuda:N or auto");
+  }
+#ifdef FLA_WITH_CUDA
+  const int count = CudaDeviceCount();
+  if (index >= count) {
+    throw std::invalid_argument("device \"" + std::string(name) + "\": this machine has " +
+                                std::to_string(count) + " usable CUDA GPU(s)");
+  }
+  return {Device::Kind::kCuda, index};
+#else
+  throw std::invalid_argument("device \"" + std::string(name) +
+                              "\": this build has no CUDA backend");
+#endif
+}
+
+void* Allocate(Device device, size_t size) {
+#ifdef FLA_WITH_CUDA
+  if (device.is_cuda()) return cuda::AllocateDevice(device.index, size);
+#endif
+  void* data = nullptr;
+  if (size <= SIZE_MAX - kAlignment) {
+    data = std::aligned_alloc(kAlignment, (size + kAlignment - 1) / kAlignment * kAlignment);
+  }
+  if (data == nullptr) {
+    throw DeviceError("allocating " + std::to_string(size) + " bytes on " + NameOf(device) +
+                      ": out of memory");
+  }
+  return data;
+}
+
+void Free(Device device, void* data) {
+#ifdef FLA_WITH_CUDA
+  if (device.is_cuda()) return cuda::FreeDevice(device.index, data);
+#endif
+  (void)device;
+  std::free(data);
+}
+
+}  // namespace
+
+Device ParseDevice(std::string_view name) {
+  if (name == "cpu") return {};
+  if (name == "auto") {
+    return CudaDeviceCount() > 0 ? Device{Device::Kind::kCuda, 0} : Device{};
+  }
+  if (name == "cuda") return ParseCudaDevice(name, "0");
+  if (name.substr(0, 5) == "cuda:") return ParseCudaDevice(name, name.substr(5));
+  throw std::invalid_argument("device \"" + std::string(name) +
+                              "\": wanted cpu, cuda, cuda:N or auto");
+}
+
+std::string NameOf(Device device) {
+  return device.is_cuda() ? "cuda:" + std::to_string(device.index) : "cpu";
+}
+
+Buffer::Buffer(Device device, size_t size) : device_(device), size_(size) {
+  if (size > 0) data_ = Allocate(device, size);
+}
+
+Buffer::~Buffer() {
+  if (data_ != nullptr) Free(device_, data_);
+}
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : device_(other.device_),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  if (this != &other) {
+    if (data_ != nullptr) Free(device_, data_);
+    device_ = other.device_;
+    data_ = std::exchange(other.data_, nullptr);
+    size_ = std::exchange(other.size_, 0);
+  }
+  return *this;
+}
+
+Stream::Stream(Device device) : device_(device) {
+#ifdef FLA_WITH_CUDA
+  if (device.is_cuda()) cuda_.reset(cuda::CreateContext(device.index));
+#endif
+}
+
+Stream::~Stream() = default;
+
+void Stream::CudaContextDeleter::operator()([[maybe_unused]] CudaContext* context) const {
+#ifdef FLA_WITH_CUDA
+  cuda::DestroyContext(context);
+#endif
+}
+
+void* Stream::Scratch(size_t bytes) {
+  if (bytes > scratch_.size()) {
+    Synchronize();
+    scratch_ = Buffer();  // before the new one exists, so that both never count at once
+    scratch_ = Buffer(device_, bytes);
+  }
+  return scratch_.data();
+}
+
+void Stream::CopyToDevice(void* device_target, const void* host_source, size_t bytes) {
+  if (bytes == 0) return;
+#ifdef FLA_WITH_CUDA
+  if (cuda_) return cuda::CopyToDevice(*cuda_, device_target, host_source, bytes);
+#endif
+  std::memcpy(device_target, host_source, bytes);
+}
+
+void Stream::CopyToHost(void* host_target, const void* device_source, size_t bytes) {
+  if (bytes == 0) return;
+#ifdef FLA_WITH_CUDA
+  if (cuda_) return cuda::CopyToHost(*cuda_, host_target, device_source, bytes);
+#endif
+  std::memcpy(host_target, device_source, bytes);
+}
+
+void Stream::Zero(void* device_target, size_t bytes) {
+  if (bytes == 0) return;
+#ifdef FLA_WITH_CUDA
+  if (cuda_) return cuda::ZeroDevice(*cuda_, device_target, bytes);
+#endif
+  std::memset(device_target, 0, bytes);
+}
+
+void Stream::Synchronize() {
+#ifdef FLA_WITH_CUDA
+  if (cuda_) cuda::Synchronize(*cuda_);
+#endif
+}
+
+size_t FreeMemory([[maybe_unused]] Device device) {
+#ifdef FLA_WITH_CUDA
+  if (device.is_cuda()) return cuda::FreeDeviceMemory(device.index);
+#endif
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key, unit;
+  size_t kilobytes = 0;
+  while (meminfo >> key >> kilobytes) {
+    if (key == "MemAvailable:") return kilobytes * 1024;
+    std::getline(meminfo, unit);
+  }
+  return 0;
+}
+
+}  // namespace fla
