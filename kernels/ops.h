@@ -58,6 +58,7 @@ enum class HeadNorm : uint8_t {
   kNone,
   kL2,   // x * rsqrt(sum x^2 + eps)
   kSum,  // x / (sum x + eps)
+  kL1,   // x / max(sum |x|, eps)
 };
 struct ActivateHeadsArgs {
   Matrix x;  // [T, H * head_dim]
