@@ -11,7 +11,7 @@ namespace fla {
 // What is applied to each head of q and k after projection (and convolution).
 enum class FeatureMap : uint8_t {
   kIdentity,
-  kElementwise,         // `qk_activation` alone: silu, relu, elu(x) + 1
+  kElementwise,         // feature_activation on each channel
   kElementwiseProduct,  // layer1(x) * layer2(x)
   kHedgehog,            // softmax([2y, -2y]), y = layer(x): doubles the head
   kTransformerToRnn,    // relu(layer(x)), "t2r"
@@ -47,13 +47,13 @@ struct MixerSpec {
   int head_k_dim = 0;  // of q and k as projected
   int head_v_dim = 0;  // V
 
-  int conv_width = 0;  // 0: no short convolution
-  bool conv_bias = false;
-  Activation qk_activation = Activation::kIdentity;  // within the convolution where there is one
+  int conv_width = 0;                                // 0: no short convolution
+  Activation qk_activation = Activation::kIdentity;  // in the convolution where there is one
   Activation v_activation = Activation::kIdentity;
 
   FeatureMap feature_map = FeatureMap::kIdentity;
-  bool tied_feature_map = false;  // q and k share the map's weights
+  Activation feature_activation = Activation::kIdentity;  // of kElementwise
+  bool tied_feature_map = false;                          // q and k share the map's weights
   HeadNorm q_norm = HeadNorm::kNone;
   HeadNorm k_norm = HeadNorm::kNone;
   float qk_norm_eps = 0.0f;
@@ -70,6 +70,7 @@ struct MixerSpec {
   BetaSource beta = BetaSource::kNone;
   float beta_scale = 1.0f;  // 2 where negative eigenvalues are allowed
 
+  float norm_eps = 1e-6f;  // of the output norm
   bool output_norm = true;
   bool output_norm_weight = true;
   std::string output_norm_name;  // "o_norm", "g_norm_swish_gate", ...

@@ -1,6 +1,7 @@
 // The recurrent state of every sequence a model can run at once: S slots, each of constant size.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -25,7 +26,7 @@ class StatePool {
   void Release(int slot);
 
   int total() const { return total_; }
-  int used() const { return total_ - static_cast<int>(free_.size()); }
+  int used() const { return used_; }
 
   // What a layer's kernels read and write, for all slots.
   struct LayerState {
@@ -47,6 +48,7 @@ class StatePool {
   std::vector<LayerState> layers_;
   std::vector<Region> regions_;
   std::vector<int> free_;
+  std::atomic<int> used_ = 0;
 };
 
 }  // namespace fla

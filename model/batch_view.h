@@ -1,0 +1,22 @@
+// A batch as the layers see it: its index arrays in device memory.
+#pragma once
+
+namespace fla {
+
+// N sequences, T tokens; the first num_decode sequences have one token each, the rest are prompts.
+// Pointers are device memory except *_host (equal on a CPU).
+struct BatchView {
+  int num_tokens = 0;     // T
+  int num_sequences = 0;  // N
+  int num_decode = 0;
+  const int* tokens = nullptr;      // [T]
+  const int* positions = nullptr;   // [T], in the sequence
+  const int* slots = nullptr;       // [N]
+  const int* cu_seqlens = nullptr;  // [N + 1]
+  const int* cu_seqlens_host = nullptr;
+  // Of the prompts alone, counted from their own first token: [N - num_decode + 1].
+  const int* prompt_cu_seqlens = nullptr;
+  const int* prompt_cu_seqlens_host = nullptr;
+};
+
+}  // namespace fla

@@ -1,0 +1,147 @@
+#include "model/config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <stdexcept>
+
+#include "model/architectures.h"
+#include "model/config_reader.h"
+#include "model/json_file.h"
+
+namespace fla {
+namespace {
+
+constexpr int kMaxSize = 1 << 24;  // of any one dimension; keeps products within 64 bits
+
+const Architecture& FindArchitecture(const ConfigReader& config) {
+  const std::string model_type = config.String("model_type", "");
+  std::string known;
+  for (const Architecture& architecture : Architectures()) {
+    if (architecture.model_type == model_type) return architecture;
+    known += (known.empty() ? "" : ", ") + std::string(architecture.model_type);
+  }
+  config.FailValue("model_type", "one of " + known);
+}
+
+// Options of the library that change the maths and are not supported, whatever the model.
+void RefuseUnsupported(const ConfigReader& config) {
+  if (!config.Missing("attn")) {
+    config.FailValue("attn", "null (hybrid models with softmax layers are not supported)");
+  }
+  if (!config.Missing("attnres_block_size")) {
+    config.FailValue("attnres_block_size", "null (attention residuals are not supported)");
+  }
+  if (!config.Missing("quantization_config")) {
+    config.FailValue("quantization_config", "null (quantised checkpoints are not supported)");
+  }
+  const std::string activation = config.String("hidden_act", "swish");
+  if (activation != "swish" && activation != "silu") {
+    config.FailValue("hidden_act", "swish or silu");
+  }
+}
+
+void RequireSize(const ConfigReader& config, const std::string& what, int64_t size) {
+  if (size < 1 || size > kMaxSize) {
+    config.Fail(what, "1 to " + std::to_string(kMaxSize), std::to_string(size));
+  }
+}
+
+// The size of the MLP as the library derives it where it is not given.
+int IntermediateSize(const ConfigReader& config, int hidden_size, int default_ratio) {
+  if (const auto size = config.OptionalInt("intermediate_size")) return *size;
+  const int ratio = config.PositiveInt("hidden_ratio", default_ratio);
+  const int64_t size = static_cast<int64_t>(hidden_size) * ratio * 2 / 3;
+  RequireSize(config, "hidden_ratio * hidden_size", size);
+  return static_cast<int>(256 * ((size + 255) / 256));
+}
+
+// A token id, a list of them or null.
+std::vector<int> TokenIds(const ConfigReader& config, const std::string& key, int vocab_size) {
+  if (config.Missing(key)) return {};
+  const nlohmann::json& value = config.Raw(key);
+  std::vector<int> ids;
+  for (const nlohmann::json& id : value.is_array() ? value : nlohmann::json::array({value})) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= vocab_size) {
+      config.FailValue(key, "token ids in [0, " + std::to_string(vocab_size) + ")");
+    }
+    ids.push_back(id.get<int>());
+  }
+  return ids;
+}
+
+void ReadGeneration(const std::filesystem::path& path, ModelConfig& model) {
+  if (!std::filesystem::exists(path)) return;
+  const nlohmann::json json = ReadJsonFile(path);
+  if (!json.is_object()) throw std::runtime_error(path.string() + ": wanted a JSON object");
+  const ConfigReader config(path.string(), json);
+  GenerationDefaults& defaults = model.generation;
+  defaults.temperature = config.OptionalFloat("temperature");
+  defaults.top_k = config.OptionalInt("top_k");
+  defaults.top_p = config.OptionalFloat("top_p");
+  defaults.min_p = config.OptionalFloat("min_p");
+  defaults.repetition_penalty = config.OptionalFloat("repetition_penalty");
+  if (!config.Missing("do_sample") && !config.Bool("do_sample", false)) defaults.temperature = 0.0f;
+  if (defaults.temperature.value_or(1.0f) < 0) config.FailValue("temperature", "at least 0");
+  if (defaults.top_k.value_or(0) < 0) config.FailValue("top_k", "at least 0");
+  const float top_p = defaults.top_p.value_or(1.0f);
+  if (!(top_p > 0 && top_p <= 1)) config.FailValue("top_p", "in (0, 1]");
+  const float min_p = defaults.min_p.value_or(0.0f);
+  if (!(min_p >= 0 && min_p <= 1)) config.FailValue("min_p", "in [0, 1]");
+  if (!(defaults.repetition_penalty.value_or(1.0f) > 0)) {
+    config.FailValue("repetition_penalty", "above 0");
+  }
+  const std::vector<int> eos = TokenIds(config, "eos_token_id", model.vocab_size);
+  std::set<int> all(model.eos_token_ids.begin(), model.eos_token_ids.end());
+  all.insert(eos.begin(), eos.end());
+  model.eos_token_ids.assign(all.begin(), all.end());
+}
+
+}  // namespace
+
+ModelConfig LoadModelConfig(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "config.json";
+  const nlohmann::json json = ReadJsonFile(path);
+  if (!json.is_object()) throw std::runtime_error(path.string() + ": wanted a JSON object");
+  const ConfigReader config(path.string(), json);
+  const Architecture& architecture = FindArchitecture(config);
+  RefuseUnsupported(config);
+
+  ModelConfig model;
+  model.model_type = architecture.model_type;
+  model.vocab_size = config.Int("vocab_size", 32000);
+  model.hidden_size = config.Int("hidden_size", 2048);
+  model.num_layers = config.Int("num_hidden_layers", architecture.num_layers);
+  RequireSize(config, "vocab_size", model.vocab_size);
+  RequireSize(config, "hidden_size", model.hidden_size);
+  RequireSize(config, "num_hidden_layers", model.num_layers);
+  model.intermediate_size = IntermediateSize(config, model.hidden_size, architecture.hidden_ratio);
+  RequireSize(config, "intermediate_size", model.intermediate_size);
+  model.norm_eps = config.Float("norm_eps", 1e-6f);
+  if (!(model.norm_eps >= 0)) config.FailValue("norm_eps", "at least 0");
+  model.tie_word_embeddings = config.Bool("tie_word_embeddings", false);
+
+  model.mixer = architecture.read_mixer(config, model.hidden_size);
+  model.mixer.norm_eps = model.norm_eps;
+  const MixerSpec& mixer = model.mixer;
+  RequireSize(config, "num_heads", mixer.heads);
+  RequireSize(config, "size of q", static_cast<int64_t>(mixer.q_heads) * mixer.head_k_dim);
+  RequireSize(config, "size of the output", static_cast<int64_t>(mixer.heads) * mixer.head_v_dim);
+  RequireSize(config, "head size of q and k", mixer.state_k_dim());
+
+  const std::vector<int> bos = TokenIds(config, "bos_token_id", model.vocab_size);
+  if (!bos.empty()) model.bos_token_id = bos.front();
+  model.eos_token_ids = TokenIds(config, "eos_token_id", model.vocab_size);
+  ReadGeneration(folder / "generation_config.json", model);
+  return model;
+}
+
+std::vector<std::string> SupportedModelTypes() {
+  std::vector<std::string> types;
+  for (const Architecture& architecture : Architectures()) {
+    types.emplace_back(architecture.model_type);
+  }
+  return types;
+}
+
+}  // namespace fla

@@ -1,0 +1,386 @@
+#include "model/mixer.h"
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "kernels/recurrence.h"
+
+namespace fla {
+namespace {
+
+constexpr int kDpfpShifts = 4;           // nu of the library's DPFPFeatureMap
+constexpr int64_t kColumnAlignment = 8;  // keeps rows of a packed projection 16-byte aligned
+
+}  // namespace
+
+Mixer::Mixer(const MixerSpec& spec, int hidden_size, int max_tokens, const std::string& prefix,
+             WeightReader& weights)
+    : spec_(spec) {
+  TakeProjections(prefix, hidden_size, weights);
+  if (spec_.conv_width > 0) {
+    const int64_t width = spec_.conv_width;
+    convolution_ =
+        weights.Concatenate({{prefix + "q_conv1d.weight", {spec_.key_dim(), 1, width}},
+                             {prefix + "k_conv1d.weight", {spec_.kv_key_dim(), 1, width}},
+                             {prefix + "v_conv1d.weight", {spec_.kv_value_dim(), 1, width}}});
+  }
+  q_map_ = TakeFeatureMap(prefix + "feature_map_q.", weights);
+  if (spec_.tied_feature_map) {
+    k_map_ = q_map_;
+    for (const char* layer : {"layer", "layer1", "layer2"}) {
+      for (const char* part : {".weight", ".bias"}) {
+        weights.Skip(prefix + "feature_map_k." + layer + part);
+      }
+    }
+  } else {
+    k_map_ = TakeFeatureMap(prefix + "feature_map_k.", weights);
+  }
+  TakeGates(prefix, max_tokens, weights);
+  if (spec_.output_norm && spec_.output_norm_weight) {
+    output_norm_ = weights.Vector(prefix + spec_.output_norm_name + ".weight", spec_.head_v_dim);
+  }
+  output_projection_ = weights.Take(prefix + "o_proj.weight", hidden_size, spec_.value_dim());
+}
+
+void Mixer::TakeProjections(const std::string& prefix, int hidden_size, WeightReader& weights) {
+  std::vector<WeightReader::Block> blocks;
+  int64_t columns = 0;
+  const auto add = [&](const std::string& name, int64_t count) {
+    blocks.push_back({name.empty() ? name : prefix + name, count});
+    columns += count;
+    return Columns{columns - count, count};
+  };
+  q_ = add("q_proj.weight", spec_.key_dim());
+  k_ = add("k_proj.weight", spec_.kv_key_dim());
+  v_ = add("v_proj.weight", spec_.kv_value_dim());
+  if (spec_.output_gate == OutputGate::kProjection) {
+    output_gate_ = add("g_proj.weight", spec_.value_dim());
+  } else if (spec_.output_gate == OutputGate::kLowRank) {
+    output_gate_ = add("g_proj.0.weight", spec_.output_gate_low_rank);
+  }
+  if (spec_.decay_source == DecaySource::kLowRank) {
+    decay_ = add("gk_proj.0.weight", spec_.gate_low_rank);
+  } else if (spec_.decay_source == DecaySource::kPerChannelF) {
+    decay_ = add("f_proj.0.weight", spec_.gate_low_rank);
+  } else if (spec_.decay_source == DecaySource::kPerHeadA) {
+    decay_ = add("a_proj.weight", spec_.heads);
+  }
+  if (spec_.beta == BetaSource::kProjection) beta_ = add("b_proj.weight", spec_.heads);
+  if (columns % kColumnAlignment != 0) add("", kColumnAlignment - columns % kColumnAlignment);
+  input_projection_ = weights.PackRows(blocks, hidden_size);
+}
+
+void Mixer::TakeGates(const std::string& prefix, int max_tokens, WeightReader& weights) {
+  switch (spec_.decay_source) {
+    case DecaySource::kNone:
+      break;
+    case DecaySource::kRetention: {
+      std::vector<float> decay(spec_.heads);
+      for (int head = 0; head < spec_.heads; ++head) {
+        decay[head] = static_cast<float>(std::log1p(-std::exp2(-5.0 - head)));
+      }
+      head_decay_ = weights.Constant(decay);
+      break;
+    }
+    case DecaySource::kLowRank:
+      decay_map_ = {
+          weights.Take(prefix + "gk_proj.1.weight", spec_.kv_key_dim(), spec_.gate_low_rank),
+          weights.Vector(prefix + "gk_proj.1.bias", spec_.kv_key_dim())};
+      break;
+    case DecaySource::kPerHeadA:
+      a_log_ = weights.Vector(prefix + "A_log", spec_.heads);
+      dt_bias_ = weights.Vector(prefix + "dt_bias", spec_.heads);
+      break;
+    case DecaySource::kPerChannelF: {
+      const int64_t channels = static_cast<int64_t>(spec_.heads) * spec_.head_k_dim;
+      decay_map_.weight = weights.Take(prefix + "f_proj.1.weight", channels, spec_.gate_low_rank);
+      a_log_ = weights.Vector(prefix + "A_log", spec_.heads);
+      dt_bias_ = weights.Vector(prefix + "dt_bias", channels);
+      break;
+    }
+  }
+  if (spec_.beta == BetaSource::kOne) {
+    constant_beta_ = weights.Constant(
+        std::vector<float>(static_cast<size_t>(max_tokens) * spec_.heads, spec_.beta_scale));
+  }
+  if (spec_.output_gate == OutputGate::kLowRank) {
+    output_gate_map_ = {
+        weights.Take(prefix + "g_proj.1.weight", spec_.value_dim(), spec_.output_gate_low_rank),
+        weights.Vector(prefix + "g_proj.1.bias", spec_.value_dim())};
+  }
+}
+
+Mixer::FeatureMapWeights Mixer::TakeFeatureMap(const std::string& prefix,
+                                               WeightReader& weights) const {
+  const int64_t size = spec_.head_k_dim;
+  const auto take = [&](const std::string& layer, bool bias) {
+    return LinearMap{weights.Take(prefix + layer + ".weight", size, size),
+                     bias ? weights.Vector(prefix + layer + ".bias", size) : nullptr};
+  };
+  switch (spec_.feature_map) {
+    case FeatureMap::kElementwiseProduct:
+      return {take("layer1", true), take("layer2", true)};
+    case FeatureMap::kHedgehog:
+      return {take("layer", true), {}};
+    case FeatureMap::kTransformerToRnn:
+      return {take("layer", false), {}};
+    case FeatureMap::kIdentity:
+    case FeatureMap::kElementwise:
+    case FeatureMap::kDpfp:
+      return {};
+  }
+  return {};
+}
+
+void Mixer::Convolve(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                     const StatePool::LayerState& state, Matrix packed, Matrix& q, Matrix& k,
+                     Matrix& v) const {
+  const int64_t channels = spec_.conv_channels(), taps = spec_.conv_width;
+  const Matrix out = arena.Take(batch.num_tokens, channels, packed.dtype);
+  const auto convolve = [&](int64_t begin, int64_t count, Activation activation) {
+    ShortConvolution(stream, {.x = packed.Columns(begin, count),
+                              .weight = convolution_ + begin * taps,
+                              .width = spec_.conv_width,
+                              .activation = activation,
+                              .state = state.convolution + begin * (taps - 1),
+                              .slot_stride = channels * (taps - 1),
+                              .slots = batch.slots,
+                              .cu_seqlens = batch.cu_seqlens,
+                              .cu_seqlens_host = batch.cu_seqlens_host,
+                              .num_sequences = batch.num_sequences,
+                              .out = out.Columns(begin, count)});
+  };
+  if (spec_.qk_activation == spec_.v_activation) {
+    convolve(0, channels, spec_.v_activation);
+  } else {
+    convolve(0, v_.begin, spec_.qk_activation);
+    convolve(v_.begin, v_.count, spec_.v_activation);
+  }
+  q = q_.Of(out);
+  k = k_.Of(out);
+  v = v_.Of(out);
+}
+
+// x [T, heads * head_k_dim] -> [T, heads * state_k_dim]: activation (where no convolution has done
+// it), feature map, norm. In place where nothing changes the size.
+Matrix Mixer::MapHeads(Stream& stream, ActivationArena& arena, const FeatureMapWeights& map,
+                       HeadNorm norm, const BatchView& batch, Matrix x) const {
+  const int size = spec_.head_k_dim;
+  const int64_t tokens = batch.num_tokens, heads = x.cols / size;
+  const auto activate = [&](Matrix in, int head_dim, Activation activation, HeadNorm head_norm,
+                            Matrix out) {
+    if (activation == Activation::kIdentity && head_norm == HeadNorm::kNone &&
+        in.data == out.data) {
+      return;
+    }
+    ActivateHeads(stream, {in, head_dim, activation, head_norm, spec_.qk_norm_eps, out});
+  };
+  const Activation first = spec_.conv_width > 0 ? Activation::kIdentity : spec_.qk_activation;
+  if (spec_.feature_map == FeatureMap::kIdentity) {
+    activate(x, size, first, norm, x);
+    return x;
+  }
+  if (spec_.feature_map == FeatureMap::kElementwise) {
+    activate(x, size, first, HeadNorm::kNone, x);
+    activate(x, size, spec_.feature_activation, norm, x);
+    return x;
+  }
+  // The other maps see each head as a row of its own.
+  Matrix rows = arena.Take(tokens, x.cols, x.dtype);
+  ActivateHeads(stream, {x, size, first, HeadNorm::kNone, 0.0f, rows});
+  rows = rows.Reshape(tokens * heads, size);
+  const auto linear = [&](const LinearMap& layer) {
+    const Matrix out = arena.Take(tokens * heads, size, x.dtype);
+    Linear(stream, rows, layer.weight, layer.bias, out);
+    return out.Reshape(tokens, heads * size);
+  };
+  const int state_size = spec_.state_k_dim();
+  Matrix out;
+  switch (spec_.feature_map) {
+    case FeatureMap::kIdentity:
+    case FeatureMap::kElementwise:
+      break;  // above
+    case FeatureMap::kElementwiseProduct: {
+      out = linear(map.first);
+      Multiply(stream, out, linear(map.second), out);
+      break;
+    }
+    case FeatureMap::kHedgehog:
+      out = arena.Take(tokens, heads * state_size, x.dtype);
+      HedgehogFeatureMap(stream, linear(map.first), size, out);
+      break;
+    case FeatureMap::kTransformerToRnn:
+      out = linear(map.first);
+      activate(out, size, Activation::kRelu, HeadNorm::kNone, out);
+      break;
+    case FeatureMap::kDpfp:
+      out = arena.Take(tokens, heads * state_size, x.dtype);
+      DpfpFeatureMap(stream, rows.Reshape(tokens, heads * size), size, kDpfpShifts, out);
+      break;
+  }
+  activate(out, state_size, Activation::kIdentity, norm, out);
+  return out;
+}
+
+const float* Mixer::LogDecayOf(Stream& stream, ActivationArena& arena, Matrix packed) const {
+  LogDecayArgs args;
+  switch (spec_.decay_source) {
+    case DecaySource::kNone:
+      return nullptr;
+    case DecaySource::kRetention:
+      return head_decay_;
+    case DecaySource::kLowRank:
+      args.kind = GateKind::kLogSigmoid;
+      args.heads = spec_.k_heads;
+      break;
+    case DecaySource::kPerHeadA:
+    case DecaySource::kPerChannelF:
+      args.kind = spec_.gate_bounded ? GateKind::kBoundedSigmoid : GateKind::kSoftplus;
+      args.heads = spec_.heads;
+      break;
+  }
+  args.x = decay_.Of(packed);
+  if (decay_map_.weight.present()) {
+    const Matrix wide = arena.Take(packed.rows, decay_map_.weight.rows, packed.dtype);
+    Linear(stream, args.x, decay_map_.weight, decay_map_.bias, wide);
+    args.x = wide;
+  }
+  args.a_log = a_log_;
+  args.dt_bias = dt_bias_;
+  args.normalizer = spec_.gate_normalizer;
+  args.clamp_min = spec_.gate_clamp_min;
+  args.lower_bound = spec_.gate_lower_bound;
+  args.out = static_cast<float*>(arena.Take(packed.rows, args.x.cols, DType::kF32).data);
+  LogDecay(stream, args);
+  return args.out;
+}
+
+const float* Mixer::BetaOf(Stream& stream, ActivationArena& arena, Matrix packed) const {
+  switch (spec_.beta) {
+    case BetaSource::kNone:
+      return nullptr;
+    case BetaSource::kOne:
+      return constant_beta_;
+    case BetaSource::kProjection:
+      break;
+  }
+  auto* beta = static_cast<float*>(arena.Take(packed.rows, spec_.heads, DType::kF32).data);
+  Beta(stream, beta_.Of(packed), spec_.beta_scale, beta);
+  return beta;
+}
+
+// Decode rows in one step, prompts in chunks; both read and write the same states.
+void Mixer::Recur(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
+                  DType state_dtype, Matrix q, Matrix k, Matrix v, const float* log_decay,
+                  const float* beta, Matrix out) const {
+  const int decode = batch.num_decode, prompts = batch.num_sequences - decode;
+  const int state_k_dim = spec_.state_k_dim();
+  RecurrenceArgs args;
+  args.spec = {
+      .decay = spec_.decay,
+      .update = spec_.update,
+      .key_dim = state_k_dim,
+      .value_dim = spec_.head_v_dim,
+      .heads = spec_.heads,
+      .q_heads = spec_.q_heads,
+      .k_heads = spec_.k_heads,
+      .v_heads = spec_.v_heads,
+      .decay_heads = spec_.decay_source == DecaySource::kLowRank ? spec_.k_heads : spec_.heads,
+      .scale = 1.0f / std::sqrt(static_cast<float>(state_k_dim))};
+  args.state = state.recurrent;
+  args.state_dtype = state_dtype;
+  const int64_t decay_columns = spec_.decay == Decay::kPerChannel
+                                    ? static_cast<int64_t>(args.spec.decay_heads) * state_k_dim
+                                : spec_.decay == Decay::kPerToken ? args.spec.decay_heads
+                                                                  : 0;
+  const auto part = [&](int64_t begin, int64_t count) {
+    args.q = q.Rows(begin, count);
+    args.k = k.Rows(begin, count);
+    args.v = v.Rows(begin, count);
+    args.out = out.Rows(begin, count);
+    args.log_decay = log_decay == nullptr ? nullptr : log_decay + begin * decay_columns;
+    args.beta = beta == nullptr ? nullptr : beta + begin * spec_.heads;
+  };
+  if (decode > 0) {
+    part(0, decode);
+    args.slots = batch.slots;
+    args.cu_seqlens = batch.cu_seqlens;
+    args.cu_seqlens_host = batch.cu_seqlens_host;
+    args.num_sequences = decode;
+    RecurrentStep(stream, args);
+  }
+  if (prompts > 0) {
+    part(decode, batch.num_tokens - decode);
+    args.slots = batch.slots + decode;
+    args.cu_seqlens = batch.prompt_cu_seqlens;
+    args.cu_seqlens_host = batch.prompt_cu_seqlens_host;
+    args.num_sequences = prompts;
+    ChunkedPrefill(stream, args);
+  }
+}
+
+Matrix Mixer::OutputGateOf(Stream& stream, ActivationArena& arena, Matrix packed) const {
+  switch (spec_.output_gate) {
+    case OutputGate::kNone:
+      return {};
+    case OutputGate::kProjection:
+      return output_gate_.Of(packed);
+    case OutputGate::kLowRank:
+      break;
+  }
+  const Matrix gate = arena.Take(packed.rows, spec_.value_dim(), packed.dtype);
+  Linear(stream, output_gate_.Of(packed), output_gate_map_.weight, output_gate_map_.bias, gate);
+  return gate;
+}
+
+void Mixer::Forward(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                    const StatePool::LayerState& state, DType state_dtype, Matrix x,
+                    Matrix out) const {
+  const Matrix packed = arena.Take(batch.num_tokens, input_projection_.rows, x.dtype);
+  Linear(stream, x, input_projection_, nullptr, packed);
+
+  Matrix q = q_.Of(packed), k = k_.Of(packed), v = v_.Of(packed);
+  if (spec_.conv_width > 0) {
+    Convolve(stream, arena, batch, state, packed, q, k, v);
+  } else if (spec_.v_activation != Activation::kIdentity) {
+    ActivateHeads(stream, {v, spec_.head_v_dim, spec_.v_activation, HeadNorm::kNone, 0.0f, v});
+  }
+  q = MapHeads(stream, arena, q_map_, spec_.q_norm, batch, q);
+  k = MapHeads(stream, arena, k_map_, spec_.k_norm, batch, k);
+  if (spec_.rotary_base > 0) {
+    Rotary(stream, q, spec_.head_k_dim, spec_.rotary_base, batch.positions);
+    Rotary(stream, k, spec_.head_k_dim, spec_.rotary_base, batch.positions);
+  }
+  const float* log_decay = LogDecayOf(stream, arena, packed);
+  const float* beta = BetaOf(stream, arena, packed);
+
+  const Matrix mixed = arena.Take(batch.num_tokens, spec_.value_dim(), x.dtype);
+  Recur(stream, batch, state, state_dtype, q, k, v, log_decay, beta, mixed);
+  if (spec_.normalizer) {
+    Normalizer(stream, {.q = q,
+                        .k = k,
+                        .key_dim = spec_.state_k_dim(),
+                        .value_dim = spec_.head_v_dim,
+                        .heads = spec_.heads,
+                        .k_heads = spec_.k_heads,
+                        .scale = 1.0f / std::sqrt(static_cast<float>(spec_.state_k_dim())),
+                        .state = state.normalizer,
+                        .slots = batch.slots,
+                        .cu_seqlens = batch.cu_seqlens,
+                        .cu_seqlens_host = batch.cu_seqlens_host,
+                        .num_sequences = batch.num_sequences,
+                        .out = mixed});
+  }
+  OutputNorm(stream, {.x = mixed,
+                      .head_dim = spec_.head_v_dim,
+                      .normalize = spec_.output_norm,
+                      .weight = output_norm_,
+                      .eps = spec_.norm_eps,
+                      .gate = OutputGateOf(stream, arena, packed),
+                      .gate_activation = spec_.output_gate_activation,
+                      .out = mixed});
+  Linear(stream, mixed, output_projection_, nullptr, out);
+}
+
+}  // namespace fla

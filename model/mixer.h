@@ -1,0 +1,74 @@
+// The token mixer of a layer: one class for the whole family, steered by a MixerSpec.
+#pragma once
+
+#include <string>
+
+#include "model/activation_arena.h"
+#include "model/batch_view.h"
+#include "model/mixer_spec.h"
+#include "model/state_pool.h"
+#include "model/weights.h"
+
+namespace fla {
+
+// project (everything that reads the layer's input, in one GEMM) -> short convolution ->
+// feature map and norm of q and k, gates -> recurrence -> output norm and gate -> out projection.
+//
+// Thread safety: immutable after construction.
+class Mixer {
+ public:
+  // Takes the tensors under `prefix` ("model.layers.3.attn."). max_tokens: largest T.
+  Mixer(const MixerSpec& spec, int hidden_size, int max_tokens, const std::string& prefix,
+        WeightReader& weights);
+
+  // out [T, D] = mixer(x [T, D]), updating the states of the batch's slots.
+  void Forward(Stream& stream, ActivationArena& arena, const BatchView& batch,
+               const StatePool::LayerState& state, DType state_dtype, Matrix x, Matrix out) const;
+
+ private:
+  struct LinearMap {
+    Matrix weight;
+    const float* bias = nullptr;
+  };
+  // The learned part of a feature map: layer (hedgehog, t2r) or layer1 and layer2.
+  struct FeatureMapWeights {
+    LinearMap first, second;
+  };
+  // Where a part of the packed projection's output begins, and how many columns it has.
+  struct Columns {
+    int64_t begin = 0, count = 0;
+    Matrix Of(Matrix packed) const { return packed.Columns(begin, count); }
+  };
+
+  void TakeProjections(const std::string& prefix, int hidden_size, WeightReader& weights);
+  void TakeGates(const std::string& prefix, int max_tokens, WeightReader& weights);
+  FeatureMapWeights TakeFeatureMap(const std::string& prefix, WeightReader& weights) const;
+
+  void Convolve(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                const StatePool::LayerState& state, Matrix packed, Matrix& q, Matrix& k,
+                Matrix& v) const;
+  Matrix MapHeads(Stream& stream, ActivationArena& arena, const FeatureMapWeights& map,
+                  HeadNorm norm, const BatchView& batch, Matrix x) const;
+  const float* LogDecayOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
+  const float* BetaOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
+  void Recur(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
+             DType state_dtype, Matrix q, Matrix k, Matrix v, const float* log_decay,
+             const float* beta, Matrix out) const;
+  Matrix OutputGateOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
+
+  MixerSpec spec_;
+  Matrix input_projection_;  // all that read x, one below the other
+  Columns q_, k_, v_, output_gate_, decay_, beta_;
+  const float* convolution_ = nullptr;  // [C, W]
+  FeatureMapWeights q_map_, k_map_;
+  LinearMap decay_map_;        // second half of a low-rank decay projection
+  LinearMap output_gate_map_;  // second half of a low-rank output gate
+  const float* a_log_ = nullptr;
+  const float* dt_bias_ = nullptr;
+  const float* head_decay_ = nullptr;     // [H], kRetention
+  const float* constant_beta_ = nullptr;  // [max_tokens * H], kOne
+  const float* output_norm_ = nullptr;
+  Matrix output_projection_;
+};
+
+}  // namespace fla

@@ -1,0 +1,80 @@
+#include "model/state_pool.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace fla {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+struct LayerBytes {  // of one slot
+  int64_t recurrent, convolution, normalizer;
+};
+
+LayerBytes BytesOf(const ModelConfig& config, DType state_dtype) {
+  const MixerSpec& mixer = config.mixer;
+  const int64_t heads = mixer.heads, key_dim = mixer.state_k_dim();
+  return {heads * key_dim * mixer.head_v_dim * static_cast<int64_t>(SizeOf(state_dtype)),
+          static_cast<int64_t>(mixer.conv_channels()) * std::max(mixer.conv_width - 1, 0) * 4,
+          mixer.normalizer ? heads * key_dim * 4 : 0};
+}
+
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+int64_t StateBytesPerSlot(const ModelConfig& config, DType state_dtype) {
+  const LayerBytes bytes = BytesOf(config, state_dtype);
+  return config.num_layers * (bytes.recurrent + bytes.convolution + bytes.normalizer);
+}
+
+StatePool::StatePool(Stream& stream, const ModelConfig& config, int slots, DType state_dtype)
+    : total_(slots), state_dtype_(state_dtype) {
+  if (slots < 1)
+    throw std::invalid_argument("slots: wanted at least 1, got " + std::to_string(slots));
+  const LayerBytes bytes = BytesOf(config, state_dtype);
+  const auto pooled = [&](int64_t one) { return Aligned(one * slots); };
+  memory_ = Buffer(stream.device(),
+                   config.num_layers * (pooled(bytes.recurrent) + pooled(bytes.convolution) +
+                                        pooled(bytes.normalizer)));
+  stream.Zero(memory_.data(), memory_.size());
+  char* next = memory_.as<char>();
+  const auto region = [&](int64_t one) -> void* {
+    if (one == 0) return nullptr;
+    char* begin = next;
+    regions_.push_back({begin, one});
+    next += pooled(one);
+    return begin;
+  };
+  layers_.resize(config.num_layers);
+  for (LayerState& layer : layers_) {
+    layer.recurrent = region(bytes.recurrent);
+    layer.convolution = static_cast<float*>(region(bytes.convolution));
+    layer.normalizer = static_cast<float*>(region(bytes.normalizer));
+  }
+  for (int slot = slots - 1; slot >= 0; --slot) free_.push_back(slot);
+  used_ = 0;
+}
+
+int StatePool::Acquire(Stream& stream) {
+  if (free_.empty()) return -1;
+  const int slot = free_.back();
+  free_.pop_back();
+  for (const Region& region : regions_) {
+    stream.Zero(region.begin + slot * region.bytes, region.bytes);
+  }
+  used_ = total_ - static_cast<int>(free_.size());
+  return slot;
+}
+
+void StatePool::Release(int slot) {
+  if (slot < 0 || slot >= total_ || std::find(free_.begin(), free_.end(), slot) != free_.end()) {
+    throw std::logic_error("slot " + std::to_string(slot) + " is not in use");
+  }
+  free_.push_back(slot);
+  used_ = total_ - static_cast<int>(free_.size());
+}
+
+}  // namespace fla

@@ -1,0 +1,77 @@
+// From stored tensors to what kernels read: taken by name, dtype and shape, converted, packed, on
+// the device.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+#include "model/safetensors.h"
+
+namespace fla {
+
+// Takes tensors out of a checkpoint. A tensor that is missing or has another shape is a
+// std::runtime_error "file: tensor: wanted, got"; one that nobody took is one in Finish.
+//
+// Thread safety: one thread at a time.
+class WeightReader {
+ public:
+  // Matrices become `dtype`, vectors f32. `progress` (may be empty) hears the fraction of the
+  // checkpoint's bytes that was taken.
+  WeightReader(const Checkpoint& checkpoint, Stream& stream, DType dtype,
+               std::function<void(double)> progress);
+
+  // Part of a packed matrix: a stored tensor of `rows` x `cols`, or, without a name, zero rows.
+  struct Block {
+    std::string name;
+    int64_t rows;
+  };
+  // The blocks one below the other: [sum of rows, cols].
+  Matrix PackRows(const std::vector<Block>& blocks, int64_t cols);
+  Matrix Take(const std::string& name, int64_t rows, int64_t cols) {
+    return PackRows({{name, rows}}, cols);
+  }
+
+  // Stored tensors of any shape with `elements` each, one after the other: f32.
+  struct Piece {
+    std::string name;
+    std::vector<int64_t> shape;
+  };
+  const float* Concatenate(const std::vector<Piece>& pieces);
+  const float* Vector(const std::string& name, int64_t size) {
+    return Concatenate({{name, {size}}});
+  }
+  // Values that no checkpoint stores, beside those that it does.
+  const float* Constant(const std::vector<float>& values);
+
+  bool Has(const std::string& name) const;
+  // Takes a tensor that repeats another and is not read.
+  void Skip(const std::string& name);
+
+  // Throws if a tensor of the checkpoint was not taken.
+  void Finish() const;
+
+  // The device memory behind everything that was returned; to be kept as long as it is used.
+  std::vector<Buffer> ReleaseMemory();
+  int64_t parameters() const { return parameters_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  const StoredTensor& Find(const std::string& name, const std::vector<int64_t>& shape);
+  void* Upload(const std::vector<char>& host);
+
+  const Checkpoint& checkpoint_;
+  Stream& stream_;
+  DType dtype_;
+  std::function<void(double)> progress_;
+  std::set<std::string> taken_;
+  std::vector<Buffer> memory_;
+  int64_t parameters_ = 0;
+  int64_t bytes_ = 0;
+  int64_t stored_bytes_taken_ = 0;
+};
+
+}  // namespace fla
