@@ -1,0 +1,45 @@
+// Which tokens of which sequences go into the next step: a pure function of plain values.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace fla {
+
+// What the scheduler sees of a sequence that holds a slot.
+struct RunningSequence {
+  int priority = 0;        // lower first
+  uint64_t arrival = 0;    // lower first among equal priorities; unique
+  int position = 0;        // tokens that the model has seen of it
+  int prompt_left = 0;     // prompt tokens that the model has not seen; 0: it decodes
+  bool scored = false;     // the logits of every prompt position are wanted
+  int64_t last_step = -1;  // the last step that it was part of
+};
+
+struct BatchLimits {
+  int max_tokens = 512;       // of a batch, >= 2
+  int max_scored_rows = 512;  // tokens of scored prompts in a batch, >= 1
+  // A piece that does not end its prompt ends at a multiple of this position where it can, so that
+  // the chunks of chunked prefill are the same in whatever company a prompt runs.
+  int alignment = 64;
+};
+
+struct BatchPlan {
+  struct Piece {
+    int sequence;  // index into the scheduler's input
+    int tokens;    // >= 1; 1 for one that decodes
+  };
+  std::vector<Piece> pieces;  // those that decode first, then pieces of prompts
+  int num_decode = 0;
+};
+
+// Composes a batch of at most max_tokens tokens.
+// - Every decoding sequence gets its token. If there are too many, those that waited longest go
+//   first, and an eighth of the batch is kept for prompts, so that neither starves the other.
+// - The rest goes to prompts by priority, then arrival. A prompt gets at most three quarters of
+//   what is left while others want some too, so that short prompts pass a very long one.
+// - If any prompt waits, at least one prompt token is in the batch.
+BatchPlan ComposeBatch(std::span<const RunningSequence> running, const BatchLimits& limits);
+
+}  // namespace fla
