@@ -1,0 +1,1 @@
+target_sources(fla_model PRIVATE ${CMAKE_CURRENT_LIST_DIR}/sampler.cc)
