@@ -1,0 +1,210 @@
+#include "server/continuous_batch.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+namespace fla {
+namespace {
+
+// Bytes that the logits of scored prompts may take in one step.
+constexpr int64_t kScoredLogitsBytes = int64_t{64} << 20;
+
+BatchLimits LimitsFor(const ModelConfig& config, int max_batch_tokens) {
+  const int64_t row_bytes = int64_t{config.vocab_size} * static_cast<int64_t>(sizeof(float));
+  BatchLimits limits;
+  limits.max_tokens = max_batch_tokens;
+  limits.max_scored_rows =
+      static_cast<int>(std::clamp<int64_t>(kScoredLogitsBytes / row_bytes, 16, 4096));
+  return limits;
+}
+
+}  // namespace
+
+bool IsCancelled(const Request& request) {
+  return request.cancelled != nullptr && request.cancelled->load(std::memory_order_relaxed);
+}
+
+bool IsExpired(const Request& request, Clock::time_point now) {
+  return request.deadline.has_value() && *request.deadline <= now;
+}
+
+ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, int slots,
+                                 int max_batch_tokens, ModelMetrics& metrics)
+    : model_(model),
+      tokenizer_(tokenizer),
+      metrics_(metrics),
+      limits_(LimitsFor(model.config(), max_batch_tokens)),
+      pool_(model.stream(), model.config(), slots),
+      sampler_(model.stream()) {
+  UpdateSlotsUsed();
+}
+
+void ContinuousBatch::Admit(QueuedRequest request) {
+  Running running;
+  running.slot = pool_.Acquire(model_.stream());
+  running.arrival = request.arrival;
+  running.last_step = step_count_;
+  running.sequence = std::make_unique<Sequence>(std::move(request.request), tokenizer_,
+                                                model_.config().eos_token_ids, Clock::now());
+  running_.push_back(std::move(running));
+  UpdateSlotsUsed();
+}
+
+void ContinuousBatch::DropEnded(Clock::time_point now) {
+  for (Running& running : running_) {
+    Sequence& sequence = *running.sequence;
+    if (IsCancelled(sequence.request())) {
+      sequence.End(FinishReason::kCancelled, absl::OkStatus(), now);
+    } else if (IsExpired(sequence.request(), now)) {
+      sequence.End(FinishReason::kDeadline, absl::OkStatus(), now);
+    }
+  }
+}
+
+void ContinuousBatch::RunStep() {
+  const Step step = Compose();
+  Launch(step);
+  Collect(step);
+}
+
+ContinuousBatch::Step ContinuousBatch::Compose() {
+  std::vector<RunningSequence> views;
+  for (const Running& running : running_) {
+    const Sequence& sequence = *running.sequence;
+    views.push_back({.priority = sequence.request().priority,
+                     .arrival = running.arrival,
+                     .position = sequence.position(),
+                     .prompt_left = sequence.prompt_left(),
+                     .scored = sequence.scores_prompt(),
+                     .last_step = running.last_step});
+  }
+  const BatchPlan plan = ComposeBatch(views, limits_);
+
+  Step step;
+  step.batch.num_decode = plan.num_decode;
+  step.batch.cu_seqlens.push_back(0);
+  for (const BatchPlan::Piece& piece : plan.pieces) {
+    AddPiece(running_[piece.sequence], piece.tokens, step);
+  }
+  ++step_count_;
+  metrics_.ObserveBatch(static_cast<int>(step.batch.tokens.size()));
+  return step;
+}
+
+void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
+  Sequence& sequence = *running.sequence;
+  Batch& batch = step.batch;
+  const int first_row = static_cast<int>(batch.tokens.size());
+  const int position = sequence.position();
+  const bool is_prompt = sequence.prompt_left() > 0;
+  running.last_step = step_count_;
+  batch.slots.push_back(running.slot);
+  batch.positions.push_back(position);
+  sequence.Feed(tokens, batch.tokens);
+  batch.cu_seqlens.push_back(static_cast<int>(batch.tokens.size()));
+
+  const bool prompt_done = sequence.prompt_left() == 0;
+  if (is_prompt) {
+    metrics_.CountPromptTokens(tokens);
+    const int scored = sequence.scores_prompt() ? tokens - (prompt_done ? 1 : 0) : 0;
+    for (int i = 0; i < scored; ++i) {
+      batch.logits_rows.push_back(first_row + i);
+      step.rows.push_back({&sequence, /*scores_prompt=*/true});
+      step.samples.push_back(sequence.ScoreSample(position + i));
+    }
+    if (prompt_done) step.prompts_done.push_back(&sequence);
+  }
+  if (prompt_done && sequence.request().max_new_tokens > 0) {
+    batch.logits_rows.push_back(first_row + tokens - 1);
+    step.rows.push_back({&sequence, /*scores_prompt=*/false});
+    step.samples.push_back(sequence.NextSample());
+  }
+}
+
+void ContinuousBatch::Launch(const Step& step) {
+  const Matrix logits = model_.Forward(step.batch, pool_);
+  sampler_.Launch(logits, step.samples);
+}
+
+void ContinuousBatch::Collect(const Step& step) {
+  const std::vector<SampledToken> sampled = sampler_.Collect();
+  const Clock::time_point now = Clock::now();
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    Sequence& sequence = *step.rows[i].sequence;
+    if (step.rows[i].scores_prompt && Usable(sequence, sampled[i], now)) {
+      sequence.AppendPromptLogprob(sampled[i]);
+    }
+  }
+  for (Sequence* sequence : step.prompts_done) {
+    if (!sequence->finished()) sequence->FinishPrompt(now);
+  }
+  int generated = 0;
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    Sequence& sequence = *step.rows[i].sequence;
+    if (step.rows[i].scores_prompt || !Usable(sequence, sampled[i], now)) continue;
+    if (sequence.completion_tokens() == 0) {
+      metrics_.ObserveFirstToken(now - sequence.times().received);
+    } else {
+      metrics_.ObserveInterToken(now - sequence.times().last_token);
+    }
+    sequence.Append(sampled[i], now);
+    ++generated;
+  }
+  metrics_.CountGenerationTokens(generated);
+}
+
+bool ContinuousBatch::Usable(Sequence& sequence, const SampledToken& sampled,
+                             Clock::time_point now) {
+  if (sequence.finished()) return false;
+  if (!sampled.nonfinite) return true;
+  const Request& request = sequence.request();
+  spdlog::error("request {} ({}): logits that are not finite at position {}", request.id,
+                request.client_request_id, sequence.position());
+  metrics_.CountNonfinite();
+  sequence.End(FinishReason::kStop, absl::InternalError("the model's logits are not finite"), now);
+  return false;
+}
+
+void ContinuousBatch::EndAll(const absl::Status& status) {
+  const Clock::time_point now = Clock::now();
+  for (Running& running : running_) {
+    if (!running.sequence->finished()) {
+      running.sequence->End(FinishReason::kCancelled, status, now);
+    }
+  }
+}
+
+int ContinuousBatch::Deliver() {
+  std::vector<std::pair<std::shared_ptr<EventSink>, Event>> events;
+  std::vector<Running> left;
+  for (Running& running : running_) {
+    Sequence& sequence = *running.sequence;
+    if (std::optional<Event> event = sequence.TakeEvent()) {
+      events.emplace_back(sequence.request().sink, std::move(*event));
+    }
+    if (sequence.finished()) {
+      pool_.Release(running.slot);
+    } else {
+      left.push_back(std::move(running));
+    }
+  }
+  const int finished = static_cast<int>(running_.size() - left.size());
+  running_ = std::move(left);
+  if (finished > 0) UpdateSlotsUsed();
+  for (auto& [sink, event] : events) {
+    if (event.finish.has_value()) metrics_.ObserveFinish(*event.finish);
+    sink->Deliver(std::move(event));
+  }
+  return finished;
+}
+
+void ContinuousBatch::UpdateSlotsUsed() {
+  slots_used_ = pool_.used();
+  metrics_.SetRunning(pool_.used());
+  metrics_.SetSlots(pool_.used(), pool_.total());
+}
+
+}  // namespace fla

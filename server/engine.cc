@@ -1,0 +1,199 @@
+#include "server/engine.h"
+
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+#include "server/continuous_batch.h"
+#include "server/request_queue.h"
+
+namespace fla {
+namespace {
+
+const EngineOptions& Validated(const EngineOptions& options) {
+  if (options.slots < 1) throw std::invalid_argument("engine: slots: wanted at least 1");
+  if (options.max_batch_tokens < 2) {
+    throw std::invalid_argument("engine: max_batch_tokens: wanted at least 2");
+  }
+  if (options.max_queued_requests < 1) {
+    throw std::invalid_argument("engine: max_queued_requests: wanted at least 1");
+  }
+  return options;
+}
+
+}  // namespace
+
+struct Engine::Parts {
+  Parts(std::unique_ptr<Model> model_in, std::shared_ptr<const Tokenizer> tokenizer_in,
+        const EngineOptions& options_in, ModelMetrics& metrics_in)
+      : model(std::move(model_in)),
+        tokenizer(std::move(tokenizer_in)),
+        options(Validated(options_in)),
+        metrics(metrics_in),
+        queue(options.max_queued_requests),
+        batch(*model, *tokenizer, options.slots, options.max_batch_tokens, metrics) {
+    metrics.SetWaiting(0);
+  }
+
+  // The engine's thread.
+  void Run();
+  void Tick();
+  void DropEndedInQueue(Clock::time_point now);
+  void EndQueued(std::vector<QueuedRequest> requests, FinishReason reason,
+                 const absl::Status& status);
+  void EndEverything(const absl::Status& status);
+  void Deliver() { AddOutstanding(-batch.Deliver()); }
+
+  // Any thread.
+  void AddOutstanding(int requests);
+
+  const std::unique_ptr<Model> model;
+  const std::shared_ptr<const Tokenizer> tokenizer;
+  const EngineOptions options;
+  ModelMetrics& metrics;
+  RequestQueue queue;
+  ContinuousBatch batch;  // of the engine's thread, once it runs
+
+  std::atomic<bool> failed = false;
+  std::atomic<bool> cut_off = false;  // end what there is with UNAVAILABLE
+  std::atomic<bool> stop = false;     // and leave the thread
+
+  std::mutex mutex;
+  std::condition_variable all_done;
+  int outstanding = 0;  // submitted, finish not delivered; guarded by mutex
+
+  std::thread thread;
+};
+
+void Engine::Parts::Run() {
+  while (true) {
+    if (batch.empty()) queue.Wait();
+    if (stop || cut_off) EndEverything(absl::UnavailableError("the server is shutting down"));
+    if (stop) return;
+    try {
+      Tick();
+    } catch (const std::exception& error) {
+      spdlog::critical("the engine has failed and takes no more requests: {}", error.what());
+      failed = true;
+      queue.Close();
+      EndEverything(
+          absl::InternalError(std::string("the model's device has failed: ") + error.what()));
+    }
+  }
+}
+
+void Engine::Parts::Tick() {
+  const Clock::time_point now = Clock::now();
+  DropEndedInQueue(now);
+  batch.DropEnded(now);
+  Deliver();
+  while (!batch.full()) {
+    std::optional<QueuedRequest> next = queue.Pop();
+    if (!next.has_value()) break;
+    batch.Admit(std::move(*next));
+  }
+  metrics.SetWaiting(queue.size());
+  if (batch.empty()) return;
+  batch.RunStep();
+  Deliver();
+}
+
+void Engine::Parts::DropEndedInQueue(Clock::time_point now) {
+  EndQueued(queue.TakeIf(IsCancelled), FinishReason::kCancelled, absl::OkStatus());
+  EndQueued(queue.TakeIf([now](const Request& request) { return IsExpired(request, now); }),
+            FinishReason::kDeadline,
+            absl::DeadlineExceededError("the deadline passed while the request was queued"));
+}
+
+void Engine::Parts::EndQueued(std::vector<QueuedRequest> requests, FinishReason reason,
+                              const absl::Status& status) {
+  if (requests.empty()) return;
+  metrics.SetWaiting(queue.size());
+  for (const QueuedRequest& queued : requests) {
+    const Request& request = queued.request;
+    Finish finish;
+    finish.reason = reason;
+    finish.status = status;
+    finish.prompt_tokens = static_cast<int>(request.prompt.size());
+    finish.times.received = request.received;
+    finish.times.finished = Clock::now();
+    metrics.ObserveFinish(finish);
+    Event event;
+    event.choice = request.choice;
+    event.finish = std::move(finish);
+    request.sink->Deliver(std::move(event));
+    AddOutstanding(-1);
+  }
+}
+
+void Engine::Parts::EndEverything(const absl::Status& status) {
+  batch.EndAll(status);
+  Deliver();
+  EndQueued(queue.TakeIf([](const Request&) { return true; }), FinishReason::kCancelled, status);
+}
+
+void Engine::Parts::AddOutstanding(int requests) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  outstanding += requests;
+  if (outstanding == 0) all_done.notify_all();
+}
+
+Engine::Engine(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer,
+               const EngineOptions& options, ModelMetrics& metrics)
+    : parts_(std::make_unique<Parts>(std::move(model), std::move(tokenizer), options, metrics)) {
+  parts_->thread = std::thread([parts = parts_.get()] { parts->Run(); });
+}
+
+Engine::~Engine() {
+  parts_->queue.Close();
+  parts_->stop = true;
+  parts_->queue.Wake();
+  parts_->thread.join();
+}
+
+absl::Status Engine::Submit(std::vector<Request> choices) {
+  const int count = static_cast<int>(choices.size());
+  parts_->AddOutstanding(count);
+  const RequestQueue::PushResult result = parts_->queue.Push(std::move(choices));
+  if (result == RequestQueue::PushResult::kQueued) return absl::OkStatus();
+  parts_->AddOutstanding(-count);
+  if (result == RequestQueue::PushResult::kFull) {
+    parts_->metrics.CountRejection(Rejection::kQueueFull, count);
+    return absl::ResourceExhaustedError("the request queue is full (" +
+                                        std::to_string(parts_->options.max_queued_requests) +
+                                        " requests); try again when some have finished");
+  }
+  if (parts_->failed) {
+    parts_->metrics.CountRejection(Rejection::kFailed, count);
+    return absl::InternalError("the model's device has failed");
+  }
+  parts_->metrics.CountRejection(Rejection::kDraining, count);
+  return absl::UnavailableError("the server is draining");
+}
+
+void Engine::NotifyCancelled() { parts_->queue.Wake(); }
+
+bool Engine::Drain(Clock::time_point deadline) {
+  parts_->queue.Close();
+  std::unique_lock<std::mutex> lock(parts_->mutex);
+  const auto done = [this] { return parts_->outstanding == 0; };
+  if (parts_->all_done.wait_until(lock, deadline, done)) return true;
+  parts_->cut_off = true;
+  parts_->queue.Wake();
+  parts_->all_done.wait(lock, done);
+  return false;
+}
+
+bool Engine::healthy() const { return !parts_->failed; }
+int Engine::slots_total() const { return parts_->options.slots; }
+int Engine::slots_used() const { return parts_->batch.slots_used(); }
+const ModelConfig& Engine::config() const { return parts_->model->config(); }
+const Model& Engine::model() const { return *parts_->model; }
+
+}  // namespace fla
