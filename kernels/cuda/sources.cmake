@@ -1,1 +1,22 @@
-# added to target fla_kernels by kernels/CMakeLists.txt
+# The CUDA backend; added to target fla_kernels by kernels/CMakeLists.txt.
+target_sources(fla_kernels PRIVATE
+  cuda/convolution.cu
+  cuda/device.cu
+  cuda/elementwise.cu
+  cuda/feature_maps.cu
+  cuda/gather.cu
+  cuda/heads.cu
+  cuda/linear.cu
+  cuda/linear_plans.cc
+  cuda/norm.cu
+  cuda/normalizer.cu)
+# CMake 3.25 does not know nvcc's flag for the C++20 that the project asks for. (The option in the
+# root CMakeLists.txt sets it; this says that nothing is missing.)
+if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "")
+endif()
+# cudart goes into the binary: only the driver and cuBLASLt are taken from the machine.
+set_target_properties(fla_kernels PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+target_link_libraries(fla_kernels PUBLIC CUDA::cudart_static PRIVATE CUDA::cublasLt)
+include(${CMAKE_CURRENT_LIST_DIR}/sources_recurrence.cmake OPTIONAL)

@@ -1,0 +1,86 @@
+// Warp-level pieces of the chunked kernels: the m16n8k16 tensor-core product, its operand loads and
+// where a chunk lies.
+//
+// Layouts of mma.m16n8k16 for lane l, r = l / 4, t = l % 4. Registers hold pairs of columns:
+//   A [16, 16]: (r, 2t), (r + 8, 2t), (r, 2t + 8), (r + 8, 2t + 8)
+//   B [16, 8]:  (2t, r), (2t + 8, r)              pairs along the contracted index
+//   C [16, 8]:  (r, 2t), (r, 2t + 1), (r + 8, 2t), (r + 8, 2t + 1), f32
+// So the C of two neighbouring products is, packed to bf16, the A of the next.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/recurrence_launch.h"
+
+namespace fla::cuda {
+
+// c += a b.
+__device__ __forceinline__ void MultiplyAdd(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                            uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ uint32_t Pack(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+__device__ __forceinline__ float Low(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float High(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Four 8x8 b16 matrices; lane l gives the address of row l % 8 of matrix l / 8.
+__device__ __forceinline__ void LoadMatrices(uint32_t (&m)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ __forceinline__ void LoadMatricesTransposed(uint32_t (&m)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(address)
+               : "memory");
+}
+
+// The transpose of an 8x8 b16 matrix held as (r, 2t), (r, 2t + 1).
+__device__ __forceinline__ uint32_t Transposed(uint32_t m) {
+  uint32_t out;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(m));
+  return out;
+}
+
+// Copies 16 bytes to shared memory, or zeroes them there where `valid` is false.
+__device__ __forceinline__ void CopyAsync(uint32_t shared, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void CommitCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kLeft>
+__device__ __forceinline__ void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+// Tokens [begin, end) of sequence n inside the window, and the slot of its first chunk.
+struct SequenceInWindow {
+  int begin, end, first_slot;
+};
+
+__device__ __forceinline__ SequenceInWindow FindSequence(const int* cu_seqlens, int n,
+                                                         TokenWindow window) {
+  const int begin = min(max(cu_seqlens[n], window.begin), window.end);
+  const int end = min(max(cu_seqlens[n + 1], window.begin), window.end);
+  return {begin, end, (begin - window.begin) / kChunk + n};
+}
+
+}  // namespace fla::cuda

@@ -1,0 +1,44 @@
+// What a Stream holds on a GPU.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <memory>
+
+#include "kernels/device.h"
+
+namespace fla {
+namespace cuda {
+class LinearPlans;
+}  // namespace cuda
+
+// Thread safety: as Stream's, one thread at a time.
+struct Stream::CudaContext {
+  explicit CudaContext(int device_index);
+  ~CudaContext();
+  CudaContext(const CudaContext&) = delete;
+  CudaContext& operator=(const CudaContext&) = delete;
+
+  // Bytes of `workspace`: what NVIDIA recommends for Hopper.
+  static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+  // Largest `out` of a Linear with a bias that must be rounded to bf16 first.
+  static constexpr size_t kMaxBiasLength = size_t{1} << 19;
+
+  int index = 0;
+  int num_multiprocessors = 0;
+  cudaStream_t stream = nullptr;
+  cublasLtHandle_t cublas = nullptr;
+  Buffer workspace;  // of cuBLASLt
+  Buffer bias;       // [kMaxBiasLength] bf16: the bias of the call in flight
+  std::unique_ptr<cuda::LinearPlans> linears;  // chosen algorithms
+};
+
+namespace cuda {
+
+// Makes the stream's GPU the calling thread's current one, which kernel launches need, and gives
+// the cudaStream_t to launch on.
+cudaStream_t MakeCurrent(Stream& stream);
+
+}  // namespace cuda
+}  // namespace fla

@@ -1,0 +1,229 @@
+// The causal depthwise convolution in front of q, k and v, with its state.
+//
+// Short sequences (decode) take one kernel in which a thread owns its channels of a whole sequence:
+// it reads the state, convolves, and writes the state. Batches with a sequence over kStepTokens
+// take two: the convolution, cut into tiles of tokens, which only reads the state; then the update
+// of the states.
+#include <algorithm>
+
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/errors.h"
+#include "kernels/cuda/ops.h"
+
+namespace fla::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kMaxWidth = 8;
+constexpr int kStepTokens = 8;   // longest sequence of the one-kernel form
+constexpr int kTileTokens = 16;  // of a thread in the two-kernel form
+
+// The taps and the last W - 1 inputs of N channels. kWidth is W where it is known at compile time,
+// else 0; loops run to kSize and skip what is past W.
+template <int kWidth, int N>
+struct Window {
+  static constexpr int kSize = kWidth > 0 ? kWidth : kMaxWidth;
+  float taps[kSize][N];
+  float inputs[kSize][N];  // oldest first; entry W - 1 is the current input
+  float bias[N];
+
+  __device__ void LoadTaps(const ShortConvolutionArgs& args, int channel) {
+    const int width = kWidth > 0 ? kWidth : args.width;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      bias[i] = args.bias != nullptr ? args.bias[channel + i] : 0.0f;
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+        taps[j][i] = j < width ? args.weight[(channel + i) * width + j] : 0.0f;
+      }
+    }
+  }
+
+  // One step: takes the current input in entry W - 1, gives the output, ages the inputs.
+  __device__ void Step(const ShortConvolutionArgs& args, float (&output)[N]) {
+    const int width = kWidth > 0 ? kWidth : args.width;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      float sum = bias[i];
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+        if (j < width) sum += taps[j][i] * inputs[j][i];
+      }
+      output[i] = Activate(args.activation, sum);
+#pragma unroll
+      for (int j = 0; j + 1 < kSize; ++j) {
+        if (j + 1 < width) inputs[j][i] = inputs[j + 1][i];
+      }
+    }
+  }
+
+  __device__ void SetCurrent(const ShortConvolutionArgs& args, const float (&values)[N]) {
+    const int width = kWidth > 0 ? kWidth : args.width;
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) {
+      if (j == width - 1) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) inputs[j][i] = values[i];
+      }
+    }
+  }
+};
+
+// Input number `age` before `token` (age 1 is the one before) of the sequence that begins at
+// `begin`: from x, or from the state where it lies before the sequence.
+template <typename T, int N>
+__device__ void LoadInput(const ShortConvolutionArgs& args, const float* state, int begin,
+                          int token, int channel, float (&values)[N]) {
+  if (token >= begin) {
+    Load(RowOf<const T>(args.x, token) + channel, values);
+    return;
+  }
+  const int width = args.width;
+#pragma unroll
+  for (int i = 0; i < N; ++i) values[i] = state[i * (width - 1) + width - 1 + token - begin];
+}
+
+__device__ float* StateOf(const ShortConvolutionArgs& args, int sequence, int channel) {
+  return args.state + args.slots[sequence] * args.slot_stride +
+         static_cast<int64_t>(channel) * (args.width - 1);
+}
+
+// Sequences of at most kStepTokens tokens.
+// grid (ceil(C / N / block), sequences), block (kThreads)
+template <typename T, int N, int kWidth>
+__global__ void __launch_bounds__(kThreads) StepKernel(ShortConvolutionArgs args) {
+  const int channel = (blockIdx.x * kThreads + threadIdx.x) * N;
+  if (channel >= args.x.cols) return;
+  const int sequence = blockIdx.y;
+  const int begin = args.cu_seqlens[sequence], end = args.cu_seqlens[sequence + 1];
+  if (begin == end) return;
+  float* state = StateOf(args, sequence, channel);
+  Window<kWidth, N> window;
+  window.LoadTaps(args, channel);
+  const int width = kWidth > 0 ? kWidth : args.width;
+#pragma unroll
+  for (int j = 0; j < Window<kWidth, N>::kSize; ++j) {
+    if (j < width - 1) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) window.inputs[j][i] = state[i * (width - 1) + j];
+    }
+  }
+  for (int token = begin; token < end; ++token) {
+    float values[N];
+    Load(RowOf<const T>(args.x, token) + channel, values);
+    window.SetCurrent(args, values);
+    window.Step(args, values);
+    Store(RowOf<T>(args.out, token) + channel, values);
+  }
+#pragma unroll
+  for (int j = 0; j < Window<kWidth, N>::kSize; ++j) {
+    if (j < width - 1) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) state[i * (width - 1) + j] = window.inputs[j][i];
+    }
+  }
+}
+
+// The convolution of kTileTokens tokens of the packed batch, across the sequences they belong to.
+// grid (ceil(C / N / block), ceil(T / kTileTokens) mod 2^16, the rest), block (kThreads)
+template <typename T, int N, int kWidth>
+__global__ void __launch_bounds__(kThreads) TileKernel(ShortConvolutionArgs args) {
+  const int channel = (blockIdx.x * kThreads + threadIdx.x) * N;
+  const int64_t tile = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
+  const int tokens = args.cu_seqlens[args.num_sequences];
+  if (channel >= args.x.cols || tile * kTileTokens >= tokens) return;
+  const int tile_begin = static_cast<int>(tile * kTileTokens);
+  const int tile_end = min(tile_begin + kTileTokens, tokens);
+
+  // The last sequence that begins at or before tile_begin is the one that holds it: empty ones
+  // that begin there come before it.
+  int sequence = 0;
+  for (int after = args.num_sequences; after - sequence > 1;) {
+    const int middle = (sequence + after) / 2;
+    (args.cu_seqlens[middle] <= tile_begin ? sequence : after) = middle;
+  }
+
+  Window<kWidth, N> window;
+  window.LoadTaps(args, channel);
+  const int width = kWidth > 0 ? kWidth : args.width;
+  for (int token = tile_begin; token < tile_end;) {
+    const int begin = args.cu_seqlens[sequence];
+    const int end = min(args.cu_seqlens[sequence + 1], tile_end);
+    if (token < end) {
+      const float* state = StateOf(args, sequence, channel);
+#pragma unroll
+      for (int j = 0; j < Window<kWidth, N>::kSize; ++j) {
+        if (j < width - 1) {
+          LoadInput<T, N>(args, state, begin, token - (width - 1) + j, channel, window.inputs[j]);
+        }
+      }
+    }
+#pragma unroll 4
+    for (; token < end; ++token) {
+      float values[N];
+      Load(RowOf<const T>(args.x, token) + channel, values);
+      window.SetCurrent(args, values);
+      window.Step(args, values);
+      Store(RowOf<T>(args.out, token) + channel, values);
+    }
+    ++sequence;
+  }
+}
+
+// The last W - 1 inputs of every sequence become its state.
+// grid (ceil(C / N / block), sequences), block (kThreads)
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads) UpdateStateKernel(ShortConvolutionArgs args) {
+  const int channel = (blockIdx.x * kThreads + threadIdx.x) * N;
+  if (channel >= args.x.cols) return;
+  const int sequence = blockIdx.y;
+  const int begin = args.cu_seqlens[sequence], end = args.cu_seqlens[sequence + 1];
+  if (begin == end) return;
+  float* state = StateOf(args, sequence, channel);
+  // Entry j is written after every older entry has been read: j reads entry j + (end - begin).
+  for (int j = 0; j < args.width - 1; ++j) {
+    float values[N];
+    LoadInput<T, N>(args, state, begin, end - (args.width - 1) + j, channel, values);
+#pragma unroll
+    for (int i = 0; i < N; ++i) state[i * (args.width - 1) + j] = values[i];
+  }
+}
+
+template <typename T, int N, int kWidth>
+void Launch(Stream& stream, const ShortConvolutionArgs& args, int longest) {
+  const cudaStream_t cuda_stream = MakeCurrent(stream);
+  const auto channel_blocks =
+      static_cast<unsigned>((args.x.cols + kThreads * N - 1) / (kThreads * N));
+  const dim3 sequence_grid(channel_blocks, static_cast<unsigned>(args.num_sequences));
+  if (longest <= kStepTokens) {
+    StepKernel<T, N, kWidth><<<sequence_grid, kThreads, 0, cuda_stream>>>(args);
+    CheckLaunch("ShortConvolution, StepKernel");
+    return;
+  }
+  const int64_t tiles = (args.x.rows + kTileTokens - 1) / kTileTokens;
+  const auto grid_y = static_cast<unsigned>(std::min<int64_t>(tiles, 32768));
+  const dim3 tile_grid(channel_blocks, grid_y,
+                       static_cast<unsigned>((tiles + grid_y - 1) / grid_y));
+  TileKernel<T, N, kWidth><<<tile_grid, kThreads, 0, cuda_stream>>>(args);
+  CheckLaunch("ShortConvolution, TileKernel");
+  UpdateStateKernel<T, N><<<sequence_grid, kThreads, 0, cuda_stream>>>(args);
+  CheckLaunch("ShortConvolution, UpdateStateKernel");
+}
+
+}  // namespace
+
+void ShortConvolution(Stream& stream, const ShortConvolutionArgs& args) {
+  if (args.x.rows == 0 || args.num_sequences == 0) return;
+  int longest = 0;
+  for (int n = 0; n < args.num_sequences; ++n) {
+    longest = std::max(longest, args.cu_seqlens_host[n + 1] - args.cu_seqlens_host[n]);
+  }
+  // Eight channels of four taps fit in registers; other widths go one channel a thread.
+  const bool vectorizable = args.width == 4 && Vectorizable(args.x.cols, {args.x, args.out});
+  DispatchElements(args.x.dtype, vectorizable, [&]<typename T, int N>() {
+    Launch<T, N, N == 1 ? 0 : 4>(stream, args, longest);
+  });
+}
+
+}  // namespace fla::cuda

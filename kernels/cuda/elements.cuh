@@ -1,0 +1,126 @@
+// How kernels read and write activations: N neighbouring elements of any dtype as floats, and the
+// choice between N = 8 (16-byte accesses) and N = 1.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <initializer_list>
+
+#include "kernels/ops.h"
+#include "kernels/tensor.h"
+
+namespace fla::cuda {
+
+constexpr int kVector = 8;  // elements of a vectorised access
+
+__device__ inline float ToFloat(float x) { return x; }
+__device__ inline float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float ToFloat(__half x) { return __half2float(x); }
+
+template <typename T>
+__device__ T FromFloat(float x) {
+  if constexpr (sizeof(T) == 4) {
+    return x;
+  } else {
+    return __float2bfloat16_rn(x);
+  }
+}
+
+// values = source[0 .. N). N is 1, or kVector with `source` aligned to 16 bytes.
+template <int N, typename T>
+__device__ void Load(const T* source, float (&values)[N]) {
+  static_assert(N == 1 || N == kVector);
+  if constexpr (N == 1) {
+    values[0] = ToFloat(source[0]);
+  } else if constexpr (sizeof(T) == 4) {
+    const float4 low = reinterpret_cast<const float4*>(source)[0];
+    const float4 high = reinterpret_cast<const float4*>(source)[1];
+    values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+    values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+  } else {
+    union {
+      uint4 bits;
+      T elements[N];
+    } packed = {*reinterpret_cast<const uint4*>(source)};
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = ToFloat(packed.elements[i]);
+  }
+}
+
+// target[0 .. N) = values, rounded to nearest even. Alignment as for Load.
+template <int N, typename T>
+__device__ void Store(T* target, const float (&values)[N]) {
+  static_assert(N == 1 || N == kVector);
+  if constexpr (N == 1) {
+    target[0] = FromFloat<T>(values[0]);
+  } else if constexpr (sizeof(T) == 4) {
+    reinterpret_cast<float4*>(target)[0] = {values[0], values[1], values[2], values[3]};
+    reinterpret_cast<float4*>(target)[1] = {values[4], values[5], values[6], values[7]};
+  } else {
+    union {
+      uint4 bits;
+      __nv_bfloat162 pairs[N / 2];
+    } packed = {};
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      packed.pairs[i] = __floats2bfloat162_rn(values[2 * i], values[2 * i + 1]);
+    }
+    *reinterpret_cast<uint4*>(target) = packed.bits;
+  }
+}
+
+// The row's first element, as Matrix::Row, which device code cannot call.
+template <typename T>
+__device__ T* RowOf(const Matrix& matrix, int64_t row) {
+  return static_cast<T*>(matrix.data) + row * matrix.stride;
+}
+
+// The fast division gives 0 for an infinite divisor, which is sigmoid's limit.
+__device__ inline float Sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
+
+__device__ inline float Activate(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kIdentity:
+      return x;
+    case Activation::kSilu:
+      return x * Sigmoid(x);
+    case Activation::kSigmoid:
+      return Sigmoid(x);
+    case Activation::kRelu:
+      return x < 0.0f ? 0.0f : x;  // NaN stays NaN
+    case Activation::kEluPlusOne:
+      return x > 0.0f ? x + 1.0f : expf(x);
+    case Activation::kGelu:
+      return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+  }
+  return x;
+}
+
+inline bool IsAligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+}
+
+// Whether every row of the matrices, cut into pieces of `columns` elements, can be accessed by
+// kVector elements at a time. Absent matrices agree to anything.
+inline bool Vectorizable(int64_t columns, std::initializer_list<Matrix> matrices) {
+  if (columns % kVector != 0) return false;
+  for (const Matrix& matrix : matrices) {
+    if (!IsAligned(matrix.data) || matrix.stride % kVector != 0) return false;
+  }
+  return true;
+}
+
+// Calls f.template operator()<T, N>() for the matrices' element type and access width.
+template <typename F>
+void DispatchElements(DType dtype, bool vectorizable, F f) {
+  if (dtype == DType::kF32) {
+    vectorizable ? f.template operator()<float, kVector>() : f.template operator()<float, 1>();
+  } else {
+    vectorizable ? f.template operator()<__nv_bfloat16, kVector>()
+                 : f.template operator()<__nv_bfloat16, 1>();
+  }
+}
+
+}  // namespace fla::cuda

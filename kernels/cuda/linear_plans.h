@@ -1,0 +1,48 @@
+// Which cuBLASLt algorithm computes a Linear of given shapes, decided once a shape.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+
+#include "kernels/tensor.h"
+
+namespace fla::cuda {
+
+// What the choice of an algorithm depends on.
+struct LinearShape {
+  enum class Bias : uint8_t { kNone, kF32, kBF16 };
+
+  DType dtype;  // of x and weight
+  DType out_dtype;
+  Bias bias;
+  int8_t x_alignment, weight_alignment, out_alignment;  // bytes, a power of two, at most 16
+  int64_t tokens, in, out;
+  int64_t x_stride, weight_stride, out_stride;
+
+  friend auto operator<=>(const LinearShape&, const LinearShape&) = default;
+};
+
+// cuBLASLt's view of a shape. It is column-major: out^T [out, T] = weight [out, in] x^T [in, T].
+struct LinearPlan {
+  bool supported = false;
+  cublasLtMatmulDescOpaque_t operation;
+  cublasLtMatrixLayoutOpaque_t weight, x, out;
+  cublasLtMatmulAlgo_t algorithm;
+};
+
+// Thread safety: one thread at a time, as the stream that owns it.
+class LinearPlans {
+ public:
+  // The plan for `shape`, from memory or from cuBLASLt's heuristic. `supported` is false where
+  // cuBLASLt knows no algorithm. Never synchronises. The reference is good until the next call.
+  LinearPlan& Find(cublasLtHandle_t handle, size_t workspace_bytes, const LinearShape& shape);
+
+ private:
+  std::map<LinearShape, LinearPlan> plans_;
+};
+
+}  // namespace fla::cuda

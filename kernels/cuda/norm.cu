@@ -1,0 +1,105 @@
+// RMSNorm over whole rows, alone and with the residual addition before it.
+#include <algorithm>
+
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/errors.h"
+#include "kernels/cuda/ops.h"
+
+namespace fla::cuda {
+namespace {
+
+constexpr int kMaxThreads = 512;
+
+// The sum of `value` over the block, the same bits in every thread.
+__device__ float BlockSum(float value) {
+  __shared__ float warp_sums[kMaxThreads / 32];
+  for (int offset = 16; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, offset);
+  }
+  const int warps = blockDim.x / 32;
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  float sum = 0.0f;
+  for (int warp = 0; warp < warps; ++warp) sum += warp_sums[warp];
+  return sum;
+}
+
+// R: dtype of `residual`, which for kAdd is updated with `delta` and otherwise only read; T: of
+// delta and out. The norm is that of the stored, rounded residual. A thread keeps its first N
+// columns in registers, which is all of them where D <= N * block.
+// grid (rows), block (D / N rounded up to a warp, at most kMaxThreads)
+template <bool kAdd, typename R, typename T, int N>
+__global__ void __launch_bounds__(kMaxThreads)
+    RmsNormKernel(Matrix residual, Matrix delta, const float* weight, float eps, Matrix out) {
+  const int64_t row = blockIdx.x;
+  const int columns = static_cast<int>(out.cols);
+  const int first = threadIdx.x * N, step = blockDim.x * N;
+  R* x = RowOf<R>(residual, row);
+  float kept[N] = {};
+  float sum = 0.0f;
+  for (int column = first; column < columns; column += step) {
+    float values[N];
+    Load(x + column, values);
+    if constexpr (kAdd) {
+      float added[N];
+      Load(RowOf<const T>(delta, row) + column, added);
+#pragma unroll
+      for (int i = 0; i < N; ++i) values[i] = ToFloat(FromFloat<R>(values[i] + added[i]));
+      Store(x + column, values);
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      sum += values[i] * values[i];
+      if (column == first) kept[i] = values[i];
+    }
+  }
+  const float scale = rsqrtf(BlockSum(sum) / static_cast<float>(columns) + eps);
+  for (int column = first; column < columns; column += step) {
+    float values[N], weights[N];
+    Load(weight + column, weights);
+    if (column == first) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) values[i] = kept[i];
+    } else {
+      Load(x + column, values);
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = values[i] * scale * weights[i];
+    Store(RowOf<T>(out, row) + column, values);
+  }
+}
+
+template <bool kAdd, typename R>
+void Launch(Stream& stream, const char* name, Matrix residual, Matrix delta, const float* weight,
+            float eps, Matrix out) {
+  if (out.rows == 0) return;
+  const bool vectorizable = Vectorizable(out.cols, {residual, delta, out}) && IsAligned(weight);
+  DispatchElements(out.dtype, vectorizable, [&]<typename T, int N>() {
+    const int64_t threads = std::min<int64_t>(kMaxThreads, (out.cols + N * 32 - 1) / (N * 32) * 32);
+    RmsNormKernel<kAdd, R, T, N><<<static_cast<unsigned>(out.rows), static_cast<unsigned>(threads),
+                                   0, MakeCurrent(stream)>>>(residual, delta, weight, eps, out);
+    CheckLaunch(name);
+  });
+}
+
+}  // namespace
+
+void RmsNorm(Stream& stream, Matrix x, const float* weight, float eps, Matrix out) {
+  if (x.dtype == DType::kF32) {
+    Launch<false, float>(stream, "RmsNorm", x, {}, weight, eps, out);
+  } else {
+    Launch<false, __nv_bfloat16>(stream, "RmsNorm", x, {}, weight, eps, out);
+  }
+}
+
+void AddRmsNorm(Stream& stream, Matrix residual, Matrix delta, const float* weight, float eps,
+                Matrix out) {
+  if (residual.dtype == DType::kF32) {
+    Launch<true, float>(stream, "AddRmsNorm", residual, delta, weight, eps, out);
+  } else {
+    Launch<true, __nv_bfloat16>(stream, "AddRmsNorm", residual, delta, weight, eps, out);
+  }
+}
+
+}  // namespace fla::cuda
