@@ -144,17 +144,19 @@ void ModelMetrics::ObserveFinish(const Finish& finish) {
 }
 
 void ModelMetrics::SetLoaded(double load_seconds, const ModelLabels& labels) {
+  const std::lock_guard<std::mutex> lock(info_mutex_);
   load_seconds_->Set(load_seconds);
-  prometheus::BuildGauge()
-      .Name("fla_model_info")
-      .Help("What is served; always 1.")
-      .Register(registry_)
-      .Add({{"model", model_},
-            {"model_type", labels.model_type},
-            {"device", labels.device},
-            {"dtype", labels.dtype},
-            {"parameters", std::to_string(labels.parameters)}})
-      .Set(1);
+  auto& family = prometheus::BuildGauge()
+                     .Name("fla_model_info")
+                     .Help("What is served; always 1.")
+                     .Register(registry_);
+  if (info_ != nullptr) family.Remove(info_);
+  info_ = &family.Add({{"model", model_},
+                       {"model_type", labels.model_type},
+                       {"device", labels.device},
+                       {"dtype", labels.dtype},
+                       {"parameters", std::to_string(labels.parameters)}});
+  info_->Set(1);
 }
 
 Metrics::Metrics() : registry_(std::make_shared<prometheus::Registry>()) {}

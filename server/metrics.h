@@ -54,7 +54,7 @@ class ModelMetrics {
   // "error") and observes the request's total, queue, prefill and decode time, as far as it came.
   void ObserveFinish(const Finish& finish);
 
-  // Once the model is ready to serve.
+  // Once the model is ready to serve; the labels replace those of an earlier load.
   void SetLoaded(double load_seconds, const ModelLabels& labels);
 
  private:
@@ -77,6 +77,8 @@ class ModelMetrics {
   prometheus::Histogram* queue_time_;
   prometheus::Histogram* prefill_time_;
   prometheus::Histogram* decode_time_;
+  std::mutex info_mutex_;
+  prometheus::Gauge* info_ = nullptr;  // guarded by info_mutex_
 };
 
 // The metrics of the server.
