@@ -46,7 +46,7 @@ void ContinuousBatch::Admit(QueuedRequest request) {
   Running running;
   running.slot = pool_.Acquire(model_.stream());
   running.arrival = request.arrival;
-  running.last_step = step_count_;
+  running.last_turn = turns_;
   running.sequence = std::make_unique<Sequence>(std::move(request.request), tokenizer_,
                                                 model_.config().eos_token_ids, Clock::now());
   running_.push_back(std::move(running));
@@ -79,7 +79,7 @@ ContinuousBatch::Step ContinuousBatch::Compose() {
                      .position = sequence.position(),
                      .prompt_left = sequence.prompt_left(),
                      .scored = sequence.scores_prompt(),
-                     .last_step = running.last_step});
+                     .last_turn = running.last_turn});
   }
   const BatchPlan plan = ComposeBatch(views, limits_);
 
@@ -89,7 +89,6 @@ ContinuousBatch::Step ContinuousBatch::Compose() {
   for (const BatchPlan::Piece& piece : plan.pieces) {
     AddPiece(running_[piece.sequence], piece.tokens, step);
   }
-  ++step_count_;
   metrics_.ObserveBatch(static_cast<int>(step.batch.tokens.size()));
   return step;
 }
@@ -100,7 +99,7 @@ void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
   const int first_row = static_cast<int>(batch.tokens.size());
   const int position = sequence.position();
   const bool is_prompt = sequence.prompt_left() > 0;
-  running.last_step = step_count_;
+  running.last_turn = ++turns_;
   batch.slots.push_back(running.slot);
   batch.positions.push_back(position);
   sequence.Feed(tokens, batch.tokens);

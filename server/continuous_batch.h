@@ -57,7 +57,7 @@ class ContinuousBatch {
     std::unique_ptr<Sequence> sequence;
     uint64_t arrival = 0;
     int slot = -1;
-    int64_t last_step = 0;
+    int64_t last_turn = 0;
   };
 
   // One batch on its way through the model. RunStep is Compose, Launch, Collect.
@@ -88,7 +88,7 @@ class ContinuousBatch {
   Sampler sampler_;
   std::vector<Running> running_;
   std::atomic<int> slots_used_ = 0;
-  int64_t step_count_ = 0;
+  int64_t turns_ = 0;  // pieces of batches so far
 };
 
 }  // namespace fla

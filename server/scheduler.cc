@@ -19,9 +19,8 @@ class PromptShares {
         alignment_(limits.alignment) {}
 
   void Distribute() {
-    if (prompts_.size() > 1) {
-      for (size_t i = 0; i < prompts_.size(); ++i) Grant(i, left_ - left_ / 4, /*aligned=*/true);
-    }
+    for (size_t i = 0; i + 1 < prompts_.size(); ++i) Grant(i, left_ - left_ / 4, /*aligned=*/true);
+    if (prompts_.size() > 1) Grant(prompts_.size() - 1, left_, /*aligned=*/true);
     for (size_t i = 0; i < prompts_.size(); ++i) Grant(i, left_, /*aligned=*/true);
     const bool none = std::all_of(shares_.begin(), shares_.end(), [](int s) { return s == 0; });
     if (none && !prompts_.empty()) Grant(0, left_, /*aligned=*/false);
@@ -70,10 +69,8 @@ BatchPlan ComposeBatch(std::span<const RunningSequence> running, const BatchLimi
       std::min<int64_t>(prompt_tokens, std::max(1, limits.max_tokens / 8));
   const size_t max_decode = static_cast<size_t>(limits.max_tokens - kept_for_prompts);
   if (decoding.size() > max_decode) {
-    std::sort(decoding.begin(), decoding.end(), [&](int a, int b) {
-      return std::tie(running[a].last_step, running[a].arrival) <
-             std::tie(running[b].last_step, running[b].arrival);
-    });
+    std::sort(decoding.begin(), decoding.end(),
+              [&](int a, int b) { return running[a].last_turn < running[b].last_turn; });
     decoding.resize(max_decode);
   }
   std::sort(prompts.begin(), prompts.end(), [&](int a, int b) {

@@ -14,7 +14,7 @@ struct RunningSequence {
   int position = 0;        // tokens that the model has seen of it
   int prompt_left = 0;     // prompt tokens that the model has not seen; 0: it decodes
   bool scored = false;     // the logits of every prompt position are wanted
-  int64_t last_step = -1;  // the last step that it was part of
+  int64_t last_turn = -1;  // of its last piece, counted over the pieces of all batches in order
 };
 
 struct BatchLimits {
