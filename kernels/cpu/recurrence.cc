@@ -1,0 +1,113 @@
+#include "kernels/cpu/recurrence.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/cpu/recurrence_heads.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
+
+namespace fla::cpu {
+namespace {
+
+#ifdef _OPENMP
+int MaxThreads() { return omp_get_max_threads(); }
+int ThreadIndex() { return omp_get_thread_num(); }
+#else
+int MaxThreads() { return 1; }
+int ThreadIndex() { return 0; }
+#endif
+
+// While it lives, this thread's denormal floats count as 0. A state that decays ends among them,
+// and each operation on one costs a hundred others.
+class DenormalsAreZero {
+ public:
+#ifdef __SSE2__
+  DenormalsAreZero() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | kFlushToZero | kInputsAreZero); }
+  ~DenormalsAreZero() { _mm_setcsr(saved_); }
+
+ private:
+  static constexpr unsigned kFlushToZero = 0x8000, kInputsAreZero = 0x0040;
+  unsigned saved_;
+#else
+  DenormalsAreZero() {}
+#endif
+};
+
+void CheckState(const RecurrenceArgs& args) {
+  if (args.state_dtype != DType::kF32) {
+    throw std::invalid_argument(std::string("recurrence on cpu: state dtype: wanted f32, got ") +
+                                NameOf(args.state_dtype));
+  }
+}
+
+// Work below this many state elements is done before a second thread has woken up.
+constexpr int64_t kSerialStateElements = 16 * 1024;
+
+// Narrowest block of value columns that a task of a prefill may get: below it the matrices of a
+// chunk, which every block of a head computes for itself, would cost more than the block.
+constexpr int kMinColumns = 64;
+
+// Value columns a task: all of them, fewer where there are fewer heads than threads.
+int ColumnsPerTask(const RecurrenceArgs& args, int threads) {
+  const int64_t heads = int64_t{args.num_sequences} * args.spec.heads;
+  const int64_t blocks = (threads + heads - 1) / heads;
+  const int columns = PadLanes(static_cast<int>((args.spec.value_dim + blocks - 1) / blocks));
+  return std::min(std::max(columns, kMinColumns), args.spec.value_dim);
+}
+
+}  // namespace
+
+void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
+  CheckState(args);
+  const RecurrenceSpec& spec = args.spec;
+  const int64_t tasks = int64_t{args.num_sequences} * spec.heads;
+  if (tasks == 0) return;
+  const bool serial = tasks * spec.key_dim * spec.value_dim < kSerialStateElements;
+  const int threads = serial ? 1 : static_cast<int>(std::min<int64_t>(MaxThreads(), tasks));
+  const size_t workspace = StepWorkspace(spec);
+  float* const scratch = static_cast<float*>(stream.Scratch(sizeof(float) * workspace * threads));
+#pragma omp parallel num_threads(threads)
+  {
+    const DenormalsAreZero denormals_are_zero;
+    float* const mine = scratch + workspace * ThreadIndex();
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < tasks; ++i) {
+      StepHead({&args, static_cast<int>(i / spec.heads), static_cast<int>(i % spec.heads), 0,
+                spec.value_dim, mine});
+    }
+  }
+}
+
+void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {
+  CheckState(args);
+  const RecurrenceSpec& spec = args.spec;
+  const int64_t heads = int64_t{args.num_sequences} * spec.heads;
+  if (heads == 0) return;
+  const int columns = ColumnsPerTask(args, MaxThreads());
+  const int blocks = (spec.value_dim + columns - 1) / columns;
+  const int64_t tasks = heads * blocks;
+  const int threads = static_cast<int>(std::min<int64_t>(MaxThreads(), tasks));
+  const size_t workspace = PrefillWorkspace(spec, columns);
+  float* const scratch = static_cast<float*>(stream.Scratch(sizeof(float) * workspace * threads));
+#pragma omp parallel num_threads(threads)
+  {
+    const DenormalsAreZero denormals_are_zero;
+    float* const mine = scratch + workspace * ThreadIndex();
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < tasks; ++i) {
+      const int64_t head = i / blocks;
+      const int begin = static_cast<int>(i % blocks) * columns;
+      PrefillHead({&args, static_cast<int>(head / spec.heads), static_cast<int>(head % spec.heads),
+                   begin, std::min(columns, spec.value_dim - begin), mine});
+    }
+  }
+}
+
+}  // namespace fla::cpu
