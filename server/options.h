@@ -1,0 +1,60 @@
+// What a server serves and how: one JSON file as validated values.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/tensor.h"
+
+namespace fla {
+
+struct ModelOptions {
+  std::string name;             // what clients say in `model`
+  std::filesystem::path path;   // a checkpoint folder; relative paths are of the config file's
+  std::string device = "auto";  // as for ParseDevice
+  DType dtype = DType::kF32;    // f32 or bf16
+  int slots = 64;
+  int max_batch_tokens = 512;
+};
+
+// Bounds on one request, and on how many may wait.
+struct Limits {
+  int max_prompt_tokens = 131072;
+  int max_new_tokens = 32768;
+  int default_max_new_tokens = 256;  // where a request says nothing
+  int max_n = 16;
+  int max_stop_strings = 16;
+  int max_stop_string_bytes = 256;
+  int max_stop_token_ids = 64;
+  int max_logprobs = 20;  // alternatives a token
+  int max_logit_bias = 1024;
+  int max_queued_requests = 256;  // choices, a model
+  int max_message_bytes = 4 * 1024 * 1024;
+};
+
+struct LogOptions {
+  std::string level = "info";  // trace, debug, info, warn, error, off
+  bool requests = true;        // one line a request
+};
+
+struct ServerOptions {
+  std::string listen = "127.0.0.1:50051";  // port 0: any free one
+  std::string metrics_listen;              // empty: no /metrics
+  std::vector<ModelOptions> models;        // >= 1, names differ
+  std::string default_model;               // one of the names; the first if not said
+  Limits limits;
+  double drain_timeout_seconds = 30.0;
+  LogOptions log;
+};
+
+// Throws std::runtime_error "file: key path: wanted ..., got ..." for a file that cannot be read or
+// is no JSON, for an unknown, doubled or missing key, a wrong type and a value out of its range.
+// Does not look at what the paths name.
+ServerOptions LoadServerOptions(const std::filesystem::path& file);
+
+// The same for JSON text; `file` is for messages and for relative paths.
+ServerOptions ParseServerOptions(std::string_view text, const std::filesystem::path& file);
+
+}  // namespace fla
