@@ -1,0 +1,227 @@
+#include "server/translate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+
+#include "absl/strings/str_cat.h"
+
+namespace fla {
+namespace {
+
+absl::Status Invalid(const std::string& field, const std::string& wanted, const std::string& got) {
+  return absl::InvalidArgumentError(absl::StrCat(field, ": wanted ", wanted, ", got ", got));
+}
+
+absl::Status CheckRange(const std::string& field, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return absl::OkStatus();
+  return Invalid(field, absl::StrCat("an integer from ", least, " to ", most), absl::StrCat(value));
+}
+
+// An interval of the real numbers; `open_below` leaves `least` itself out.
+struct Interval {
+  double least;
+  double most;
+  bool open_below = false;
+};
+
+absl::Status CheckRange(const std::string& field, float value, Interval interval) {
+  const bool above = interval.open_below ? value > interval.least : value >= interval.least;
+  if (std::isfinite(value) && above && value <= interval.most) return absl::OkStatus();
+  const std::string wanted =
+      std::isfinite(interval.most)
+          ? absl::StrCat("a number in ", interval.open_below ? "(" : "[", interval.least, ", ",
+                         interval.most, "]")
+          : absl::StrCat("a finite number ", interval.open_below ? "> " : ">= ", interval.least);
+  return Invalid(field, wanted, absl::StrCat(value));
+}
+
+absl::Status CheckCount(const std::string& field, int count, int most) {
+  if (count <= most) return absl::OkStatus();
+  return Invalid(field, absl::StrCat("at most ", most, " entries"), absl::StrCat(count));
+}
+
+absl::StatusOr<std::vector<int>> PromptOf(const v1::GenerateRequest& message,
+                                          const RequestContext& context) {
+  std::vector<int> prompt;
+  std::string field;
+  switch (message.prompt_case()) {
+    case v1::GenerateRequest::kText: {
+      field = "text";
+      if (absl::Status status = CheckUtf8(field, message.text()); !status.ok()) return status;
+      prompt = context.tokenizer.Encode(message.text());
+      // A tokenizer may know more tokens than the model has rows for.
+      if (absl::Status status =
+              CheckTokenIds("text: token", prompt.data(), static_cast<int>(prompt.size()),
+                            context.config.vocab_size);
+          !status.ok()) {
+        return status;
+      }
+      break;
+    }
+    case v1::GenerateRequest::kTokenIds: {
+      field = "token_ids";
+      const auto& ids = message.token_ids().ids();
+      if (absl::Status status =
+              CheckTokenIds(field, ids.data(), ids.size(), context.config.vocab_size);
+          !status.ok()) {
+        return status;
+      }
+      prompt.assign(ids.begin(), ids.end());
+      break;
+    }
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      return Invalid("prompt", "text or token_ids", "neither");
+  }
+  if (prompt.empty() || prompt.size() > static_cast<size_t>(context.limits.max_prompt_tokens)) {
+    return Invalid(field, absl::StrCat("1 to ", context.limits.max_prompt_tokens, " tokens"),
+                   absl::StrCat(prompt.size()));
+  }
+  return prompt;
+}
+
+absl::Status ReadSampling(const v1::SamplingParams& message, const RequestContext& context,
+                          SamplingOptions& sampling) {
+  constexpr double kUnbounded = INFINITY;
+  const GenerationDefaults& defaults = context.config.generation;
+  const auto read = [](const char* field, bool is_set, float value,
+                       const std::optional<float>& model_default, Interval interval,
+                       float& target) {
+    if (is_set) {
+      if (absl::Status status = CheckRange(std::string("sampling.") + field, value, interval);
+          !status.ok()) {
+        return status;
+      }
+      target = value;
+    } else if (model_default) {
+      target = *model_default;
+    }
+    return absl::OkStatus();
+  };
+  absl::Status status = absl::OkStatus();
+  status.Update(read("temperature", message.has_temperature(), message.temperature(),
+                     defaults.temperature, {0, kUnbounded}, sampling.temperature));
+  status.Update(read("top_p", message.has_top_p(), message.top_p(), defaults.top_p, {0, 1, true},
+                     sampling.top_p));
+  status.Update(
+      read("min_p", message.has_min_p(), message.min_p(), defaults.min_p, {0, 1}, sampling.min_p));
+  status.Update(read("repetition_penalty", message.has_repetition_penalty(),
+                     message.repetition_penalty(), defaults.repetition_penalty,
+                     {0, kUnbounded, true}, sampling.repetition_penalty));
+  status.Update(read("presence_penalty", message.has_presence_penalty(), message.presence_penalty(),
+                     std::nullopt, {-2, 2}, sampling.presence_penalty));
+  status.Update(read("frequency_penalty", message.has_frequency_penalty(),
+                     message.frequency_penalty(), std::nullopt, {-2, 2},
+                     sampling.frequency_penalty));
+  if (message.has_top_k()) {
+    status.Update(CheckRange("sampling.top_k", message.top_k(), 0, INT32_MAX));
+    sampling.top_k = message.top_k();
+  } else if (defaults.top_k) {
+    sampling.top_k = *defaults.top_k;
+  }
+  sampling.seed = message.has_seed() ? message.seed() : context.default_seed;
+
+  status.Update(
+      CheckCount("sampling.logit_bias", message.logit_bias_size(), context.limits.max_logit_bias));
+  for (const auto& [token, bias] : message.logit_bias()) {
+    status.Update(CheckTokenIds("sampling.logit_bias", &token, 1, context.config.vocab_size));
+    status.Update(CheckRange(absl::StrCat("sampling.logit_bias[", token, "]"), bias, {-100, 100}));
+    sampling.logit_bias.emplace_back(token, bias);
+  }
+  // A protobuf map has no order of its own.
+  std::sort(sampling.logit_bias.begin(), sampling.logit_bias.end());
+  return status;
+}
+
+absl::Status ReadStops(const v1::GenerateRequest& message, const RequestContext& context,
+                       Request& request) {
+  const Limits& limits = context.limits;
+  absl::Status status =
+      CheckCount("stop_strings", message.stop_strings_size(), limits.max_stop_strings);
+  status.Update(
+      CheckCount("stop_token_ids", message.stop_token_ids_size(), limits.max_stop_token_ids));
+  if (!status.ok()) return status;
+  for (int i = 0; i < message.stop_strings_size(); ++i) {
+    const std::string field = absl::StrCat("stop_strings[", i, "]");
+    const std::string& text = message.stop_strings(i);
+    if (text.empty() || text.size() > static_cast<size_t>(limits.max_stop_string_bytes)) {
+      return Invalid(field, absl::StrCat("1 to ", limits.max_stop_string_bytes, " bytes"),
+                     absl::StrCat(text.size()));
+    }
+    if (status = CheckUtf8(field, text); !status.ok()) return status;
+    request.stop_strings.push_back(text);
+  }
+  request.stop_tokens.assign(message.stop_token_ids().begin(), message.stop_token_ids().end());
+  return CheckTokenIds("stop_token_ids", message.stop_token_ids().data(),
+                       message.stop_token_ids_size(), context.config.vocab_size);
+}
+
+}  // namespace
+
+absl::Status CheckUtf8(const std::string& field, const std::string& text) {
+  if (IsValidUtf8(text)) return absl::OkStatus();
+  return Invalid(field, "UTF-8", "other bytes");
+}
+
+absl::Status CheckTokenIds(const std::string& field, const int32_t* ids, int count,
+                           int vocab_size) {
+  for (int i = 0; i < count; ++i) {
+    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
+    return Invalid(field, absl::StrCat("token ids from 0 to ", vocab_size - 1),
+                   absl::StrCat(ids[i], " at index ", i));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<Request>> Translate(const v1::GenerateRequest& message,
+                                               const RequestContext& context) {
+  const Limits& limits = context.limits;
+  Request request;
+  request.client_request_id = message.request_id();
+
+  const int n = message.has_n() ? message.n() : 1;
+  request.max_new_tokens =
+      message.has_max_new_tokens() ? message.max_new_tokens() : limits.default_max_new_tokens;
+  request.min_new_tokens = message.min_new_tokens();
+  request.include_stop_strings = message.include_stop_strings();
+  request.ignore_eos = message.ignore_eos();
+  request.priority = message.priority();
+
+  absl::Status status = CheckUtf8("request_id", message.request_id());
+  if (message.request_id().size() > 256) {
+    status.Update(
+        Invalid("request_id", "at most 256 bytes", absl::StrCat(message.request_id().size())));
+  }
+  status.Update(CheckRange("n", n, 1, limits.max_n));
+  status.Update(CheckRange("max_new_tokens", request.max_new_tokens, 0, limits.max_new_tokens));
+  status.Update(CheckRange("min_new_tokens", request.min_new_tokens, 0, request.max_new_tokens));
+  if (message.has_logprobs()) {
+    status.Update(CheckRange("logprobs", message.logprobs(), 0, limits.max_logprobs));
+    request.logprobs = message.logprobs();
+  }
+  if (message.has_prompt_logprobs()) {
+    status.Update(CheckRange("prompt_logprobs", message.prompt_logprobs(), 0, limits.max_logprobs));
+    request.prompt_logprobs = message.prompt_logprobs();
+  }
+  if (status.ok() && request.max_new_tokens == 0 && !message.has_prompt_logprobs()) {
+    status = Invalid("max_new_tokens", "at least 1 where no prompt_logprobs are asked for", "0");
+  }
+  status.Update(ReadSampling(message.sampling(), context, request.sampling));
+  status.Update(ReadStops(message, context, request));
+  if (!status.ok()) return status;
+
+  // Last, because it costs most.
+  absl::StatusOr<std::vector<int>> prompt = PromptOf(message, context);
+  if (!prompt.ok()) return prompt.status();
+  request.prompt = *std::move(prompt);
+
+  std::vector<Request> choices(n, request);
+  for (int i = 0; i < n; ++i) {
+    choices[i].choice = i;
+    choices[i].sampling.seed += static_cast<uint64_t>(i);
+    if (i > 0) choices[i].prompt_logprobs = -1;
+  }
+  return choices;
+}
+
+}  // namespace fla

@@ -1,0 +1,37 @@
+// From a client's protobuf messages to validated requests. Pure: no clock, no randomness, no I/O.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "fla/v1/inference.pb.h"
+#include "model/config.h"
+#include "model/tokenizer.h"
+#include "server/options.h"
+#include "server/request.h"
+
+namespace fla {
+
+// What a request is checked against.
+struct RequestContext {
+  const ModelConfig& config;
+  const Tokenizer& tokenizer;
+  const Limits& limits;
+  uint64_t default_seed = 0;  // for a request that brings none; 64 random bits
+};
+
+// The choices of a request, `n` of them, complete but for id, received, deadline, cancelled and
+// sink. Only the first asks for prompt_logprobs. INVALID_ARGUMENT names the field, the bound and
+// the value.
+absl::StatusOr<std::vector<Request>> Translate(const v1::GenerateRequest& message,
+                                               const RequestContext& context);
+
+// INVALID_ARGUMENT unless `text` is UTF-8. `field` names it.
+absl::Status CheckUtf8(const std::string& field, const std::string& text);
+
+// INVALID_ARGUMENT unless all are in [0, vocab_size).
+absl::Status CheckTokenIds(const std::string& field, const int32_t* ids, int count, int vocab_size);
+
+}  // namespace fla
