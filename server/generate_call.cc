@@ -1,0 +1,310 @@
+#include "server/generate_call.h"
+
+#include <spdlog/spdlog.h>
+
+#include <exception>
+#include <random>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "server/translate.h"
+
+namespace fla {
+namespace {
+
+uint64_t RandomSeed() {
+  thread_local std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+// gRPC counts by the system's clock, the engine by the steady one.
+std::optional<Clock::time_point> SteadyDeadline(std::chrono::system_clock::time_point deadline,
+                                                Clock::time_point now) {
+  const auto left = deadline - std::chrono::system_clock::now();
+  if (left > std::chrono::hours(24 * 365)) return std::nullopt;  // none was set
+  return now + std::chrono::duration_cast<Clock::duration>(left);
+}
+
+const char* NameOf(const Finish& finish) {
+  if (!finish.status.ok()) return "error";
+  switch (finish.reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kDeadline:
+      return "deadline";
+  }
+  return "?";
+}
+
+absl::Status StatusOf(const Finish& finish) {
+  if (!finish.status.ok()) return finish.status;
+  if (finish.reason == FinishReason::kCancelled) return absl::CancelledError("cancelled");
+  if (finish.reason == FinishReason::kDeadline) {
+    return absl::DeadlineExceededError("the deadline passed while generating");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
+}
+
+void GenerateCall::Start(const v1::GenerateRequest& message, uint64_t id,
+                         std::chrono::system_clock::time_point deadline) {
+  id_ = id;
+  absl::Status status;
+  try {
+    client_request_id_ = message.request_id();
+    status = Submit(message, deadline);
+  } catch (const std::exception& error) {
+    status = absl::InternalError(error.what());
+  }
+  if (status.ok()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  LogOutcome(status);
+  FinishWith(ToGrpcStatus(status));
+}
+
+absl::Status GenerateCall::Submit(const v1::GenerateRequest& message,
+                                  std::chrono::system_clock::time_point deadline) {
+  const Clock::time_point received = Clock::now();
+  absl::StatusOr<ServedModel*> model = context_.registry.Find(message.model());
+  if (!model.ok()) return model.status();
+  model_ = *model;
+  absl::StatusOr<std::vector<Request>> choices = Translate(
+      message, {model_->engine->config(), *model_->tokenizer, context_.limits, RandomSeed()});
+  if (!choices.ok()) {
+    model_->metrics->CountRejection(Rejection::kInvalid);
+    return choices.status();
+  }
+  for (Request& choice : *choices) {
+    choice.id = id_;
+    choice.received = received;
+    choice.deadline = SteadyDeadline(deadline, received);
+    choice.cancelled = cancelled_;
+    choice.sink = shared_from_this();
+  }
+  choices_ = static_cast<int>(choices->size());
+  return model_->engine->Submit(*std::move(choices));
+}
+
+void GenerateCall::Deliver(Event event) {
+  bool wake = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (event.finish) {
+      totals_.Add(*event.finish);
+      outcomes_ += outcomes_.empty() ? "" : ",";
+      outcomes_ += NameOf(*event.finish);
+    }
+    if (!closed_ && failure_.ok()) {
+      if (event.finish) failure_ = StatusOf(*event.finish);
+      if (event.finish && !event.finish->status.ok()) event.finish.reset();
+      buffer_.Push(std::move(event));
+      if (max_waiting_events() > 0 && buffer_.waiting() > max_waiting_events()) {
+        failure_ = absl::ResourceExhaustedError(
+            "the stream was not read: too many events waited for the client");
+        buffer_.Clear();
+      }
+      if (!failure_.ok()) cancelled_->store(true);  // the other choices are of no use now
+    }
+    wake = !closed_ && !std::exchange(scheduled_, true);
+  }
+  if (!wake) return;
+  context_.writer.Post([self = shared_from_this()] {
+    {
+      const std::lock_guard lock(self->mutex_);
+      self->scheduled_ = false;
+    }
+    self->Advance();
+  });
+}
+
+void GenerateCall::Cancel() {
+  cancelled_->store(true);
+  if (model_ != nullptr) model_->engine->NotifyCancelled();
+}
+
+void GenerateCall::LogOutcome(const absl::Status& status) const {
+  if (!context_.log_requests) return;
+  const std::string model = model_ == nullptr ? "?" : model_->options.name;
+  const std::string client = absl::CEscape(client_request_id_.substr(0, 256));
+  if (!status.ok()) {
+    spdlog::info(
+        "request id={} client_id=\"{}\" model={} choices={} prompt_tokens={} "
+        "completion_tokens={} status={} message=\"{}\"",
+        id_, client, model, choices_, totals_.prompt_tokens(), totals_.completion_tokens(),
+        absl::StatusCodeToString(status.code()), absl::CEscape(status.message()));
+    return;
+  }
+  const v1::Timings timings = totals_.timings();
+  spdlog::info(
+      "request id={} client_id=\"{}\" model={} choices={} prompt_tokens={} completion_tokens={} "
+      "finish={} queue={:.1f}ms prefill={:.1f}ms decode={:.1f}ms total={:.1f}ms",
+      id_, client, model, choices_, totals_.prompt_tokens(), totals_.completion_tokens(), outcomes_,
+      timings.queue_seconds() * 1e3, timings.prefill_seconds() * 1e3,
+      timings.decode_seconds() * 1e3, timings.total_seconds() * 1e3);
+}
+
+namespace {
+
+class UnaryCall final : public GenerateCall, public grpc::ServerUnaryReactor {
+ public:
+  UnaryCall(const CallContext& context, v1::GenerateResponse* response)
+      : GenerateCall(context), response_(response) {}
+
+  void KeepUntilDone() { self_ = shared_from_this(); }
+
+ private:
+  void Advance() override {
+    absl::Status status;
+    {
+      const std::lock_guard lock(mutex_);
+      if (closed_ || (failure_.ok() && !complete())) return;
+      closed_ = true;
+      status = failure_;
+      try {
+        if (status.ok()) FillResponse();
+      } catch (const std::exception& error) {
+        status = absl::InternalError(error.what());
+      }
+      LogOutcome(status);
+    }
+    if (!status.ok()) Cancel();
+    FinishWith(ToGrpcStatus(status));
+  }
+
+  void FillResponse() {
+    response_->set_request_id(client_request_id_);
+    response_->set_model(model_->options.name);
+    for (int i = 0; i < choices_; ++i) response_->add_choices()->set_index(i);
+    while (!buffer_.empty()) {
+      const Event event = buffer_.Take();
+      AppendEvent(event, *model_->tokenizer, *response_->mutable_choices(event.choice),
+                  *response_->mutable_prompt_logprobs());
+    }
+    *response_->mutable_usage() = totals_.usage();
+    *response_->mutable_timings() = totals_.timings();
+  }
+
+  void FinishWith(const grpc::Status& status) override { Finish(status); }
+  size_t max_waiting_events() const override { return 0; }  // bounded by max_new_tokens
+
+  void OnCancel() override { Cancel(); }
+  void OnDone() override {
+    const std::shared_ptr<GenerateCall> last = std::move(self_);  // may destroy this on return
+  }
+
+  v1::GenerateResponse* response_;  // gRPC's; not touched after Finish
+  std::shared_ptr<GenerateCall> self_;
+};
+
+class StreamedCall final : public GenerateCall,
+                           public grpc::ServerWriteReactor<v1::GenerateStreamResponse> {
+ public:
+  explicit StreamedCall(const CallContext& context) : GenerateCall(context) {}
+
+  void KeepUntilDone() { self_ = shared_from_this(); }
+
+ private:
+  void Advance() override {
+    absl::Status status;
+    bool last;
+    {
+      const std::lock_guard lock(mutex_);
+      if (closed_ || writing_) return;
+      last = complete() || !failure_.ok();
+      try {
+        if (!buffer_.empty()) {
+          TakeMessage();
+          writing_ = true;
+          // A message and a status that is no OK do not travel together.
+          last = last && buffer_.empty() && failure_.ok();
+        } else if (!last) {
+          return;
+        }
+      } catch (const std::exception& error) {
+        failure_ = absl::InternalError(error.what());
+        last = true;
+      }
+      status = failure_;
+      closed_ = last;
+      if (last) LogOutcome(status);
+    }
+    if (!last) {
+      StartWrite(&message_);
+    } else if (writing_) {
+      StartWriteAndFinish(&message_, grpc::WriteOptions(), grpc::Status::OK);
+    } else {
+      Cancel();
+      FinishWith(ToGrpcStatus(status));
+    }
+  }
+
+  void TakeMessage() {
+    const Event event = buffer_.Take();
+    message_.Clear();
+    message_.set_request_id(client_request_id_);
+    message_.set_model(model_->options.name);
+    AppendEvent(event, *model_->tokenizer, *message_.mutable_delta(),
+                *message_.mutable_prompt_logprobs());
+    if (complete() && buffer_.empty()) {
+      *message_.mutable_usage() = totals_.usage();
+      *message_.mutable_timings() = totals_.timings();
+    }
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      const std::lock_guard lock(mutex_);
+      writing_ = false;
+      if (!ok && failure_.ok()) failure_ = absl::CancelledError("the client is gone");
+      if (!ok) buffer_.Clear();
+    }
+    Advance();
+  }
+
+  void FinishWith(const grpc::Status& status) override { Finish(status); }
+  size_t max_waiting_events() const override { return kMaxWaitingEvents; }
+
+  void OnCancel() override { Cancel(); }
+  void OnDone() override {
+    const std::shared_ptr<GenerateCall> last = std::move(self_);  // may destroy this on return
+  }
+
+  v1::GenerateStreamResponse message_;  // the one in flight
+  bool writing_ = false;                // guarded by mutex_
+  std::shared_ptr<GenerateCall> self_;
+};
+
+}  // namespace
+
+grpc::ServerUnaryReactor* StartUnaryCall(const CallContext& context, uint64_t id,
+                                         const grpc::CallbackServerContext& rpc,
+                                         const v1::GenerateRequest& message,
+                                         v1::GenerateResponse* response) {
+  auto call = std::make_shared<UnaryCall>(context, response);
+  call->KeepUntilDone();
+  call->Start(message, id, rpc.deadline());
+  return call.get();
+}
+
+grpc::ServerWriteReactor<v1::GenerateStreamResponse>* StartStreamedCall(
+    const CallContext& context, uint64_t id, const grpc::CallbackServerContext& rpc,
+    const v1::GenerateRequest& message) {
+  auto call = std::make_shared<StreamedCall>(context);
+  call->KeepUntilDone();
+  call->Start(message, id, rpc.deadline());
+  return call.get();
+}
+
+}  // namespace fla

@@ -1,0 +1,92 @@
+// One RPC that generates: takes events from the engine, gives messages to gRPC.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "fla/v1/inference.grpc.pb.h"
+#include "server/model_registry.h"
+#include "server/request.h"
+#include "server/result.h"
+#include "server/writer_thread.h"
+
+namespace fla {
+
+// A stream whose client leaves this many events unread is ended with RESOURCE_EXHAUSTED.
+inline constexpr size_t kMaxWaitingEvents = 4096;
+
+// What the server gives to every call. All outlive the calls.
+struct CallContext {
+  const ModelRegistry& registry;
+  const Limits& limits;
+  WriterThread& writer;
+  bool log_requests = true;
+};
+
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// What unary and streamed calls share: from a message to queued choices, and from events to
+// Advance, which the two kinds implement. A call keeps itself alive until gRPC is done with it; the
+// engine holds it too, as the sink of its choices, for as long as they run.
+//
+// Thread safety: Deliver comes on the engine's thread, Advance on the writer's or gRPC's, the
+// reactions on gRPC's; `mutex_` guards what they share. gRPC is never called with it held.
+class GenerateCall : public EventSink, public std::enable_shared_from_this<GenerateCall> {
+ public:
+  explicit GenerateCall(const CallContext& context) : context_(context) {}
+
+  // Validates and queues; a request that is refused finishes the call. Does not throw. `id` is
+  // the server's own.
+  void Start(const v1::GenerateRequest& message, uint64_t id,
+             std::chrono::system_clock::time_point deadline);
+
+  void Deliver(Event event) final;
+
+ protected:
+  // Sends what can be sent now. Called without mutex_. Must not throw.
+  virtual void Advance() = 0;
+  // Ends the RPC.
+  virtual void FinishWith(const grpc::Status& status) = 0;
+  // 0: no bound.
+  virtual size_t max_waiting_events() const = 0;
+
+  // The client is gone or has cancelled: frees the slots within one step.
+  void Cancel();
+  // To be called when the RPC's outcome is known, once: logs it.
+  void LogOutcome(const absl::Status& status) const;
+  bool complete() const { return totals_.finished() == choices_; }
+
+  const CallContext context_;
+  uint64_t id_ = 0;
+  std::string client_request_id_;
+  int choices_ = 0;
+  ServedModel* model_ = nullptr;
+  const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
+
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  EventBuffer buffer_;
+  Totals totals_;
+  absl::Status failure_;    // not OK: the RPC ends with it once the buffer is empty
+  std::string outcomes_;    // finish reasons, for the log
+  bool closed_ = false;     // gRPC has been told the end
+  bool scheduled_ = false;  // the writer thread will call Advance
+
+ private:
+  absl::Status Submit(const v1::GenerateRequest& message,
+                      std::chrono::system_clock::time_point deadline);
+};
+
+// The two make a call that lives until its RPC is done.
+grpc::ServerUnaryReactor* StartUnaryCall(const CallContext& context, uint64_t id,
+                                         const grpc::CallbackServerContext& rpc,
+                                         const v1::GenerateRequest& message,
+                                         v1::GenerateResponse* response);
+grpc::ServerWriteReactor<v1::GenerateStreamResponse>* StartStreamedCall(
+    const CallContext& context, uint64_t id, const grpc::CallbackServerContext& rpc,
+    const v1::GenerateRequest& message);
+
+}  // namespace fla

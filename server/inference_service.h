@@ -1,0 +1,38 @@
+// The gRPC service fla.v1.Inference.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "fla/v1/inference.grpc.pb.h"
+#include "server/generate_call.h"
+
+namespace fla {
+
+// Answers on gRPC's callback threads, which tokenise; generation itself runs on the engines'.
+//
+// Thread safety: all methods may be called from any thread.
+class InferenceService final : public v1::Inference::CallbackService {
+ public:
+  explicit InferenceService(const CallContext& context) : context_(context) {}
+
+  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* rpc,
+                                     const v1::GenerateRequest* request,
+                                     v1::GenerateResponse* response) override;
+  grpc::ServerWriteReactor<v1::GenerateStreamResponse>* GenerateStream(
+      grpc::CallbackServerContext* rpc, const v1::GenerateRequest* request) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* rpc,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* rpc,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override;
+
+ private:
+  const CallContext context_;
+  std::atomic<uint64_t> next_id_{1};
+};
+
+}  // namespace fla
