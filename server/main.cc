@@ -1,0 +1,206 @@
+// fla-server: serves the models of one JSON file over gRPC.
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <prometheus/exposer.h>
+#include <prometheus/registry.h>
+#include <signal.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <iostream>
+#include <memory>
+
+#include "grpc/health/v1/health.pb.h"
+#include "server/control_service.h"
+#include "server/inference_service.h"
+#include "server/metrics.h"
+#include "server/model_registry.h"
+#include "server/options.h"
+#include "server/writer_thread.h"
+
+namespace fla {
+namespace {
+
+constexpr const char* kServices[] = {"fla.v1.Inference", "fla.v1.Control"};
+
+// The signals that end the server. Blocked in every thread, so that main can wait for them.
+sigset_t BlockEndingSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+// The signal that came within the time, or 0.
+int WaitForSignal(const sigset_t& signals, std::chrono::milliseconds time) {
+  const timespec timeout = {time.count() / 1000, time.count() % 1000 * 1000000};
+  return std::max(0, sigtimedwait(&signals, nullptr, &timeout));
+}
+
+std::unique_ptr<prometheus::Exposer> ExposeMetrics(const std::string& address,
+                                                   const Metrics& metrics) {
+  if (address.empty()) return nullptr;
+  try {
+    auto exposer = std::make_unique<prometheus::Exposer>(address, 2);
+    exposer->RegisterCollectable(metrics.registry());
+    return exposer;
+  } catch (const std::exception& error) {
+    throw std::runtime_error("metrics_listen: cannot listen on " + address + ": " + error.what());
+  }
+}
+
+struct Listening {
+  std::unique_ptr<grpc::Server> server;
+  std::string address;
+  int port = 0;
+};
+
+Listening Listen(const ServerOptions& options, std::vector<grpc::Service*> services) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::health::v1::HealthCheckRequest::descriptor();  // linked in, for reflection
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  Listening result;
+  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &result.port);
+  // A second server on the same port is an error, not a partner.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A client whose machine vanished without a word is noticed, and its slots freed.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  builder.SetMaxReceiveMessageSize(options.limits.max_message_bytes);
+  builder.SetMaxSendMessageSize(-1);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  result.server = builder.BuildAndStart();
+  if (result.server == nullptr || result.port == 0) {
+    throw std::runtime_error("listen: cannot listen on " + options.listen);
+  }
+  result.address = options.listen;
+  if (options.listen.rfind("unix:", 0) != 0) {
+    result.address =
+        options.listen.substr(0, options.listen.rfind(':') + 1) + std::to_string(result.port);
+  }
+  return result;
+}
+
+// {"grpc": 50051, "metrics": 9090}: which ports were chosen. Appears whole or not at all.
+void WritePortFile(const std::filesystem::path& file, int grpc_port, int metrics_port) {
+  std::filesystem::path temporary = file;
+  temporary += ".tmp";
+  {
+    std::ofstream stream(temporary);
+    stream << "{\"grpc\": " << grpc_port << ", \"metrics\": " << metrics_port << "}\n";
+    if (!stream.flush()) throw std::runtime_error(file.string() + ": cannot be written");
+  }
+  std::filesystem::rename(temporary, file);
+}
+
+// Runs until SIGTERM or SIGINT, then drains. Returns the exit code.
+int Serve(const ServerOptions& options, const std::string& port_file) {
+  const sigset_t signals = BlockEndingSignals();
+  Metrics metrics;
+  WriterThread writer;  // outlives the engines, which post to it
+  const std::unique_ptr<prometheus::Exposer> exposer =
+      ExposeMetrics(options.metrics_listen, metrics);
+  const ModelRegistry registry(options, metrics);
+  InferenceService inference({registry, options.limits, writer, options.log.requests});
+  ControlService control(registry);
+  const Listening listening = Listen(options, {&inference, &control});
+
+  grpc::HealthCheckServiceInterface& health = *listening.server->GetHealthCheckService();
+  for (const char* service : kServices) health.SetServingStatus(service, true);
+  health.SetServingStatus(true);
+  int metrics_port = 0;
+  if (exposer != nullptr) {
+    metrics_port = exposer->GetListeningPorts().front();
+    spdlog::info("metrics on port {}, /metrics", metrics_port);
+  }
+  if (!port_file.empty()) WritePortFile(port_file, listening.port, metrics_port);
+  spdlog::info("serving on {}", listening.address);
+
+  int signal = 0;
+  bool healthy = true;
+  while (signal == 0) {
+    signal = WaitForSignal(signals, std::chrono::milliseconds(200));
+    if (healthy && !registry.Healthy()) {
+      healthy = false;
+      health.SetServingStatus(false);
+      spdlog::error("a model has failed; health is NOT_SERVING");
+    }
+  }
+
+  spdlog::info("signal {}: draining for at most {} s; a second signal ends at once", signal,
+               options.drain_timeout_seconds);
+  health.Shutdown();  // NOT_SERVING from now on
+  const auto timeout = std::chrono::duration_cast<Clock::duration>(
+      std::chrono::duration<double>(options.drain_timeout_seconds));
+  std::future<bool> drained =
+      std::async(std::launch::async, [&] { return registry.Drain(Clock::now() + timeout); });
+  std::future<void> closed = std::async(std::launch::async, [&] {
+    const bool complete = drained.get();
+    spdlog::log(complete ? spdlog::level::info : spdlog::level::warn,
+                complete ? "drained" : "the drain timeout cut requests off");
+    // Answers that are on their way get a moment to leave.
+    listening.server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
+  });
+  while (closed.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+    if (WaitForSignal(signals, std::chrono::milliseconds(20)) != 0) {
+      spdlog::warn("second signal: ending at once");
+      spdlog::default_logger()->flush();
+      std::_Exit(1);
+    }
+  }
+  spdlog::info("stopped");
+  return healthy ? 0 : 1;
+}
+
+int CheckConfig(const std::string& file) {
+  const ServerOptions options = LoadServerOptions(file);
+  for (size_t i = 0; i < options.models.size(); ++i) {
+    try {
+      CheckModel(options.models[i]);
+    } catch (const std::exception& error) {
+      throw std::runtime_error(file + ": models[" + std::to_string(i) + "]: " + error.what());
+    }
+  }
+  std::cout << file << ": OK\n";
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Serves linear-attention language models over gRPC.", "fla-server");
+  app.set_version_flag("--version",
+                       std::string("fla-server ") + ServerVersion() + " (" + ServerBuild() + ")");
+  std::string config, check, port_file;
+  auto* mode = app.add_option_group("mode");
+  mode->add_option("--config", config, "Serve what this JSON file says")->type_name("FILE");
+  mode->add_option("--check-config", check, "Say what is wrong with a JSON file, and exit")
+      ->type_name("FILE");
+  mode->require_option(1);
+  app.add_option("--port-file", port_file, "Write the chosen ports to this file once serving")
+      ->type_name("FILE");
+  CLI11_PARSE(app, argc, argv);
+
+  try {
+    if (!check.empty()) return CheckConfig(check);
+    const ServerOptions options = LoadServerOptions(config);
+    spdlog::set_default_logger(spdlog::stderr_color_mt("fla-server"));
+    spdlog::set_level(spdlog::level::from_str(options.log.level));
+    return Serve(options, port_file);
+  } catch (const std::exception& error) {
+    std::cerr << "fla-server: " << error.what() << "\n";
+    return 1;
+  }
+}
+
+}  // namespace
+}  // namespace fla
+
+int main(int argc, char** argv) { return fla::Main(argc, argv); }
