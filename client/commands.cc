@@ -1,0 +1,253 @@
+#include "client/commands.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+
+#include "fla/v1/control.grpc.pb.h"
+#include "fla/v1/inference.grpc.pb.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+
+namespace fla::client {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+const char* NameOf(grpc::StatusCode code) {
+  static constexpr const char* kNames[] = {"OK",
+                                           "CANCELLED",
+                                           "UNKNOWN",
+                                           "INVALID_ARGUMENT",
+                                           "DEADLINE_EXCEEDED",
+                                           "NOT_FOUND",
+                                           "ALREADY_EXISTS",
+                                           "PERMISSION_DENIED",
+                                           "RESOURCE_EXHAUSTED",
+                                           "FAILED_PRECONDITION",
+                                           "ABORTED",
+                                           "OUT_OF_RANGE",
+                                           "UNIMPLEMENTED",
+                                           "INTERNAL",
+                                           "UNAVAILABLE",
+                                           "DATA_LOSS",
+                                           "UNAUTHENTICATED"};
+  return code >= 0 && code < static_cast<int>(std::size(kNames)) ? kNames[code] : "?";
+}
+
+void ThrowUnlessOk(const grpc::Status& status) {
+  if (!status.ok()) throw RpcError(status);
+}
+
+void PrintJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  std::string text;
+  // The status type differs between protobuf versions; all have ok().
+  const auto status = google::protobuf::util::MessageToJsonString(message, &text, options);
+  if (!status.ok()) throw std::runtime_error("the answer cannot be written as JSON");
+  std::cout << text << std::endl;
+}
+
+void PrintChoice(const v1::Choice& choice, bool numbered) {
+  if (numbered) std::cout << "--- choice " << choice.index() << "\n";
+  std::cout << choice.text() << "\n";
+}
+
+void PrintLogprobs(const char* title,
+                   const google::protobuf::RepeatedPtrField<v1::LogprobEntry>& entries) {
+  if (entries.empty()) return;
+  std::cout << "--- " << title << "\n";
+  for (const v1::LogprobEntry& entry : entries) {
+    std::printf("%d\t%.4f", entry.chosen().token_id(), entry.chosen().logprob());
+    for (const v1::TokenLogprob& top : entry.top()) {
+      std::printf("\t%d:%.4f", top.token_id(), top.logprob());
+    }
+    std::printf("\n");
+  }
+  std::fflush(stdout);
+}
+
+// `seen_first` is what this client measured, in seconds; 0 where it saw no first token.
+void PrintStats(const v1::Usage& usage, const v1::Timings& timings, double seen_first,
+                double seen_total) {
+  std::fprintf(stderr, "prompt %d tokens, generated %d tokens\n", usage.prompt_tokens(),
+               usage.completion_tokens());
+  std::fprintf(stderr, "time to first token: %.1f ms", timings.first_token_seconds() * 1e3);
+  if (seen_first > 0) std::fprintf(stderr, " (%.1f ms as seen here)", seen_first * 1e3);
+  std::fprintf(stderr, "\nqueued %.1f ms, prefill %.1f ms, total %.1f ms (%.1f ms as seen here)\n",
+               timings.queue_seconds() * 1e3, timings.prefill_seconds() * 1e3,
+               timings.total_seconds() * 1e3, seen_total * 1e3);
+  if (usage.completion_tokens() > 1 && timings.decode_seconds() > 0) {
+    std::fprintf(stderr, "decode: %.1f tokens/s\n",
+                 (usage.completion_tokens() - 1) / timings.decode_seconds());
+  }
+}
+
+double SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+void GenerateAtOnce(v1::Inference::Stub& stub, grpc::ClientContext& context,
+                    const GenerateCommand& command) {
+  const Clock::time_point begin = Clock::now();
+  v1::GenerateResponse response;
+  ThrowUnlessOk(stub.Generate(&context, command.request, &response));
+  const double total = SecondsSince(begin);
+  if (command.json) {
+    PrintJson(response);
+  } else {
+    for (const v1::Choice& choice : response.choices()) {
+      PrintChoice(choice, response.choices_size() > 1);
+      PrintLogprobs("log-probabilities", choice.logprobs());
+    }
+    PrintLogprobs("log-probabilities of the prompt", response.prompt_logprobs());
+  }
+  if (command.stats) PrintStats(response.usage(), response.timings(), 0, total);
+}
+
+void GenerateStreamed(v1::Inference::Stub& stub, grpc::ClientContext& context,
+                      const GenerateCommand& command) {
+  const Clock::time_point begin = Clock::now();
+  double first = 0;
+  v1::GenerateStreamResponse message;
+  v1::Usage usage;
+  v1::Timings timings;
+  const auto reader = stub.GenerateStream(&context, command.request);
+  while (reader->Read(&message)) {
+    if (first == 0 && message.delta().token_ids_size() > 0) first = SecondsSince(begin);
+    if (command.json) {
+      PrintJson(message);
+    } else {
+      std::cout << message.delta().text() << std::flush;
+    }
+    if (message.has_usage()) {
+      usage = message.usage();
+      timings = message.timings();
+    }
+  }
+  if (!command.json) std::cout << std::endl;
+  ThrowUnlessOk(reader->Finish());
+  if (command.stats) PrintStats(usage, timings, first, SecondsSince(begin));
+}
+
+// A token's bytes on one line.
+std::string Escape(const std::string& bytes) {
+  std::string text = "\"";
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      text += {'\\', c};
+    } else if (byte >= 0x20 && byte < 0x7f) {
+      text += c;
+    } else {
+      char code[5];
+      std::snprintf(code, sizeof(code), "\\x%02x", byte);
+      text += code;
+    }
+  }
+  return text + "\"";
+}
+
+}  // namespace
+
+RpcError::RpcError(const grpc::Status& status)
+    : std::runtime_error(std::string(NameOf(status.error_code())) + ": " + status.error_message()) {
+}
+
+std::shared_ptr<grpc::Channel> Connection::Open() const {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);  // log-probabilities of a long prompt are large
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+void Connection::Apply(grpc::ClientContext& context) const {
+  if (!timeout_seconds) return;
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::duration_cast<std::chrono::system_clock::duration>(
+                           std::chrono::duration<double>(*timeout_seconds)));
+}
+
+int Generate(const Connection& connection, const GenerateCommand& command) {
+  const auto stub = v1::Inference::NewStub(connection.Open());
+  grpc::ClientContext context;
+  connection.Apply(context);
+  if (command.stream) {
+    GenerateStreamed(*stub, context, command);
+  } else {
+    GenerateAtOnce(*stub, context, command);
+  }
+  return 0;
+}
+
+int Tokenize(const Connection& connection, const v1::TokenizeRequest& request, bool ids_only) {
+  const auto stub = v1::Inference::NewStub(connection.Open());
+  grpc::ClientContext context;
+  connection.Apply(context);
+  v1::TokenizeResponse response;
+  ThrowUnlessOk(stub->Tokenize(&context, request, &response));
+  for (int i = 0; i < response.ids_size(); ++i) {
+    if (ids_only) {
+      std::cout << (i > 0 ? " " : "") << response.ids(i);
+    } else {
+      std::cout << response.ids(i) << "\t" << Escape(response.tokens(i)) << "\n";
+    }
+  }
+  if (ids_only) std::cout << "\n";
+  return 0;
+}
+
+int Detokenize(const Connection& connection, const v1::DetokenizeRequest& request) {
+  const auto stub = v1::Inference::NewStub(connection.Open());
+  grpc::ClientContext context;
+  connection.Apply(context);
+  v1::DetokenizeResponse response;
+  ThrowUnlessOk(stub->Detokenize(&context, request, &response));
+  std::cout << response.text() << "\n";
+  return 0;
+}
+
+int ListModels(const Connection& connection) {
+  const auto stub = v1::Control::NewStub(connection.Open());
+  v1::GetServerInfoResponse server;
+  v1::ListModelsResponse models;
+  {
+    grpc::ClientContext context;
+    connection.Apply(context);
+    ThrowUnlessOk(stub->GetServerInfo(&context, {}, &server));
+  }
+  grpc::ClientContext context;
+  connection.Apply(context);
+  ThrowUnlessOk(stub->ListModels(&context, {}, &models));
+  std::printf("fla-server %s (%s), up %.0f s\n", server.version().c_str(), server.build().c_str(),
+              server.uptime_seconds());
+  std::printf("%-20s %-15s %10s %7s %-8s %-5s %9s %11s\n", "name", "type", "parameters", "vocab",
+              "device", "dtype", "slots", "state/slot");
+  for (const v1::ModelInfo& model : models.models()) {
+    const std::string slots =
+        std::to_string(model.slots_used()) + "/" + std::to_string(model.slots_total());
+    std::printf("%-20s %-15s %9.1fM %7d %-8s %-5s %9s %8.1f kB%s\n", model.name().c_str(),
+                model.model_type().c_str(), model.parameters() / 1e6, model.vocab_size(),
+                model.device().c_str(), model.dtype().c_str(), slots.c_str(),
+                model.state_bytes_per_slot() / 1e3,
+                model.name() == server.default_model() ? "  (default)" : "");
+  }
+  return 0;
+}
+
+int CheckHealth(const Connection& connection, const std::string& service) {
+  using grpc::health::v1::HealthCheckResponse;
+  const auto stub = grpc::health::v1::Health::NewStub(connection.Open());
+  grpc::ClientContext context;
+  connection.Apply(context);
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(service);
+  HealthCheckResponse response;
+  ThrowUnlessOk(stub->Check(&context, request, &response));
+  std::cout << HealthCheckResponse::ServingStatus_Name(response.status()) << "\n";
+  return response.status() == HealthCheckResponse::SERVING ? 0 : 1;
+}
+
+}  // namespace fla::client

@@ -1,0 +1,46 @@
+// What fla-cli can do: each command is one RPC, its result on stdout. They return the exit code and
+// throw RpcError when the server refuses.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "fla/v1/inference.pb.h"
+
+namespace fla::client {
+
+// "NOT_FOUND: model: wanted one of ...".
+class RpcError : public std::runtime_error {
+ public:
+  explicit RpcError(const grpc::Status& status);
+};
+
+// Where the server is and how long one call may take.
+struct Connection {
+  std::string address = "127.0.0.1:50051";
+  std::optional<double> timeout_seconds;
+
+  std::shared_ptr<grpc::Channel> Open() const;
+  void Apply(grpc::ClientContext& context) const;
+};
+
+struct GenerateCommand {
+  v1::GenerateRequest request;
+  bool stream = false;
+  bool json = false;   // the messages as they are, one JSON object a line
+  bool stats = false;  // time to first token and tokens a second, on stderr
+};
+
+int Generate(const Connection& connection, const GenerateCommand& command);
+int Tokenize(const Connection& connection, const v1::TokenizeRequest& request, bool ids_only);
+int Detokenize(const Connection& connection, const v1::DetokenizeRequest& request);
+int ListModels(const Connection& connection);
+// 0 only if the service is SERVING; an empty name means the server as a whole.
+int CheckHealth(const Connection& connection, const std::string& service);
+
+}  // namespace fla::client

@@ -1,0 +1,197 @@
+// fla-cli: a command line for a running fla-server.
+#include <CLI/CLI.hpp>
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <string>
+
+#include "client/commands.h"
+
+namespace fla::client {
+namespace {
+
+// "-": standard input.
+std::string ReadFile(const std::string& name) {
+  if (name == "-") {
+    return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+  }
+  std::ifstream stream(name, std::ios::binary);
+  if (!stream) throw std::runtime_error(name + ": cannot be read");
+  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
+// One optional field of a message: what is not said on the command line stays unset.
+template <typename T, typename Set>
+void AddField(CLI::App& app, const std::string& name, Set set, const std::string& text) {
+  app.add_option_function<T>(
+      name, [set](const T& value) { set(value); }, text);
+}
+
+void AddSampling(CLI::App& app, v1::GenerateRequest& request) {
+  const auto sampling = [&request]() -> v1::SamplingParams& { return *request.mutable_sampling(); };
+  AddField<float>(
+      app, "--temperature", [=](float v) { sampling().set_temperature(v); }, "0: greedy");
+  AddField<int>(
+      app, "--top-k", [=](int v) { sampling().set_top_k(v); }, "0: no limit");
+  AddField<float>(
+      app, "--top-p", [=](float v) { sampling().set_top_p(v); }, "in (0, 1]");
+  AddField<float>(
+      app, "--min-p", [=](float v) { sampling().set_min_p(v); }, "in [0, 1]");
+  AddField<uint64_t>(
+      app, "--seed", [=](uint64_t v) { sampling().set_seed(v); }, "For the same text again");
+  AddField<float>(
+      app, "--repetition-penalty", [=](float v) { sampling().set_repetition_penalty(v); }, "> 0");
+  AddField<float>(
+      app, "--presence-penalty", [=](float v) { sampling().set_presence_penalty(v); },
+      "in [-2, 2]");
+  AddField<float>(
+      app, "--frequency-penalty", [=](float v) { sampling().set_frequency_penalty(v); },
+      "in [-2, 2]");
+}
+
+void AddStops(CLI::App& app, v1::GenerateRequest& request) {
+  AddField<int>(
+      app, "--max-new-tokens", [&](int v) { request.set_max_new_tokens(v); },
+      "0 with --prompt-logprobs: only score the prompt");
+  AddField<int>(
+      app, "--min-new-tokens", [&](int v) { request.set_min_new_tokens(v); },
+      "Until then nothing stops the text");
+  app.add_option_function<std::vector<std::string>>(
+         "--stop",
+         [&](const std::vector<std::string>& all) {
+           for (const std::string& one : all) request.add_stop_strings(one);
+         },
+         "A string that ends the text; may be given again")
+      ->allow_extra_args(false);
+  app.add_option_function<std::vector<int>>(
+         "--stop-token-id",
+         [&](const std::vector<int>& all) {
+           for (const int one : all) request.add_stop_token_ids(one);
+         },
+         "A token that ends the text; may be given again")
+      ->allow_extra_args(false);
+  app.add_flag_callback(
+      "--include-stop-strings", [&] { request.set_include_stop_strings(true); },
+      "Keep the stop string in the text");
+  app.add_flag_callback(
+      "--ignore-eos", [&] { request.set_ignore_eos(true); }, "Go on after the end of the text");
+}
+
+void AddGenerate(CLI::App& app, GenerateCommand& command) {
+  v1::GenerateRequest& request = command.request;
+  auto* prompt = app.add_option_group("prompt");
+  prompt->add_option_function<std::string>(
+      "--prompt", [&](const std::string& text) { request.set_text(text); }, "Text");
+  prompt->add_option_function<std::string>(
+      "--prompt-file", [&](const std::string& name) { request.set_text(ReadFile(name)); },
+      "A file, - for standard input");
+  prompt
+      ->add_option_function<std::vector<int>>(
+          "--token-ids",
+          [&](const std::vector<int>& ids) {
+            request.mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
+          },
+          "Tokens, taken as they are: 5,17,9")
+      ->delimiter(',');
+  prompt->require_option(1);
+
+  AddField<std::string>(
+      app, "--model", [&](const std::string& v) { request.set_model(v); },
+      "Default: the server's default model");
+  AddField<std::string>(
+      app, "--request-id", [&](const std::string& v) { request.set_request_id(v); },
+      "For the server's log");
+  AddSampling(app, request);
+  AddStops(app, request);
+  AddField<int>(
+      app, "--n", [&](int v) { request.set_n(v); }, "How many choices");
+  AddField<int>(
+      app, "--logprobs", [&](int v) { request.set_logprobs(v); },
+      "Log-probabilities with this many alternatives");
+  AddField<int>(
+      app, "--prompt-logprobs", [&](int v) { request.set_prompt_logprobs(v); },
+      "The same for the prompt");
+  AddField<int>(
+      app, "--priority", [&](int v) { request.set_priority(v); }, "Lower is served first");
+  app.add_flag("--stream", command.stream, "Print the text as it comes");
+  app.add_flag("--json", command.json, "Print the server's messages, one JSON object a line");
+  app.add_flag("--stats", command.stats,
+               "Print time to first token and tokens a second to standard error");
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Talks to a running fla-server.", "fla-cli");
+  Connection connection;
+  app.add_option("--address", connection.address, "host:port of the server")->capture_default_str();
+  app.add_option("--timeout", connection.timeout_seconds, "Seconds that the call may take")
+      ->check(CLI::PositiveNumber);
+  app.require_subcommand(1);
+  app.fallthrough();
+
+  GenerateCommand generate;
+  AddGenerate(*app.add_subcommand("generate", "Continue a prompt"), generate);
+
+  v1::TokenizeRequest text;
+  bool ids_only = false, no_special = false;
+  CLI::App& tokenize = *app.add_subcommand("tokenize", "Show the tokens of a text");
+  AddField<std::string>(
+      tokenize, "--model", [&](const std::string& v) { text.set_model(v); }, "Model");
+  tokenize
+      .add_option_function<std::string>(
+          "text", [&](const std::string& v) { text.set_text(v); }, "Text")
+      ->required();
+  tokenize.add_flag("--ids-only", ids_only, "Only the ids, on one line");
+  tokenize.add_flag("--no-special-tokens", no_special, "Add none");
+
+  v1::DetokenizeRequest ids;
+  bool skip_special = false;
+  CLI::App& detokenize = *app.add_subcommand("detokenize", "Show the text of tokens");
+  AddField<std::string>(
+      detokenize, "--model", [&](const std::string& v) { ids.set_model(v); }, "Model");
+  detokenize
+      .add_option_function<std::vector<int>>(
+          "ids",
+          [&](const std::vector<int>& all) { ids.mutable_ids()->Add(all.begin(), all.end()); },
+          "Token ids")
+      ->required();
+  detokenize.add_flag("--skip-special-tokens", skip_special, "Leave special tokens out");
+
+  CLI::App& models = *app.add_subcommand("models", "Show what the server serves");
+  std::string service;
+  CLI::App& health = *app.add_subcommand("health", "Exit with 0 if the server is serving");
+  health.add_option("--service", service, "One of its services, e.g. fla.v1.Inference");
+
+  try {
+    app.parse(argc, argv);
+    if (generate.stream && !generate.json && generate.request.n() > 1) {
+      throw CLI::ValidationError("--stream", "several choices need --json as well");
+    }
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  } catch (const std::exception& error) {
+    std::cerr << "fla-cli: " << error.what() << "\n";
+    return 2;
+  }
+  try {
+    if (app.got_subcommand("generate")) return Generate(connection, generate);
+    if (app.got_subcommand(&tokenize)) {
+      text.set_add_special_tokens(!no_special);
+      return Tokenize(connection, text, ids_only);
+    }
+    if (app.got_subcommand(&detokenize)) {
+      ids.set_skip_special_tokens(skip_special);
+      return Detokenize(connection, ids);
+    }
+    if (app.got_subcommand(&models)) return ListModels(connection);
+    if (app.got_subcommand(&health)) return CheckHealth(connection, service);
+  } catch (const std::exception& error) {
+    std::cerr << "fla-cli: " << error.what() << "\n";
+  }
+  return 1;
+}
+
+}  // namespace
+}  // namespace fla::client
+
+int main(int argc, char** argv) { return fla::client::Main(argc, argv); }
