@@ -1,0 +1,176 @@
+#include "server/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace fla {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+ServerOptions Parse(const std::string& text) { return ParseServerOptions(text, "/etc/fla/s.json"); }
+
+// The message that a bad file gives; fails the test if it is taken.
+std::string ErrorOf(const std::string& text) {
+  try {
+    Parse(text);
+  } catch (const std::runtime_error& error) {
+    EXPECT_EQ(std::string(error.what()).rfind("/etc/fla/s.json: ", 0), 0u) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "taken: " << text;
+  return "";
+}
+
+std::string WithModel(const std::string& rest) {
+  return R"({"models": [{"name": "a", "path": "m"}])" + rest + "}";
+}
+std::string Model(const std::string& rest) {
+  return R"({"models": [{"name": "a", "path": "m")" + rest + "}]}";
+}
+
+TEST(Options, FillsDefaults) {
+  const ServerOptions options = Parse(WithModel(""));
+  EXPECT_EQ(options.listen, "127.0.0.1:50051");
+  EXPECT_EQ(options.metrics_listen, "");
+  EXPECT_EQ(options.default_model, "a");
+  ASSERT_EQ(options.models.size(), 1u);
+  EXPECT_EQ(options.models[0].device, "auto");
+  EXPECT_EQ(options.models[0].dtype, DType::kF32);
+  EXPECT_EQ(options.limits.max_logprobs, Limits().max_logprobs);
+  EXPECT_EQ(options.drain_timeout_seconds, 30.0);
+  EXPECT_EQ(options.log.level, "info");
+}
+
+TEST(Options, ReadsEveryKey) {
+  const ServerOptions options = Parse(R"({
+    "listen": "[::1]:0", "metrics_listen": "0.0.0.0:9090",
+    "models": [
+      {"name": "a", "path": "x/../y", "device": "cuda:3", "dtype": "bf16", "slots": 7,
+       "max_batch_tokens": 99},
+      {"name": "b", "path": "/abs", "device": "cpu", "dtype": "f32"}],
+    "default_model": "b",
+    "limits": {"max_prompt_tokens": 1, "max_new_tokens": 2, "default_max_new_tokens": 1, "max_n": 4,
+      "max_stop_strings": 5, "max_stop_string_bytes": 6, "max_stop_token_ids": 7,
+      "max_logprobs": 8, "max_logit_bias": 9, "max_queued_requests": 10,
+      "max_message_bytes": 4096},
+    "drain_timeout_seconds": 1.5,
+    "log": {"level": "debug", "requests": false}})");
+  EXPECT_EQ(options.listen, "[::1]:0");
+  EXPECT_EQ(options.metrics_listen, "0.0.0.0:9090");
+  ASSERT_EQ(options.models.size(), 2u);
+  EXPECT_EQ(options.models[0].path, "/etc/fla/y");
+  EXPECT_EQ(options.models[0].device, "cuda:3");
+  EXPECT_EQ(options.models[0].dtype, DType::kBF16);
+  EXPECT_EQ(options.models[0].slots, 7);
+  EXPECT_EQ(options.models[0].max_batch_tokens, 99);
+  EXPECT_EQ(options.models[1].path, "/abs");
+  EXPECT_EQ(options.default_model, "b");
+  EXPECT_EQ(options.limits.max_prompt_tokens, 1);
+  EXPECT_EQ(options.limits.max_new_tokens, 2);
+  EXPECT_EQ(options.limits.default_max_new_tokens, 1);
+  EXPECT_EQ(options.limits.max_n, 4);
+  EXPECT_EQ(options.limits.max_stop_strings, 5);
+  EXPECT_EQ(options.limits.max_stop_string_bytes, 6);
+  EXPECT_EQ(options.limits.max_stop_token_ids, 7);
+  EXPECT_EQ(options.limits.max_logprobs, 8);
+  EXPECT_EQ(options.limits.max_logit_bias, 9);
+  EXPECT_EQ(options.limits.max_queued_requests, 10);
+  EXPECT_EQ(options.limits.max_message_bytes, 4096);
+  EXPECT_EQ(options.drain_timeout_seconds, 1.5);
+  EXPECT_EQ(options.log.level, "debug");
+  EXPECT_FALSE(options.log.requests);
+}
+
+TEST(Options, DefaultsFollowNarrowerBounds) {
+  const ServerOptions options =
+      Parse(WithModel(R"(, "limits": {"max_new_tokens": 5, "max_queued_requests": 3})"));
+  EXPECT_EQ(options.limits.default_max_new_tokens, 5);
+  EXPECT_EQ(options.limits.max_n, 3);
+}
+
+TEST(Options, NamesKeyPathWantedAndGot) {
+  EXPECT_THAT(
+      ErrorOf(Model(R"(, "slots": 0)")),
+      AllOf(HasSubstr("models[0].slots: wanted an integer from 1 to 65536"), HasSubstr("got 0")));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "limits": {"max_n": "4"})")),
+              AllOf(HasSubstr("limits.max_n: wanted an integer"), HasSubstr("got \"4\"")));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "log": {"levle": "info"})")),
+              AllOf(HasSubstr("log.levle: "), HasSubstr("level, requests")));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "port": 1)")), HasSubstr("port: "));
+  EXPECT_THAT(ErrorOf(R"({"listen": "a:1"})"), HasSubstr("models: wanted"));
+  EXPECT_THAT(ErrorOf(R"({"models": []})"), HasSubstr("models: wanted"));
+  EXPECT_THAT(ErrorOf(R"({"models": [{"path": "m"}]})"), HasSubstr("models[0].name: wanted"));
+  EXPECT_THAT(ErrorOf(R"({"models": [{"name": "m"}]})"), HasSubstr("models[0].path: wanted"));
+  EXPECT_THAT(ErrorOf(R"({"models": [3]})"), HasSubstr("models[0]: wanted an object, got 3"));
+  EXPECT_THAT(ErrorOf("[]"), HasSubstr("wanted an object"));
+}
+
+TEST(Options, RefusesValuesOutOfRange) {
+  for (const char* bad : {"-1", "1.5", "1e3", "true", "null", "99999999999", "18446744073709551615",
+                          "-9223372036854775808", "\"7\"", "[7]"}) {
+    EXPECT_THAT(ErrorOf(Model(std::string(R"(, "slots": )") + bad)), HasSubstr("models[0].slots"));
+  }
+  EXPECT_THAT(ErrorOf(Model(R"(, "dtype": "f16")")), HasSubstr("models[0].dtype"));
+  EXPECT_THAT(ErrorOf(Model(R"(, "slots": 9, "max_batch_tokens": 8)")),
+              HasSubstr("models[0].max_batch_tokens: wanted at least slots (9)"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "limits": {"max_logprobs": 21})")),
+              HasSubstr("limits.max_logprobs"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "limits": {"max_new_tokens": 3,
+                                              "default_max_new_tokens": 4})")),
+              HasSubstr("limits.default_max_new_tokens: wanted an integer from 0 to 3"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "drain_timeout_seconds": -0.5)")),
+              HasSubstr("drain_timeout_seconds"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "log": {"level": "loud"})")), HasSubstr("log.level"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "default_model": "b")")), HasSubstr("default_model"));
+  EXPECT_THAT(ErrorOf(R"({"models": [{"name": "a", "path": "m"}, {"name": "a", "path": "n"}]})"),
+              HasSubstr("models[1].name: wanted a name that no other model has"));
+}
+
+TEST(Options, ChecksDevices) {
+  for (const char* good : {"auto", "cpu", "cuda", "cuda:0", "cuda:15"}) {
+    EXPECT_EQ(Parse(Model(std::string(R"(, "device": ")") + good + "\"")).models[0].device, good);
+  }
+  for (const char* bad : {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda0", "cpu:0"}) {
+    EXPECT_THAT(ErrorOf(Model(std::string(R"(, "device": ")") + bad + "\"")),
+                HasSubstr("models[0].device"));
+  }
+}
+
+TEST(Options, ChecksAddresses) {
+  for (const char* good : {"localhost:0", "0.0.0.0:65535", "[::]:1", "unix:/run/fla.sock"}) {
+    EXPECT_EQ(Parse(WithModel(std::string(R"(, "listen": ")") + good + "\"")).listen, good);
+  }
+  for (const char* bad : {"", "localhost", ":1", "a:", "a:65536", "a:-1", "a:1x", "unix:"}) {
+    EXPECT_THAT(ErrorOf(WithModel(std::string(R"(, "listen": ")") + bad + "\"")),
+                HasSubstr("listen: wanted"));
+  }
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "metrics_listen": "unix:/x")")), HasSubstr("metrics_listen"));
+}
+
+TEST(Options, RefusesBrokenAndDoubledJson) {
+  EXPECT_THAT(ErrorOf("{"), HasSubstr("wanted JSON"));
+  EXPECT_THAT(ErrorOf(""), HasSubstr("wanted JSON"));
+  EXPECT_THAT(ErrorOf("{} x"), HasSubstr("wanted JSON"));
+  EXPECT_THAT(ErrorOf("\"\xff\""), HasSubstr("wanted JSON"));
+  EXPECT_THAT(ErrorOf(Model(R"(, "slots": 1, "slots": 2)")), HasSubstr("slots: wanted once"));
+  // The same key in two objects is no double.
+  EXPECT_NO_THROW(Parse(R"({"models": [{"name": "a", "path": "m"}, {"name": "b", "path": "m"}]})"));
+}
+
+TEST(Options, RefusesAFileThatIsNotThere) {
+  EXPECT_THROW(LoadServerOptions("/nonexistent/config.json"), std::runtime_error);
+  EXPECT_THROW(LoadServerOptions("/"), std::runtime_error);
+}
+
+TEST(Options, TheDemoConfigIsValid) {
+  const ServerOptions options = LoadServerOptions(FLA_SOURCE_DIR "/configs/demo.json");
+  EXPECT_EQ(options.models[0].path, std::filesystem::path(FLA_SOURCE_DIR) / "demo/model");
+}
+
+}  // namespace
+}  // namespace fla

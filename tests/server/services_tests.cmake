@@ -1,0 +1,6 @@
+find_package(Protobuf REQUIRED)
+find_package(gRPC CONFIG REQUIRED)
+
+fla_test(services_test
+  SOURCES options_test.cc translate_test.cc result_test.cc writer_thread_test.cc
+  LIBRARIES fla_services)
