@@ -90,20 +90,26 @@ Listening Listen(const ServerOptions& options, std::vector<grpc::Service*> servi
   return result;
 }
 
-// {"grpc": 50051, "metrics": 9090}: which ports were chosen. Appears whole or not at all.
-void WritePortFile(const std::filesystem::path& file, int grpc_port, int metrics_port) {
-  std::filesystem::path temporary = file;
-  temporary += ".tmp";
+// Tells scripts which port was chosen: a number. The file appears whole or not at all.
+void WritePortFile(const std::string& file, int port) {
+  if (file.empty()) return;
+  const std::string temporary = file + ".tmp";
   {
     std::ofstream stream(temporary);
-    stream << "{\"grpc\": " << grpc_port << ", \"metrics\": " << metrics_port << "}\n";
-    if (!stream.flush()) throw std::runtime_error(file.string() + ": cannot be written");
+    stream << port << "\n";
+    if (!stream.flush()) throw std::runtime_error(file + ": cannot be written");
   }
   std::filesystem::rename(temporary, file);
 }
 
+// Where to write the chosen ports; empty: nowhere.
+struct PortFiles {
+  std::string grpc;
+  std::string metrics;
+};
+
 // Runs until SIGTERM or SIGINT, then drains. Returns the exit code.
-int Serve(const ServerOptions& options, const std::string& port_file) {
+int Serve(const ServerOptions& options, const PortFiles& port_files) {
   const sigset_t signals = BlockEndingSignals();
   Metrics metrics;
   WriterThread writer;  // outlives the engines, which post to it
@@ -117,12 +123,12 @@ int Serve(const ServerOptions& options, const std::string& port_file) {
   grpc::HealthCheckServiceInterface& health = *listening.server->GetHealthCheckService();
   for (const char* service : kServices) health.SetServingStatus(service, true);
   health.SetServingStatus(true);
-  int metrics_port = 0;
   if (exposer != nullptr) {
-    metrics_port = exposer->GetListeningPorts().front();
-    spdlog::info("metrics on port {}, /metrics", metrics_port);
+    const int port = exposer->GetListeningPorts().front();
+    spdlog::info("metrics on port {}, /metrics", port);
+    WritePortFile(port_files.metrics, port);
   }
-  if (!port_file.empty()) WritePortFile(port_file, listening.port, metrics_port);
+  WritePortFile(port_files.grpc, listening.port);
   spdlog::info("serving on {}", listening.address);
 
   int signal = 0;
@@ -178,13 +184,16 @@ int Main(int argc, char** argv) {
   CLI::App app("Serves linear-attention language models over gRPC.", "fla-server");
   app.set_version_flag("--version",
                        std::string("fla-server ") + ServerVersion() + " (" + ServerBuild() + ")");
-  std::string config, check, port_file;
+  std::string config, check;
+  PortFiles port_files;
   auto* mode = app.add_option_group("mode");
   mode->add_option("--config", config, "Serve what this JSON file says")->type_name("FILE");
   mode->add_option("--check-config", check, "Say what is wrong with a JSON file, and exit")
       ->type_name("FILE");
   mode->require_option(1);
-  app.add_option("--port-file", port_file, "Write the chosen ports to this file once serving")
+  app.add_option("--port-file", port_files.grpc, "Write the chosen port to this file once serving")
+      ->type_name("FILE");
+  app.add_option("--metrics-port-file", port_files.metrics, "The same for the port of /metrics")
       ->type_name("FILE");
   CLI11_PARSE(app, argc, argv);
 
@@ -193,7 +202,7 @@ int Main(int argc, char** argv) {
     const ServerOptions options = LoadServerOptions(config);
     spdlog::set_default_logger(spdlog::stderr_color_mt("fla-server"));
     spdlog::set_level(spdlog::level::from_str(options.log.level));
-    return Serve(options, port_file);
+    return Serve(options, port_files);
   } catch (const std::exception& error) {
     std::cerr << "fla-server: " << error.what() << "\n";
     return 1;
