@@ -30,7 +30,8 @@ struct LogitBias {
 // repetition_penalty r on tokens of prompt and output (l > 0 ? l / r : l * r); minus
 // frequency_penalty * output_count + presence_penalty * [output_count > 0]; divided by temperature;
 // then top_k, top_p (smallest set whose probability reaches top_p) and min_p (probability at least
-// min_p * the largest) each cut the remaining set; one token is drawn from what is left.
+// min_p * the largest) each cut the remaining set; one token is drawn from what is left: the first,
+// in order of id, at which the running sum of probabilities passes UniformAt(seed, position).
 // Ties: the lower token id comes first, in argmax as in the cuts.
 struct SamplingRow {
   float temperature = 0.0f;  // 0: the most probable token
@@ -55,9 +56,10 @@ struct SampleArgs {
   const LogitBias* biases = nullptr;
   // Results, device memory. Log-probabilities are of the model's own distribution: before bias,
   // penalties, temperature and cuts.
-  int* tokens = nullptr;          // [N]
-  float* logprobs = nullptr;      // [N], of tokens
-  int* top_tokens = nullptr;      // [N, kMaxTopLogprobs], most probable first
+  int* tokens = nullptr;          // [N], 0 where `nonfinite` is set
+  float* logprobs = nullptr;      // [N], of tokens; NaN where `nonfinite` is set
+  int* top_tokens = nullptr;      // [N, kMaxTopLogprobs], most probable first, num_top_logprobs
+                                  // of them written; -1 past the end of the vocabulary
   float* top_logprobs = nullptr;  // [N, kMaxTopLogprobs]
   uint8_t* nonfinite = nullptr;   // [N], 1 where a logit was NaN or infinite: no token was chosen
 };

@@ -1,0 +1,55 @@
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/cpu/linear_kernel.h"
+#include "kernels/cpu/ops.h"
+#include "kernels/cpu/rows.h"
+
+namespace fla::cpu {
+namespace {
+
+// Multiply-adds below which waking threads costs more than it saves.
+constexpr int64_t kParallelProducts = 1 << 17;
+
+// Bias and conversion of a finished panel, row by row.
+void StorePanel(float* panel, const float* bias, Matrix out) {
+  for (int64_t m = 0; m < out.rows; ++m) {
+    float* row = panel + m * kPanelColumns;
+    if (bias != nullptr) AddFloats(row, bias, out.cols, row);
+    StoreFloats(out.dtype, row, out.cols,
+                out.Row<char>(0) + m * out.stride * static_cast<int64_t>(SizeOf(out.dtype)));
+  }
+}
+
+}  // namespace
+
+void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
+  FLA_CHECK(x.dtype == weight.dtype && x.dtype != DType::kF16);
+  const int64_t tiles = (x.rows + kTileRows - 1) / kTileRows;
+  const auto tile_size = static_cast<int64_t>(PackedSize(kTileRows, x.cols));
+  auto* packed = static_cast<float*>(stream.Scratch(tiles * tile_size * sizeof(float)));
+  const bool parallel = x.rows * weight.rows * x.cols > kParallelProducts;
+
+#pragma omp parallel for schedule(static) if (parallel && x.rows * x.cols > kParallelElements)
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t begin = tile * kTileRows;
+    PackTile(x.Rows(begin, std::min<int64_t>(kTileRows, x.rows - begin)),
+             packed + tile * tile_size);
+  }
+
+  const int64_t row_panels = (x.rows + kPanelRows - 1) / kPanelRows;
+  const int64_t column_panels = (weight.rows + kPanelColumns - 1) / kPanelColumns;
+#pragma omp parallel for schedule(static) if (parallel)
+  for (int64_t task = 0; task < row_panels * column_panels; ++task) {
+    const int64_t m = task % row_panels * kPanelRows;
+    const int64_t n = task / row_panels * kPanelColumns;
+    const int64_t rows = std::min<int64_t>(kPanelRows, x.rows - m);
+    const int64_t columns = std::min<int64_t>(kPanelColumns, weight.rows - n);
+    // MultiplyTile writes whole groups of columns, so the last panel is as wide as any.
+    alignas(64) float panel[kPanelRows * kPanelColumns];
+    MultiplyPanel(packed + m / kTileRows * tile_size, rows, weight.Rows(n, columns), panel);
+    StorePanel(panel, bias == nullptr ? nullptr : bias + n, out.Rows(m, rows).Columns(n, columns));
+  }
+}
+
+}  // namespace fla::cpu

@@ -1,0 +1,275 @@
+#include "kernels/cpu/linear_kernel.h"
+
+#include <algorithm>
+#include <bit>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/linear_kernel.cc"
+// Arrays of vectors need vectors of a size known at compile time.
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+
+#ifndef FLA_KERNELS_CPU_LINEAR_KERNEL_UNROLL_
+#define FLA_KERNELS_CPU_LINEAR_KERNEL_UNROLL_
+// Accumulators live in registers only once these loops are gone, which -O2 alone does not do.
+#define FLA_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace fla::cpu::HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using F32 = hn::ScalableTag<float>;
+using Vec = hn::Vec<F32>;
+
+#if HWY_TARGET == HWY_SCALAR
+
+HWY_INLINE void SumLanesOfFour(Vec a, Vec b, Vec c, Vec e, float* HWY_RESTRICT out) {
+  out[0] = hn::GetLane(a);
+  out[1] = hn::GetLane(b);
+  out[2] = hn::GetLane(c);
+  out[3] = hn::GetLane(e);
+}
+
+#else
+
+template <class D, class V>
+HWY_INLINE void SumBlocks(D d, V sums, float* HWY_RESTRICT out) {
+  if constexpr (hn::MaxLanes(d) <= 4) {
+    hn::StoreU(sums, d, out);
+  } else {
+    const hn::Half<D> half;
+    SumBlocks(half, hn::Add(hn::LowerHalf(half, sums), hn::UpperHalf(half, sums)), out);
+  }
+}
+
+// out[i] = the sum of the lanes of the i-th vector: a transpose within 128-bit blocks, then the
+// blocks in halves.
+HWY_INLINE void SumLanesOfFour(Vec a, Vec b, Vec c, Vec e, float* HWY_RESTRICT out) {
+  const F32 d;
+  const hn::Repartition<double, F32> d64;
+  const Vec ab = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+  const Vec ce = hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
+  const auto ab64 = hn::BitCast(d64, ab), ce64 = hn::BitCast(d64, ce);
+  SumBlocks(d,
+            hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64)),
+                    hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64))),
+            out);
+}
+
+#endif
+
+// How the kernel reads a weight row: `kVectors` vectors of f32 a step.
+struct F32Weight {
+  using Element = float;
+  static constexpr size_t kVectors = 1;
+
+  static HWY_INLINE void Load(const float* from, Vec (&to)[1]) { to[0] = hn::LoadU(F32(), from); }
+  static HWY_INLINE void LoadPart(const float* from, size_t count, Vec (&to)[1]) {
+    const F32 d;
+    to[0] = hn::MaskedLoad(hn::FirstN(d, count), d, from);
+  }
+};
+
+#if HWY_TARGET == HWY_SCALAR
+
+struct BFloat16Weight {
+  using Element = uint16_t;
+  static constexpr size_t kVectors = 1;
+
+  static HWY_INLINE void Load(const uint16_t* from, Vec (&to)[1]) {
+    to[0] = hn::Set(F32(), std::bit_cast<float>(uint32_t{*from} << 16));
+  }
+  static HWY_INLINE void LoadPart(const uint16_t* from, size_t, Vec (&to)[1]) { Load(from, to); }
+};
+
+#else
+
+// bf16: a step's even elements, then its odd ones, each one instruction from a loaded vector.
+struct BFloat16Weight {
+  using Element = uint16_t;
+  static constexpr size_t kVectors = 2;
+  using U16 = hn::Repartition<uint16_t, F32>;
+  using U32 = hn::Repartition<uint32_t, F32>;
+
+  static HWY_INLINE void Split(hn::Vec<U16> pairs, Vec (&to)[2]) {
+    const F32 d;
+    const U32 du;
+    const auto words = hn::BitCast(du, pairs);
+    to[0] = hn::BitCast(d, hn::ShiftLeft<16>(words));
+    to[1] = hn::BitCast(d, hn::And(words, hn::Set(du, 0xffff0000u)));
+  }
+  static HWY_INLINE void Load(const uint16_t* from, Vec (&to)[2]) {
+    Split(hn::LoadU(U16(), from), to);
+  }
+  static HWY_INLINE void LoadPart(const uint16_t* from, size_t count, Vec (&to)[2]) {
+    HWY_ALIGN uint16_t elements[HWY_MAX_BYTES / sizeof(uint16_t)] = {};
+    std::copy(from, from + count, elements);
+    Split(hn::Load(U16(), elements), to);
+  }
+};
+
+#endif
+
+// out[i * kPanelColumns + j] (+)= x_i . w_j over `length` elements of K, for kRows rows of a packed
+// tile and kColumns weight rows. A row of weight that is absent repeats another one.
+template <class Weight, int kRows, int kColumns>
+HWY_NOINLINE void MultiplyTile(const float* HWY_RESTRICT x,
+                               const typename Weight::Element* const* weight_rows, size_t length,
+                               bool add, float* HWY_RESTRICT out) {
+  const F32 d;
+  constexpr size_t kVectors = Weight::kVectors;
+  const size_t lanes = hn::Lanes(d), step = kVectors * lanes;
+  const typename Weight::Element* w[kColumns];
+  for (int j = 0; j < kColumns; ++j) w[j] = weight_rows[j];
+  Vec sums[kRows][kColumns];
+  FLA_UNROLL for (int i = 0; i < kRows; ++i) {
+    FLA_UNROLL for (int j = 0; j < kColumns; ++j) sums[i][j] = hn::Zero(d);
+  }
+  const auto accumulate = [&](auto load) HWY_ATTR {
+    Vec x_k[kVectors][kRows];
+    FLA_UNROLL for (size_t v = 0; v < kVectors; ++v) {
+      FLA_UNROLL for (int i = 0; i < kRows; ++i) {
+        x_k[v][i] = hn::Load(d, x + (v * kRows + i) * lanes);
+      }
+    }
+    FLA_UNROLL for (int j = 0; j < kColumns; ++j) {
+      Vec w_k[kVectors];
+      load(w[j], w_k);
+      FLA_UNROLL for (size_t v = 0; v < kVectors; ++v) {
+        FLA_UNROLL for (int i = 0; i < kRows; ++i) {
+          sums[i][j] = hn::MulAdd(x_k[v][i], w_k[v], sums[i][j]);
+        }
+      }
+    }
+  };
+  size_t k = 0;
+  for (; k + step <= length; k += step) {
+    accumulate([k](const auto* row, auto& to) HWY_ATTR { Weight::Load(row + k, to); });
+    x += kRows * step;
+  }
+  if (k < length) {
+    accumulate([k, length](const auto* row, auto& to)
+                   HWY_ATTR { Weight::LoadPart(row + k, length - k, to); });
+  }
+  FLA_UNROLL for (int i = 0; i < kRows; ++i) {
+    FLA_UNROLL for (int j = 0; j < kColumns; j += 4) {
+      alignas(16) float dots[4];
+      SumLanesOfFour(sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3], dots);
+      float* to = out + i * kPanelColumns + j;
+      for (int n = 0; n < 4; ++n) to[n] = add ? to[n] + dots[n] : dots[n];
+    }
+  }
+}
+
+template <class Weight, int kRows>
+HWY_INLINE void MultiplyTileRow(const float* x, Matrix weight, size_t begin, size_t length,
+                                float* out) {
+  // Few rows leave registers for more columns, and so more memory streams in flight.
+  constexpr int kColumns = kRows <= 2 ? 8 : 4;
+  const size_t columns = static_cast<size_t>(weight.rows);
+  for (size_t n = 0; n < columns; n += kColumns) {
+    const typename Weight::Element* rows[kColumns];
+    for (size_t j = 0; j < kColumns; ++j) {
+      rows[j] = weight.Row<const typename Weight::Element>(std::min(n + j, columns - 1)) + begin;
+    }
+    MultiplyTile<Weight, kRows, kColumns>(x, rows, length, begin > 0, out + n);
+  }
+}
+
+template <class Weight>
+void Multiply(const float* packed, size_t rows, Matrix weight, float* out) {
+  const size_t length = static_cast<size_t>(weight.cols);
+  for (size_t begin = 0; begin < length; begin += kDotBlock) {
+    const size_t block = std::min<size_t>(kDotBlock, length - begin);
+    for (size_t m = 0; m < rows; m += kTileRows) {
+      const size_t tile_rows = std::min<size_t>(kTileRows, rows - m);
+      const float* x = packed + m / kTileRows * PackedSize(kTileRows, length) + tile_rows * begin;
+      float* to = out + m * kPanelColumns;
+      switch (tile_rows) {
+        case 1:
+          MultiplyTileRow<Weight, 1>(x, weight, begin, block, to);
+          break;
+        case 2:
+          MultiplyTileRow<Weight, 2>(x, weight, begin, block, to);
+          break;
+        case 3:
+          MultiplyTileRow<Weight, 3>(x, weight, begin, block, to);
+          break;
+        case 4:
+          MultiplyTileRow<Weight, 4>(x, weight, begin, block, to);
+          break;
+        case 5:
+          MultiplyTileRow<Weight, 5>(x, weight, begin, block, to);
+          break;
+        default:
+          MultiplyTileRow<Weight, 6>(x, weight, begin, block, to);
+      }
+    }
+  }
+}
+
+void MultiplyF32(const float* packed, size_t rows, Matrix weight, float* out) {
+  Multiply<F32Weight>(packed, rows, weight, out);
+}
+
+void MultiplyBFloat16(const float* packed, size_t rows, Matrix weight, float* out) {
+  Multiply<BFloat16Weight>(packed, rows, weight, out);
+}
+
+template <class Weight>
+HWY_INLINE void Pack(Matrix x, float* packed) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d), step = Weight::kVectors * lanes;
+  const size_t length = static_cast<size_t>(x.cols), rows = static_cast<size_t>(x.rows);
+  for (size_t i = 0; i < rows; ++i) {
+    const auto* row = x.Row<const typename Weight::Element>(i);
+    for (size_t k = 0; k < length; k += step) {
+      Vec vectors[Weight::kVectors];
+      if (k + step <= length) {
+        Weight::Load(row + k, vectors);
+      } else {
+        Weight::LoadPart(row + k, length - k, vectors);
+      }
+      for (size_t v = 0; v < Weight::kVectors; ++v) {
+        hn::Store(vectors[v], d, packed + rows * k + (v * rows + i) * lanes);
+      }
+    }
+  }
+}
+
+void PackF32(Matrix x, float* packed) { Pack<F32Weight>(x, packed); }
+void PackBFloat16(Matrix x, float* packed) { Pack<BFloat16Weight>(x, packed); }
+
+}  // namespace
+}  // namespace fla::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fla::cpu {
+
+HWY_EXPORT(MultiplyF32);
+HWY_EXPORT(MultiplyBFloat16);
+HWY_EXPORT(PackF32);
+HWY_EXPORT(PackBFloat16);
+
+void PackTile(Matrix x, float* packed) {
+  if (x.dtype == DType::kF32) {
+    HWY_DYNAMIC_DISPATCH(PackF32)(x, packed);
+  } else {
+    HWY_DYNAMIC_DISPATCH(PackBFloat16)(x, packed);
+  }
+}
+
+void MultiplyPanel(const float* packed, size_t rows, Matrix weight, float* out) {
+  if (weight.dtype == DType::kF32) {
+    HWY_DYNAMIC_DISPATCH(MultiplyF32)(packed, rows, weight, out);
+  } else {
+    HWY_DYNAMIC_DISPATCH(MultiplyBFloat16)(packed, rows, weight, out);
+  }
+}
+
+}  // namespace fla::cpu
+#endif  // HWY_ONCE

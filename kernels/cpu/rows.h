@@ -1,0 +1,39 @@
+// Rows of matrices as f32, whatever their element type.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/row_kernels.h"
+#include "kernels/tensor.h"
+
+namespace fla::cpu {
+
+// Elements an op must touch before it is worth waking other threads (some 10 us of work).
+inline constexpr int64_t kParallelElements = 16384;
+
+// `count` elements of a row from column `begin` on: the row itself where it is f32, else a copy in
+// `buffer`. Valid while both live.
+inline const float* ReadRow(const Matrix& x, int64_t row, int64_t begin, int64_t count,
+                            std::vector<float>& buffer) {
+  if (x.dtype == DType::kF32) return x.Row<const float>(row) + begin;
+  if (static_cast<int64_t>(buffer.size()) < count) buffer.resize(count);
+  LoadFloats(x.dtype, x.Row<const uint16_t>(row) + begin, count, buffer.data());
+  return buffer.data();
+}
+
+// Where to write such a row: the row itself where it is f32, else `buffer`. FinishRow stores it.
+inline float* OpenRow(const Matrix& out, int64_t row, int64_t begin, int64_t count,
+                      std::vector<float>& buffer) {
+  if (out.dtype == DType::kF32) return out.Row<float>(row) + begin;
+  if (static_cast<int64_t>(buffer.size()) < count) buffer.resize(count);
+  return buffer.data();
+}
+
+inline void FinishRow(const Matrix& out, int64_t row, int64_t begin, int64_t count,
+                      const float* written) {
+  if (out.dtype == DType::kF32) return;
+  StoreFloats(out.dtype, written, count, out.Row<uint16_t>(row) + begin);
+}
+
+}  // namespace fla::cpu
