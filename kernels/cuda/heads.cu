@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kHeadThreads)
     }
 #pragma unroll
     for (int i = 0; i < N; ++i) values[i] *= factor;
-    if (args.weight != nullptr) {
+    if (args.normalize && args.weight != nullptr) {
       float weights[N];
       Load(args.weight + column, weights);
 #pragma unroll

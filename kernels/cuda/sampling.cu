@@ -1,0 +1,264 @@
+// Sample: one block a row, three passes over the row for a plain draw, one for an argmax.
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/errors.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/select.cuh"
+#include "kernels/philox.h"
+
+namespace fla::cuda {
+namespace {
+
+// What the model's own distribution says of a row.
+struct RowStatistics {
+  RankKey best;  // key of the largest logit
+  float log_sum_exp;
+  bool finite;
+};
+
+// Running sum of exp(logit - largest).
+struct ExpSum {
+  float largest = -INFINITY;
+  float sum = 0.0f;
+
+  __device__ void Add(float logit) {
+    if (logit > largest) {
+      sum *= expf(largest - logit);
+      largest = logit;
+    }
+    sum += expf(logit - largest);
+  }
+  __device__ void Add(const ExpSum& other) {
+    if (other.largest == -INFINITY) return;
+    const float larger = fmaxf(largest, other.largest);
+    sum = sum * expf(largest - larger) + other.sum * expf(other.largest - larger);
+    largest = larger;
+  }
+};
+
+__device__ RowStatistics FindStatistics(SelectMemory& memory, const float* logits, int vocab) {
+  __shared__ ExpSum warp_sums[32];
+  ExpSum total;
+  RankKey best = 0;
+  bool finite = true;
+  ForEachLogit(logits, vocab, [&](float logit, int token) {
+    finite = finite && isfinite(logit);
+    total.Add(logit);
+    const RankKey key = MakeRankKey(logit, token);
+    best = key > best ? key : best;
+  });
+  finite = __syncthreads_and(finite) != 0;
+  best = BlockMax(memory, best);
+  for (int offset = 16; offset > 0; offset /= 2) {
+    total.Add({__shfl_xor_sync(0xffffffffu, total.largest, offset),
+               __shfl_xor_sync(0xffffffffu, total.sum, offset)});
+  }
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = total;
+  __syncthreads();
+  total = {};
+  for (int warp = 0; warp < 32; ++warp) total.Add(warp_sums[warp]);
+  return {best, total.largest + logf(total.sum), finite};
+}
+
+// Writes the row's num_top_logprobs most probable tokens; -1 past the vocabulary's end.
+__device__ void WriteTopLogprobs(SelectMemory& memory, const SampleArgs& args, int row_index,
+                                 const LogitRow& row, int count, float log_sum_exp) {
+  count = min(count, kMaxTopLogprobs);
+  const RankKey cut = FindCut<Measure::kCount>(memory, row, count);
+  CollectKeys(memory, row, [&](float, RankKey key) { return key >= cut; });
+  if (static_cast<int>(threadIdx.x) < count) {
+    const RankKey key = memory.keys[threadIdx.x];
+    const int64_t at = static_cast<int64_t>(row_index) * kMaxTopLogprobs + threadIdx.x;
+    const bool exists = static_cast<int>(threadIdx.x) < row.vocab;
+    args.top_tokens[at] = exists ? TokenOf(key) : -1;
+    args.top_logprobs[at] = exists ? LogitOf(key) - log_sum_exp : -INFINITY;
+  }
+}
+
+// Applies logit_bias and the penalties to `logits`, and keeps the changed tokens' own logits at
+// their places of `original`.
+__device__ void Penalize(const SampleArgs& args, const SamplingRow& options, float* logits,
+                         float* original) {
+  for (int i = options.biases_begin + threadIdx.x; i < options.biases_end; i += kSelectThreads) {
+    const LogitBias& bias = args.biases[i];
+    original[bias.token] = logits[bias.token];
+    logits[bias.token] += bias.bias;
+  }
+  __syncthreads();
+  for (int i = options.counts_begin + threadIdx.x; i < options.counts_end; i += kSelectThreads) {
+    const TokenCount& count = args.counts[i];
+    float logit = logits[count.token];
+    bool biased = false;
+    for (int b = options.biases_begin; b < options.biases_end; ++b) {
+      biased = biased || args.biases[b].token == count.token;
+    }
+    if (!biased) original[count.token] = logit;
+    if (count.prompt_count + count.output_count > 0) {
+      logit =
+          logit > 0.0f ? logit / options.repetition_penalty : logit * options.repetition_penalty;
+    }
+    if (count.output_count > 0) {
+      logit -= options.frequency_penalty * static_cast<float>(count.output_count) +
+               options.presence_penalty;
+    }
+    logits[count.token] = logit;
+  }
+  __syncthreads();
+}
+
+// The logit of `token` before Penalize.
+__device__ float OriginalLogit(const SampleArgs& args, const SamplingRow& options, int token,
+                               const float* logits, const float* original) {
+  bool changed = false;
+  for (int i = options.biases_begin + threadIdx.x; i < options.biases_end; i += kSelectThreads) {
+    changed = changed || args.biases[i].token == token;
+  }
+  for (int i = options.counts_begin + threadIdx.x; i < options.counts_end; i += kSelectThreads) {
+    changed = changed || args.counts[i].token == token;
+  }
+  return __syncthreads_or(changed) != 0 ? original[token] : logits[token];
+}
+
+// Draws from the tokens whose key reaches `cut` and whose probability reaches min_p times the
+// largest: the first, in order of ids, at which the running weight exceeds `uniform` times the
+// total. Thread t first sums ids in [t, t + 1) * segment.
+__device__ int Draw(SelectMemory& memory, const LogitRow& row, RankKey cut, float min_p,
+                    float uniform) {
+  const auto weight_of = [&](int token) -> uint64_t {
+    const float logit = row.logits[token];
+    return MakeRankKey(logit, token) >= cut && row.Odds(logit) >= min_p ? row.Weight(logit) : 0;
+  };
+  const int lane = threadIdx.x % 32;
+  const int segment = ((row.vocab + kBins - 1) / kBins + 31) / 32 * 32;
+  const int num_segments = (row.vocab + segment - 1) / segment;
+  __syncthreads();
+  for (int s = threadIdx.x; s < kBins; s += kSelectThreads) memory.keys[s] = 0;
+  __syncthreads();
+#pragma unroll 4
+  for (int s = threadIdx.x / 32; s < num_segments; s += kSelectThreads / 32) {
+    uint64_t sum = 0;
+    const int end = min((s + 1) * segment, row.vocab);
+    for (int token = s * segment + lane; token < end; token += 32) sum += weight_of(token);
+    for (int offset = 16; offset > 0; offset /= 2) {
+      sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    }
+    if (lane == 0) memory.keys[s] = sum;
+  }
+  __syncthreads();
+  const uint64_t even = memory.keys[2 * threadIdx.x], odd = memory.keys[2 * threadIdx.x + 1];
+  const uint64_t total = BlockSum(memory, even + odd);
+  const uint64_t target = static_cast<uint64_t>(static_cast<double>(uniform) * total) + 1;
+  const Reached reached = FindReaching(memory, even, odd, target);
+
+  if (threadIdx.x < 32) {
+    uint64_t before = reached.before;
+    const int end = min((reached.index + 1) * segment, row.vocab);
+    for (int base = reached.index * segment; base < end; base += 32) {
+      uint64_t inclusive = base + lane < end ? weight_of(base + lane) : 0;
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const uint64_t lower = __shfl_up_sync(0xffffffffu, inclusive, offset);
+        if (lane >= offset) inclusive += lower;
+      }
+      const unsigned reaching = __ballot_sync(0xffffffffu, before + inclusive >= target);
+      if (reaching != 0) {
+        if (lane == 0) memory.index = base + __ffs(reaching) - 1;
+        break;
+      }
+      before += __shfl_sync(0xffffffffu, inclusive, 31);
+    }
+  }
+  __syncthreads();
+  return memory.index;
+}
+
+// The token that the options choose from the penalized row.
+__device__ int Choose(SelectMemory& memory, const SamplingRow& options, const LogitRow& row) {
+  RankKey cut = 0;
+  if (options.top_k > 0 && options.top_k < row.vocab) {
+    cut = FindCut<Measure::kCount>(memory, row, options.top_k);
+  }
+  if (options.top_p < 1.0f) {
+    uint64_t weight = 0;
+    ForEachLogit(row.logits, row.vocab, [&](float logit, int token) {
+      if (MakeRankKey(logit, token) >= cut) weight += row.Weight(logit);
+    });
+    const auto total = static_cast<double>(BlockSum(memory, weight));
+    const double wanted = ceil(fmax(static_cast<double>(options.top_p), 0.0) * total);
+    const RankKey top_p_cut =
+        FindCut<Measure::kWeight>(memory, row, static_cast<uint64_t>(fmax(wanted, 1.0)));
+    cut = cut > top_p_cut ? cut : top_p_cut;
+  }
+  const float uniform =
+      OpenUniform(Philox4x32(options.seed, static_cast<uint64_t>(options.position)).words[0]);
+  return Draw(memory, row, cut, options.min_p, uniform);
+}
+
+// grid (N), block (kSelectThreads); original [N, vocab]
+__global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs args, float* originals) {
+  __shared__ SelectMemory memory;
+  const int row_index = blockIdx.x;
+  const SamplingRow& options = args.rows[row_index];
+  const int vocab = static_cast<int>(args.logits.cols);
+  float* logits = static_cast<float*>(args.logits.data) + row_index * args.logits.stride;
+  float* original = originals + static_cast<int64_t>(row_index) * vocab;
+
+  const RowStatistics statistics = FindStatistics(memory, logits, vocab);
+  if (threadIdx.x == 0) {
+    if (args.nonfinite != nullptr) args.nonfinite[row_index] = statistics.finite ? 0 : 1;
+    if (!statistics.finite) {
+      args.tokens[row_index] = 0;
+      if (args.logprobs != nullptr) args.logprobs[row_index] = NAN;
+    }
+  }
+  if (!statistics.finite) return;
+
+  LogitRow row = {logits, vocab, LogitOf(statistics.best), 1.0f};
+  if (options.num_top_logprobs > 0 && args.logprobs != nullptr) {
+    WriteTopLogprobs(memory, args, row_index, row, options.num_top_logprobs,
+                     statistics.log_sum_exp);
+  }
+  int token = options.forced_token;
+  float logit = 0.0f;
+  if (token >= 0) {
+    logit = logits[token];
+  } else {
+    RankKey best = statistics.best;
+    const bool penalized =
+        options.biases_begin < options.biases_end || options.counts_begin < options.counts_end;
+    if (penalized) {
+      __syncthreads();
+      Penalize(args, options, logits, original);
+      best = 0;
+      ForEachLogit(logits, vocab, [&](float value, int id) {
+        const RankKey key = MakeRankKey(value, id);
+        best = key > best ? key : best;
+      });
+      best = BlockMax(memory, best);
+    }
+    if (options.temperature > 0.0f && isfinite(LogitOf(best))) {
+      row.largest = LogitOf(best);
+      row.inverse_temperature = 1.0f / options.temperature;
+      token = Choose(memory, options, row);
+    } else {
+      token = TokenOf(best);
+    }
+    logit = penalized ? OriginalLogit(args, options, token, logits, original) : logits[token];
+  }
+  if (threadIdx.x == 0) {
+    args.tokens[row_index] = token;
+    if (args.logprobs != nullptr) args.logprobs[row_index] = logit - statistics.log_sum_exp;
+  }
+}
+
+}  // namespace
+
+void Sample(Stream& stream, const SampleArgs& args) {
+  if (args.logits.rows == 0) return;
+  auto* originals = static_cast<float*>(
+      stream.Scratch(static_cast<size_t>(args.logits.rows * args.logits.cols) * sizeof(float)));
+  SampleKernel<<<static_cast<unsigned>(args.logits.rows), kSelectThreads, 0, MakeCurrent(stream)>>>(
+      args, originals);
+  CheckLaunch("Sample");
+}
+
+}  // namespace fla::cuda
