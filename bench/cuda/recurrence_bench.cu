@@ -1,0 +1,242 @@
+// Times the recurrence's kernels on the shapes that docs/performance.md reports: median of graph
+// replays, as one line a shape.
+//
+//   recurrence_bench [prefill] [step]      both if none is named
+//   recurrence_bench profile               each kernel once, for a profiler
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "bench/cuda/recurrence_inputs.h"
+
+namespace fla::cuda::bench {
+namespace {
+
+struct Shape {
+  const char* name;
+  Decay decay;
+  Update update;
+  int qk_heads, heads, key_dim, value_dim;
+  std::vector<int> lengths;
+};
+
+// 20 ragged lengths of 16384 tokens in all.
+std::vector<int> Ragged() {
+  return {40,  1900, 300, 77,   2600, 512, 1024, 128, 3000, 900,
+          650, 211,  33,  1500, 460,  800, 700,  99,  1000, 450};
+}
+
+// Milliseconds of one call: the median of 7 replays of a graph of `calls`.
+template <typename Call>
+double MedianMilliseconds(int calls, const Call& call) {
+  cudaStream_t stream;
+  Check(cudaStreamCreate(&stream), "cudaStreamCreate");
+  call(stream);
+  Check(cudaStreamSynchronize(stream), "warm-up");
+  cudaGraph_t graph;
+  cudaGraphExec_t replay;
+  Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  for (int i = 0; i < calls; ++i) call(stream);
+  Check(cudaStreamEndCapture(stream, &graph), "capture");
+  Check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
+  cudaEvent_t begin, end;
+  cudaEventCreate(&begin);
+  cudaEventCreate(&end);
+  std::vector<float> times;
+  for (int i = 0; i < 9; ++i) {
+    cudaEventRecord(begin, stream);
+    Check(cudaGraphLaunch(replay, stream), "cudaGraphLaunch");
+    cudaEventRecord(end, stream);
+    Check(cudaEventSynchronize(end), "replay");
+    float milliseconds = 0;
+    cudaEventElapsedTime(&milliseconds, begin, end);
+    if (i >= 2) times.push_back(milliseconds / calls);
+  }
+  std::sort(times.begin(), times.end());
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+  return times[times.size() / 2];
+}
+
+struct Inputs {
+  Inputs(const Shape& shape, bool bf16_state)
+      : cu{0},
+        q(Tokens(shape) * shape.qk_heads * shape.key_dim),
+        k(q.size()),
+        v(Tokens(shape) * shape.heads * shape.value_dim),
+        out(v.size()),
+        log_decay(shape.decay == Decay::kPerChannel ? Tokens(shape) * shape.heads * shape.key_dim
+                                                    : Tokens(shape) * shape.heads),
+        beta(Tokens(shape) * shape.heads),
+        state(shape.lengths.size() * shape.heads * shape.key_dim * shape.value_dim),
+        slots(Iota(shape.lengths.size())),
+        device_cu(Sums(shape.lengths)) {
+    cu = Sums(shape.lengths);
+    const float unit = 1.0f / std::sqrt(static_cast<float>(shape.key_dim));
+    FillNormal(q.data(), q.size(), 0.0f, 1.0f, 1e9f, 1);
+    FillNormal(k.data(), k.size(), 0.0f, unit, 1e9f, 2);
+    FillNormal(v.data(), v.size(), 0.0f, 1.0f, 1e9f, 3);
+    FillNormal(log_decay.data(), log_decay.size(), -0.1f, 0.1f, 0.0f, 4);
+    FillNormal(beta.data(), beta.size(), 0.5f, 0.1f, 1.0f, 5);
+    FillNormal(state.data(), state.size(), 0.0f, 0.1f, 1e9f, 6);
+    RecurrenceSpec& s = args.spec;
+    s.decay = shape.decay;
+    s.update = shape.update;
+    s.key_dim = shape.key_dim;
+    s.value_dim = shape.value_dim;
+    s.heads = s.v_heads = s.decay_heads = shape.heads;
+    s.q_heads = s.k_heads = shape.qk_heads;
+    s.scale = unit;
+    const int64_t tokens = Tokens(shape);
+    args.q = {q.data(), DType::kBF16, tokens, shape.qk_heads * shape.key_dim,
+              shape.qk_heads * shape.key_dim};
+    args.k = args.q;
+    args.k.data = k.data();
+    args.v = {v.data(), DType::kBF16, tokens, shape.heads * shape.value_dim,
+              shape.heads * shape.value_dim};
+    args.out = args.v;
+    args.out.data = out.data();
+    args.log_decay = log_decay.data();
+    args.beta = beta.data();
+    args.state = state.data();
+    args.state_dtype = bf16_state ? DType::kBF16 : DType::kF32;
+    args.slots = slots.data();
+    args.cu_seqlens = device_cu.data();
+    args.cu_seqlens_host = cu.data();
+    args.num_sequences = static_cast<int>(shape.lengths.size());
+  }
+
+  static int64_t Tokens(const Shape& shape) { return Sums(shape.lengths).back(); }
+  static std::vector<int> Sums(const std::vector<int>& lengths) {
+    std::vector<int> sums = {0};
+    for (int length : lengths) sums.push_back(sums.back() + length);
+    return sums;
+  }
+  static std::vector<int> Iota(int count) {
+    std::vector<int> x(count);
+    for (int i = 0; i < count; ++i) x[i] = i;
+    return x;
+  }
+
+  std::vector<int> cu;
+  DeviceArray<__nv_bfloat16> q, k, v, out;
+  DeviceArray<float> log_decay, beta, state;
+  DeviceArray<int> slots, device_cu;
+  RecurrenceArgs args;
+};
+
+void BenchPrefill() {
+  const Decay none = Decay::kNone, head = Decay::kPerHead, token = Decay::kPerToken,
+              channel = Decay::kPerChannel;
+  const Update add = Update::kAdditive, delta = Update::kDelta;
+  const std::vector<int> eight(8, 2048), four(4, 8192);
+  const Shape shapes[] = {
+      {"KDA H96 1x8192", channel, delta, 96, 96, 128, 128, {8192}},
+      {"KDA H64 1x8192", channel, delta, 64, 64, 128, 128, {8192}},
+      {"KDA H64 20 ragged 16384", channel, delta, 64, 64, 128, 128, Ragged()},
+      {"KDA H4 1x65536", channel, delta, 4, 4, 128, 128, {65536}},
+      {"KDA H8 1x65536", channel, delta, 8, 8, 128, 128, {65536}},
+      {"GDN 16/32 1x8192", token, delta, 16, 32, 128, 128, {8192}},
+      {"GDN 16/64 1x8192", token, delta, 16, 64, 128, 128, {8192}},
+      {"GDN 16/64 4x8192", token, delta, 16, 64, 128, 128, four},
+      {"DeltaNet H64 1x8192", none, delta, 64, 64, 128, 128, {8192}},
+      {"GLA H64 1x8192", channel, add, 64, 64, 128, 128, {8192}},
+      {"simple GLA H64 1x8192", token, add, 64, 64, 128, 128, {8192}},
+      {"RetNet H64 1x8192", head, add, 64, 64, 128, 128, {8192}},
+      {"linear attention H64 1x8192", none, add, 64, 64, 128, 128, {8192}},
+      {"GLA 8x2048 H4 256x512", channel, add, 4, 4, 256, 512, eight},
+      {"simple GLA 8x2048 H4 256x512", token, add, 4, 4, 256, 512, eight},
+      {"GDN 8x2048 H6 256x512", token, delta, 6, 6, 256, 512, eight},
+      {"GDN H6 256x512 1x2048", token, delta, 6, 6, 256, 512, {2048}},
+      {"GLA H4 256x512 1x2048", channel, add, 4, 4, 256, 512, {2048}},
+      {"GLA H4 256x512 1x128", channel, add, 4, 4, 256, 512, {128}},
+      {"GDN H16 128x128 1x16384", token, delta, 16, 16, 128, 128, {16384}},
+  };
+  for (const Shape& shape : shapes) {
+    const Inputs inputs(shape, false);
+    const RecurrenceArgs& args = inputs.args;
+    const DeviceArray<char> scratch(PrefillScratchBytes(args));
+    const double both = MedianMilliseconds(
+        4, [&](cudaStream_t stream) { LaunchChunkedPrefill(args, scratch.data(), stream); });
+    RecurrenceParams params = ParamsOf(args);
+    params.cu_seqlens = args.cu_seqlens;
+    const TokenWindow window = {0, std::min<int>(args.q.rows, 8192)};
+    const double prepare = MedianMilliseconds(4, [&](cudaStream_t stream) {
+      LaunchChunkPrepare(params, shape.update, ChunkRecordOf(args.spec), window, scratch.data(),
+                         stream);
+    });
+    std::printf("prefill %-30s %8.4f ms  (prepare %.4f for %d of %d tokens; workspace %.0f MB)\n",
+                shape.name, both, prepare, window.end, static_cast<int>(args.q.rows),
+                scratch.size() * 1e-6);
+    std::fflush(stdout);
+  }
+}
+
+void BenchStep() {
+  const Decay token = Decay::kPerToken, channel = Decay::kPerChannel;
+  const Update add = Update::kAdditive, delta = Update::kDelta;
+  const Shape shapes[] = {
+      {"GLA 256x512 H4", channel, add, 4, 4, 256, 512, {}},
+      {"GDN 256x512 H4", token, delta, 4, 4, 256, 512, {}},
+      {"KDA 256x512 H4", channel, delta, 4, 4, 256, 512, {}},
+      {"GDN 128x128 H16", token, delta, 16, 16, 128, 128, {}},
+      {"GLA 64x64 H16", channel, add, 16, 16, 64, 64, {}},
+  };
+  for (Shape shape : shapes) {
+    for (int count : {1, 8, 64, 256, 1024}) {
+      shape.lengths.assign(count, 1);
+      for (bool bf16_state : {false, true}) {
+        const Inputs inputs(shape, bf16_state);
+        const RecurrenceParams params = ParamsOf(inputs.args);
+        const double milliseconds = MedianMilliseconds(
+            10, [&](cudaStream_t stream) { LaunchRecurrent(params, DType::kBF16, stream); });
+        std::printf("step %-18s N %4d %s  %9.4f ms  %.2f TB/s\n", shape.name, count,
+                    bf16_state ? "state bf16" : "state f32 ", milliseconds,
+                    inputs.state.size() * (bf16_state ? 4 : 8) / milliseconds * 1e-9);
+        std::fflush(stdout);
+      }
+    }
+  }
+}
+
+void Profile() {
+  const Shape shapes[] = {
+      {"KDA H64", Decay::kPerChannel, Update::kDelta, 64, 64, 128, 128, {4096}},
+      {"GDN 16/64", Decay::kPerToken, Update::kDelta, 16, 64, 128, 128, {4096}},
+      {"GLA 256x512", Decay::kPerChannel, Update::kAdditive, 4, 4, 256, 512,
+       std::vector<int>(8, 1024)},
+  };
+  for (const Shape& shape : shapes) {
+    const Inputs inputs(shape, false);
+    const DeviceArray<char> scratch(PrefillScratchBytes(inputs.args));
+    LaunchChunkedPrefill(inputs.args, scratch.data(), nullptr);
+    Check(cudaDeviceSynchronize(), "profile");
+  }
+  for (const Decay decay : {Decay::kPerToken, Decay::kPerChannel}) {
+    const Shape shape = {"step", decay, Update::kDelta, 4, 4, 256, 512, std::vector<int>(256, 1)};
+    const Inputs inputs(shape, false);
+    LaunchRecurrent(ParamsOf(inputs.args), DType::kBF16, nullptr);
+    Check(cudaDeviceSynchronize(), "profile");
+  }
+}
+
+}  // namespace
+}  // namespace fla::cuda::bench
+
+int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "profile") == 0) {
+    fla::cuda::bench::Profile();
+    return 0;
+  }
+  bool prefill = argc == 1, step = argc == 1;
+  for (int i = 1; i < argc; ++i) {
+    prefill |= std::strcmp(argv[i], "prefill") == 0;
+    step |= std::strcmp(argv[i], "step") == 0;
+  }
+  if (prefill) fla::cuda::bench::BenchPrefill();
+  if (step) fla::cuda::bench::BenchStep();
+}

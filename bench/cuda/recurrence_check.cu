@@ -1,0 +1,293 @@
+// Compares RecurrentStep and ChunkedPrefill on the GPU with a double-precision loop over tokens, on
+// random shapes, ragged lengths, strided rows and decays from none to total. Exit code 1 if any
+// case is out of bounds.
+//
+//   recurrence_check [cases] [seed]
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "bench/cuda/recurrence_inputs.h"
+
+namespace fla::cuda::bench {
+namespace {
+
+struct Case {
+  RecurrenceSpec spec;
+  std::vector<int> lengths;
+  int num_slots = 0;
+  int padding = 0;  // columns between rows
+  float decay_mean = 0, decay_deviation = 0;
+  bool bf16 = true, bf16_state = false, step = false;
+};
+
+std::string Describe(const Case& c) {
+  static const char* kDecays[] = {"none", "head", "token", "channel"};
+  std::string text =
+      std::string(c.step ? "step" : "prefill") + (c.bf16 ? " bf16" : " f32") +
+      (c.bf16_state ? " state16" : "") + " " + kDecays[static_cast<int>(c.spec.decay)] +
+      (c.spec.update == Update::kDelta ? " delta" : " additive") + " K" +
+      std::to_string(c.spec.key_dim) + " V" + std::to_string(c.spec.value_dim) + " heads " +
+      std::to_string(c.spec.heads) + "/" + std::to_string(c.spec.q_heads) + "/" +
+      std::to_string(c.spec.k_heads) + "/" + std::to_string(c.spec.v_heads) + "/" +
+      std::to_string(c.spec.decay_heads) + " decay " + std::to_string(c.decay_mean) + " padding " +
+      std::to_string(c.padding) + " lengths";
+  for (int length : c.lengths) text += " " + std::to_string(length);
+  return text;
+}
+
+// One head, in double; state [K, V].
+void Reference(const Case& c, const std::vector<float>& q, const std::vector<float>& k,
+               const std::vector<float>& v, const std::vector<float>& log_decay,
+               const std::vector<float>& beta, int begin, int end, int h, double* state,
+               std::vector<double>& out) {
+  const RecurrenceSpec& s = c.spec;
+  const int K = s.key_dim, V = s.value_dim;
+  std::vector<double> u(V), o(V);
+  for (int64_t token = begin; token < end; ++token) {
+    const float* qt = &q[(token * s.q_heads + h / (s.heads / s.q_heads)) * K];
+    const float* kt = &k[(token * s.k_heads + h / (s.heads / s.k_heads)) * K];
+    const float* vt = &v[(token * s.v_heads + h / (s.heads / s.v_heads)) * V];
+    for (int i = 0; i < K; ++i) {
+      double g = 0;
+      if (s.decay == Decay::kPerHead) g = log_decay[h];
+      const int decay_head = s.decay_heads > 0 ? h / (s.heads / s.decay_heads) : 0;
+      if (s.decay == Decay::kPerToken) g = log_decay[token * s.decay_heads + decay_head];
+      if (s.decay == Decay::kPerChannel) {
+        g = log_decay[(token * s.decay_heads + decay_head) * K + i];
+      }
+      const double alpha = std::exp(g);
+      for (int j = 0; j < V; ++j) state[i * V + j] *= alpha;
+    }
+    for (int j = 0; j < V; ++j) u[j] = vt[j];
+    if (s.update == Update::kDelta) {
+      for (int i = 0; i < K; ++i) {
+        for (int j = 0; j < V; ++j) u[j] -= kt[i] * state[i * V + j];
+      }
+      for (int j = 0; j < V; ++j) u[j] *= beta[token * s.heads + h];
+    }
+    std::fill(o.begin(), o.end(), 0.0);
+    for (int i = 0; i < K; ++i) {
+      for (int j = 0; j < V; ++j) {
+        state[i * V + j] += kt[i] * u[j];
+        o[j] += qt[i] * state[i * V + j];
+      }
+    }
+    for (int j = 0; j < V; ++j) out[(token * s.heads + h) * V + j] = s.scale * o[j];
+  }
+}
+
+template <typename T>
+std::vector<T> ToRows(const std::vector<float>& x, int64_t cols, int64_t stride, T fill) {
+  const int64_t rows = cols > 0 ? x.size() / cols : 0;
+  std::vector<T> out(rows * stride, fill);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) out[i * stride + j] = static_cast<T>(x[i * cols + j]);
+  }
+  return out;
+}
+
+struct Errors {
+  double out = 0, state = 0;
+  std::string broken;  // what was written that should not be, or the other way round
+};
+
+template <typename T, typename S>
+Errors RunCase(const Case& c, uint32_t seed) {
+  const RecurrenceSpec& s = c.spec;
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  const int N = c.lengths.size(), K = s.key_dim, V = s.value_dim;
+  std::vector<int> cu = {0};
+  for (int length : c.lengths) cu.push_back(cu.back() + length);
+  const int64_t T_tokens = cu.back();
+  const auto rounded = [](float x) { return static_cast<float>(static_cast<T>(x)); };
+  const auto vectors = [&](int64_t count, float scale) {
+    std::vector<float> x(count);
+    for (float& e : x) e = rounded(normal(random) * scale);
+    return x;
+  };
+  // Neighbouring keys are alike, as in real models: the transform of a chunk is then far from 1.
+  auto q = vectors(T_tokens * s.q_heads * K, 1.0f);
+  auto k = vectors(T_tokens * s.k_heads * K, 1.0f);
+  const auto common = vectors(s.k_heads * K, 0.7f);
+  for (int64_t row = 0; row < T_tokens * s.k_heads; ++row) {
+    float norm = 0;
+    for (int i = 0; i < K; ++i) {
+      k[row * K + i] += common[row % s.k_heads * K + i];
+      norm += k[row * K + i] * k[row * K + i];
+    }
+    for (int i = 0; i < K; ++i) k[row * K + i] = rounded(k[row * K + i] / std::sqrt(norm));
+  }
+  const auto v = vectors(T_tokens * s.v_heads * V, 1.0f);
+  std::vector<float> log_decay, beta(s.update == Update::kDelta ? T_tokens * s.heads : 0);
+  if (s.decay == Decay::kPerHead) log_decay.resize(s.heads);
+  if (s.decay == Decay::kPerToken) log_decay.resize(T_tokens * s.decay_heads);
+  if (s.decay == Decay::kPerChannel) log_decay.resize(T_tokens * s.decay_heads * K);
+  for (float& g : log_decay) g = -std::abs(c.decay_mean + c.decay_deviation * normal(random));
+  if (c.decay_deviation > 0) {
+    for (size_t i = 0; i < log_decay.size(); i += 97) log_decay[i] = i % 2 ? -300.0f : 0.0f;
+  }
+  for (float& b : beta) b = 1.0f / (1.0f + std::exp(-normal(random)));
+
+  std::vector<int> slots(c.num_slots);
+  std::iota(slots.begin(), slots.end(), 0);
+  std::shuffle(slots.begin(), slots.end(), random);
+  slots.resize(N);
+  std::vector<float> state(static_cast<int64_t>(c.num_slots) * s.heads * K * V);
+  for (float& e : state) e = static_cast<float>(static_cast<S>(normal(random)));
+  std::vector<double> wanted_state(state.begin(), state.end()), wanted(T_tokens * s.heads * V);
+  std::vector<std::thread> threads;
+  const int num_threads = std::min<int>(std::thread::hardware_concurrency(), N * s.heads);
+  for (int first = 0; first < num_threads; ++first) {
+    threads.emplace_back([&, first] {
+      for (int job = first; job < N * s.heads; job += num_threads) {
+        const int n = job / s.heads, h = job % s.heads;
+        Reference(c, q, k, v, log_decay, beta, cu[n], cu[n + 1], h,
+                  &wanted_state[(static_cast<int64_t>(slots[n]) * s.heads + h) * K * V], wanted);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+
+  const T nan = static_cast<T>(NAN);
+  const auto upload = [&](const std::vector<float>& x, int64_t cols) {
+    return DeviceArray<T>(ToRows<T>(x, cols, cols + c.padding, nan));
+  };
+  const DeviceArray<T> device_q(upload(q, s.q_heads * K)), device_k(upload(k, s.k_heads * K)),
+      device_v(upload(v, s.v_heads * V));
+  const DeviceArray<float> device_decay(log_decay), device_beta(beta);
+  const DeviceArray<S> device_state(ToRows<S>(state, V, V, S{}));
+  const DeviceArray<int> device_slots(slots), device_cu(cu);
+  const int64_t out_cols = s.heads * V;
+  const DeviceArray<T> device_out(std::vector<T>(T_tokens * (out_cols + c.padding), nan));
+  const auto view = [&](const DeviceArray<T>& x, int64_t cols) {
+    return Matrix{x.data(), DTypeOf<T>(), T_tokens, cols, cols + c.padding};
+  };
+  RecurrenceArgs args;
+  args.spec = s;
+  args.q = view(device_q, s.q_heads * K);
+  args.k = view(device_k, s.k_heads * K);
+  args.v = view(device_v, s.v_heads * V);
+  args.log_decay = device_decay.data();
+  args.beta = device_beta.data();
+  args.state = device_state.data();
+  args.state_dtype = DTypeOf<S>();
+  args.slots = device_slots.data();
+  args.cu_seqlens = device_cu.data();
+  args.cu_seqlens_host = cu.data();
+  args.num_sequences = N;
+  args.out = view(device_out, out_cols);
+  if (c.step) {
+    LaunchRecurrent(ParamsOf(args), DTypeOf<T>(), nullptr);
+  } else {
+    const size_t bytes = PrefillScratchBytes(args);
+    const DeviceArray<char> scratch(bytes);
+    if (bytes > 0) Check(cudaMemset(scratch.data(), 0xff, bytes), "poison");
+    LaunchChunkedPrefill(args, scratch.data(), nullptr);
+    Check(cudaDeviceSynchronize(), "synchronize");
+  }
+  Check(cudaDeviceSynchronize(), "synchronize");
+
+  Errors errors;
+  const auto out = device_out.Download();
+  const auto new_state = device_state.Download();
+  double difference = 0, norm = 0;
+  const auto add = [&](double actual, double want) {
+    difference += (actual - want) * (actual - want);
+    norm += want * want;
+    if (!std::isfinite(actual)) difference = INFINITY;
+  };
+  for (int64_t i = 0; i < T_tokens; ++i) {
+    for (int64_t j = 0; j < out_cols + c.padding; ++j) {
+      const float x = static_cast<float>(out[i * (out_cols + c.padding) + j]);
+      if (j < out_cols) {
+        add(x, wanted[i * out_cols + j]);
+      } else if (!std::isnan(x)) {
+        errors.broken = "wrote between the rows of out";
+      }
+    }
+  }
+  errors.out = norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
+  difference = norm = 0;
+  const int64_t slot_size = static_cast<int64_t>(s.heads) * K * V;
+  for (int slot = 0; slot < c.num_slots; ++slot) {
+    const auto position = std::find(slots.begin(), slots.end(), slot);
+    const bool touched = position != slots.end() && c.lengths[position - slots.begin()] > 0;
+    for (int64_t i = slot * slot_size; i < (slot + 1) * slot_size; ++i) {
+      const float x = static_cast<float>(new_state[i]);
+      if (touched) add(x, wanted_state[i]);
+      if (!touched && x != state[i]) errors.broken = "wrote to a slot of no sequence";
+    }
+  }
+  errors.state = norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
+  return errors;
+}
+
+Case RandomCase(int index, std::mt19937& random) {
+  const auto pick = [&](std::initializer_list<int> choices) {
+    return *(choices.begin() + random() % choices.size());
+  };
+  Case c;
+  RecurrenceSpec& s = c.spec;
+  s.decay = static_cast<Decay>(index % 4);
+  s.update = static_cast<Update>(index / 4 % 2);
+  c.step = index / 8 % 4 == 3;
+  c.bf16 = index / 8 % 4 != 2 && (index / 32 % 2 == 0 || !c.step);
+  c.bf16_state = c.bf16 && random() % 4 == 0;
+  s.key_dim = random() % 3 == 0 ? 16 * (1 + random() % 16) : pick({32, 64, 96, 128, 256});
+  s.value_dim = random() % 3 == 0 ? 16 * (1 + random() % 32) : pick({32, 64, 128, 192, 512});
+  s.heads = pick({1, 2, 4, 6});
+  const auto divisor = [&] {
+    return s.heads % 2 == 0 && random() % 3 == 0 ? s.heads / 2 : s.heads;
+  };
+  s.q_heads = divisor();
+  s.k_heads = random() % 2 ? s.q_heads : divisor();
+  s.v_heads = divisor();
+  s.decay_heads = divisor();
+  s.scale = 1.0f / std::sqrt(static_cast<float>(s.key_dim));
+  const int N = 1 + random() % 6;
+  for (int n = 0; n < N; ++n) {
+    c.lengths.push_back(c.step ? 1 : pick({0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 129}));
+  }
+  if (!c.step && index % 5 == 0) c.lengths.push_back(700 + random() % 300);
+  c.num_slots = c.lengths.size() + 2;
+  c.padding = pick({0, 0, 8, 16, 2, 3});
+  c.decay_mean = static_cast<float>(pick({0, 1, 20})) * 0.05f;
+  c.decay_deviation = static_cast<float>(pick({0, 1, 40, 2000})) * 0.05f;
+  return c;
+}
+
+int Main(int argc, char** argv) {
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 256;
+  std::mt19937 random(argc > 2 ? std::atoi(argv[2]) : 1);
+  int failed = 0;
+  double worst[2][2] = {};  // [bf16][out, state]
+  for (int i = 0; i < cases; ++i) {
+    const Case c = RandomCase(i, random);
+    const uint32_t seed = random();
+    const Errors errors = !c.bf16        ? RunCase<float, float>(c, seed)
+                          : c.bf16_state ? RunCase<__nv_bfloat16, __nv_bfloat16>(c, seed)
+                                         : RunCase<__nv_bfloat16, float>(c, seed);
+    const double bound = c.bf16 ? 8e-3 : 5e-6;
+    worst[c.bf16][0] = std::max(worst[c.bf16][0], errors.out);
+    worst[c.bf16][1] = std::max(worst[c.bf16][1], errors.state);
+    if (errors.out <= bound && errors.state <= bound && errors.broken.empty()) continue;
+    if (++failed <= 40) {
+      std::printf("FAILED out %.1e state %.1e %s: %s\n", errors.out, errors.state,
+                  errors.broken.c_str(), Describe(c).c_str());
+    }
+  }
+  std::printf("%d cases, %d failed; worst bf16 out %.2e state %.2e, f32 out %.2e state %.2e\n",
+              cases, failed, worst[1][0], worst[1][1], worst[0][0], worst[0][1]);
+  return failed > 0;
+}
+
+}  // namespace
+}  // namespace fla::cuda::bench
+
+int main(int argc, char** argv) { return fla::cuda::bench::Main(argc, argv); }

@@ -1,0 +1,426 @@
+// The token-parallel half of prefill: everything in a chunk that does not need the state.
+//
+// One warp a (chunk, head) of four in a block; grid: warps over slots * heads, head fastest. A
+// lane l = 4 r + t has tokens r and r + 8 of the chunk and 8 neighbouring channels of every 32,
+// which serves as A operand (rows are tokens) and as B operand (columns are tokens) alike: queries
+// and keys never pass through shared memory. Tokens behind the sequence's end count as q = k = 0,
+// decay 1, beta 0.
+//
+// Decay is never divided out. Per channel, the product of decays from token j to token i goes over
+// the boundary m of the largest power-of-two block that parts them, decay(j -> m) decay(m -> i),
+// both factors <= 1: for each of the four block sizes one tensor-core product, of whose entries
+// those are kept whose pair it parts.
+#include <stdexcept>
+
+#include "kernels/cuda/chunk_tile.cuh"
+
+namespace fla::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+
+struct alignas(16) WarpScratch {
+  float lower[kChunk][kChunk + 4];  // strictly lower triangle of beta K K^T decay
+  __nv_bfloat16 attention[kChunk][kChunk];
+  __nv_bfloat16 transform[kChunk][kChunk];
+};
+
+struct Work {
+  int first_token, num_tokens, first_head, slot;
+};
+
+// The chunk and head (group) of this warp; num_tokens 0 if there is none.
+__device__ __forceinline__ Work FindWork(const RecurrenceParams& p, TokenWindow window,
+                                         int head_groups, int group_size) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int slot = static_cast<int>(index / head_groups);
+  const int num_slots = (window.end - window.begin) / kChunk + p.num_sequences;
+  if (slot >= num_slots) return {0, 0, 0, 0};
+  int low = 0, high = p.num_sequences;  // first slots increase: find the last that is <= slot
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (FindSequence(p.cu_seqlens, middle, window).first_slot <= slot) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  const SequenceInWindow sequence = FindSequence(p.cu_seqlens, low, window);
+  const int first_token = sequence.begin + (slot - sequence.first_slot) * kChunk;
+  return {first_token, max(0, min(kChunk, sequence.end - first_token)),
+          static_cast<int>(index % head_groups) * group_size, slot};
+}
+
+__device__ __forceinline__ uint4 LoadRow(const void* data, int64_t row, int64_t stride, int column,
+                                         bool valid) {
+  if (!valid) return make_uint4(0, 0, 0, 0);
+  return *reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(data) + row * stride +
+                                         column);
+}
+
+// P and, kDelta, T of one chunk and head to the record. attention and lower are C-layout tiles of
+// columns 0-7 and 8-15, already masked, `lower` without beta; beta is of token lane % 16.
+template <bool kDelta>
+__device__ __forceinline__ void StoreTriangles(WarpScratch& scratch, char* record,
+                                               const ChunkRecord& layout,
+                                               const float (&attention)[2][4],
+                                               const float (&lower)[2][4], float beta) {
+  const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
+  const float beta_of_rows[2] = {__shfl_sync(~0u, beta, r), __shfl_sync(~0u, beta, r + 8)};
+  __syncwarp();
+#pragma unroll
+  for (int tile = 0; tile < 2; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int i = r + 8 * half, j = 8 * tile + 2 * t;
+      *reinterpret_cast<uint32_t*>(&scratch.attention[i][j]) =
+          Pack(attention[tile][2 * half], attention[tile][2 * half + 1]);
+      if constexpr (kDelta) {
+        *reinterpret_cast<float2*>(&scratch.lower[i][j]) =
+            make_float2(beta_of_rows[half] * lower[tile][2 * half],
+                        beta_of_rows[half] * lower[tile][2 * half + 1]);
+      }
+    }
+  }
+  __syncwarp();
+  if constexpr (kDelta) {
+    // Forward substitution in f32, a column a lane.
+    const int j = lane % kChunk;
+    float x[kChunk];
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      float sum = i == j ? 1.0f : 0.0f;
+#pragma unroll
+      for (int m = 0; m < i; m += 4) {
+        const float4 a = *reinterpret_cast<const float4*>(&scratch.lower[i][m]);
+        sum -= a.x * x[m];
+        if (m + 1 < i) sum -= a.y * x[m + 1];
+        if (m + 2 < i) sum -= a.z * x[m + 2];
+        if (m + 3 < i) sum -= a.w * x[m + 3];
+      }
+      x[i] = sum;
+    }
+    if (lane < kChunk) {
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) scratch.transform[i][j] = __float2bfloat16(x[i] * beta);
+    }
+    __syncwarp();
+    reinterpret_cast<uint4*>(record + layout.transform)[lane] =
+        reinterpret_cast<const uint4*>(scratch.transform)[lane];
+  }
+  reinterpret_cast<uint4*>(record + layout.attention)[lane] =
+      reinterpret_cast<const uint4*>(scratch.attention)[lane];
+}
+
+__device__ __forceinline__ float LoadBeta(const RecurrenceParams& p, const Work& work, int h) {
+  const int i = threadIdx.x % kChunk;
+  return i < work.num_tokens ? p.beta[static_cast<int64_t>(work.first_token + i) * p.heads + h]
+                             : 0.0f;
+}
+
+// Decay none, per head or per token. The heads of a group share their queries and keys.
+template <bool kDelta>
+__global__ void __launch_bounds__(32 * kWarps)
+    ScalarPrepareKernel(const RecurrenceParams p, const ChunkRecord layout,
+                        const TokenWindow window, char* workspace, int group_size) {
+  __shared__ WarpScratch scratch[kWarps];
+  const Work work = FindWork(p, window, p.heads / group_size, group_size);
+  if (work.num_tokens == 0) return;
+  const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
+  const int64_t row = work.first_token + r;
+  const bool valid[2] = {r < work.num_tokens, r + 8 < work.num_tokens};
+  const int q_column = work.first_head / p.q_group * p.key_dim;
+  const int k_column = work.first_head / p.k_group * p.key_dim;
+
+  float qk[2][4] = {}, kk[2][4] = {};
+#pragma unroll 2
+  for (int c = 8 * t; c < p.key_dim + 8 * t; c += 32) {
+    const bool inside = c < p.key_dim;
+    uint32_t q[2][4], k[2][4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      *reinterpret_cast<uint4*>(q[half]) =
+          LoadRow(p.q, row + 8 * half, p.q_stride, q_column + c, inside && valid[half]);
+      *reinterpret_cast<uint4*>(k[half]) =
+          LoadRow(p.k, row + 8 * half, p.k_stride, k_column + c, inside && valid[half]);
+    }
+#pragma unroll
+    for (int w = 0; w < 4; w += 2) {
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile) {
+        MultiplyAdd(qk[tile], q[0][w], q[1][w], q[0][w + 1], q[1][w + 1], k[tile][w],
+                    k[tile][w + 1]);
+        if constexpr (kDelta) {
+          MultiplyAdd(kk[tile], k[0][w], k[1][w], k[0][w + 1], k[1][w + 1], k[tile][w],
+                      k[tile][w + 1]);
+        }
+      }
+    }
+  }
+
+  for (int h = work.first_head; h < work.first_head + group_size; ++h) {
+    char* const record = workspace + (static_cast<int64_t>(work.slot) * p.heads + h) * layout.bytes;
+    const int i = lane % kChunk;
+    float sum = 0.0f;  // of log decay up to token i; below -128 a decay is 0 in f32 anyway
+    if (i < work.num_tokens) {
+      if (p.decay == Decay::kPerHead) {
+        sum = p.log_decay[h];
+      } else if (p.decay == Decay::kPerToken) {
+        sum = p.log_decay[static_cast<int64_t>(work.first_token + i) * p.decay_heads +
+                          h / p.decay_group];
+      }
+      sum = fmaxf(sum, -128.0f);
+    }
+#pragma unroll
+    for (int distance = 1; distance < kChunk; distance *= 2) {
+      const float before = __shfl_up_sync(~0u, sum, distance, kChunk);
+      if (i >= distance) sum += before;
+    }
+    const float whole = __shfl_sync(~0u, sum, kChunk - 1);
+    reinterpret_cast<float*>(record + layout.decay)[lane] =
+        __expf(lane < kChunk ? sum : whole - sum);
+
+    float attention[2][4], lower[2][4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row_index = r + 8 * half;
+      const float sum_of_row = __shfl_sync(~0u, sum, row_index);
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int j = 8 * tile + 2 * t + e;
+          const float sum_of_column = __shfl_sync(~0u, sum, j);
+          const float decay = row_index >= j ? __expf(sum_of_row - sum_of_column) : 0.0f;
+          const int element = 2 * half + e;
+          attention[tile][element] = row_index >= j ? p.scale * qk[tile][element] * decay : 0.0f;
+          lower[tile][element] = row_index > j ? kk[tile][element] * decay : 0.0f;
+        }
+      }
+    }
+    StoreTriangles<kDelta>(scratch[threadIdx.x / 32], record, layout, attention, lower,
+                           kDelta ? LoadBeta(p, work, h) : 0.0f);
+  }
+}
+
+// Per channel, kLevel the block size: with prefix(i) the decay from the start of i's block through
+// i and suffix(j) from behind j through the end of j's block, doubles the blocks.
+template <int kLevel>
+__device__ __forceinline__ void MergeBlocks(float (&prefix)[2][8], float (&suffix)[2][8],
+                                            int lane) {
+  if constexpr (kLevel == 8) {  // the two blocks are a lane's two tokens
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      const float first = __shfl_sync(~0u, prefix[0][c], 28 + lane % 4);
+      const float second = __shfl_sync(~0u, prefix[1][c], 28 + lane % 4);
+      prefix[1][c] *= first;
+      suffix[0][c] *= second;
+    }
+  } else {
+    const bool upper = lane / 4 & kLevel;
+    const int last_of_other = (((lane / 4) ^ kLevel) | (kLevel - 1)) * 4 + lane % 4;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        const float other = __shfl_sync(~0u, prefix[half][c], last_of_other);
+        if (upper) {
+          prefix[half][c] *= other;
+        } else {
+          suffix[half][c] *= other;
+        }
+      }
+    }
+  }
+}
+
+// Adds the products of the pairs that blocks of kLevel part: (i in the upper block of a pair of
+// blocks, j in the lower). For levels 1, 2, 4 both are in one half of the chunk, rows 0-7 with
+// columns 0-7 and rows 8-15 with columns 8-15; for level 8 rows 8-15 with columns 0-7.
+template <int kLevel, bool kDelta>
+__device__ __forceinline__ void MultiplyLevel(const uint32_t (&q)[2][4], const uint32_t (&k)[2][4],
+                                              const float (&prefix)[2][8],
+                                              const float (&suffix)[2][8], int lane, float (&qk)[4],
+                                              float (&kk)[4]) {
+  uint32_t scaled_q[2][4], scaled_k[2][4];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const bool upper = kLevel == 8 ? half == 1 : (lane / 4 & kLevel) != 0;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      const float a = upper ? prefix[half][2 * w] : suffix[half][2 * w];
+      const float b = upper ? prefix[half][2 * w + 1] : suffix[half][2 * w + 1];
+      scaled_k[half][w] = Pack(a * Low(k[half][w]), b * High(k[half][w]));
+      scaled_q[half][w] = Pack(a * Low(q[half][w]), b * High(q[half][w]));
+    }
+  }
+#pragma unroll
+  for (int w = 0; w < 4; w += 2) {
+    if constexpr (kLevel == 8) {
+      MultiplyAdd(qk, 0, scaled_q[1][w], 0, scaled_q[1][w + 1], scaled_k[0][w], scaled_k[0][w + 1]);
+      if constexpr (kDelta) {
+        MultiplyAdd(kk, 0, scaled_k[1][w], 0, scaled_k[1][w + 1], scaled_k[0][w],
+                    scaled_k[0][w + 1]);
+      }
+    } else {
+      MultiplyAdd(qk, scaled_q[0][w], 0, scaled_q[0][w + 1], 0, scaled_k[0][w], scaled_k[0][w + 1]);
+      MultiplyAdd(qk, 0, scaled_q[1][w], 0, scaled_q[1][w + 1], scaled_k[1][w], scaled_k[1][w + 1]);
+      if constexpr (kDelta) {
+        MultiplyAdd(kk, scaled_k[0][w], 0, scaled_k[0][w + 1], 0, scaled_k[0][w],
+                    scaled_k[0][w + 1]);
+        MultiplyAdd(kk, 0, scaled_k[1][w], 0, scaled_k[1][w + 1], scaled_k[1][w],
+                    scaled_k[1][w + 1]);
+      }
+    }
+  }
+}
+
+// x * factor of one token and 8 channels, to row-major [C, K].
+__device__ __forceinline__ void StoreScaled(char* matrix, int64_t offset, const uint32_t (&x)[4],
+                                            const float (&factor)[8], float scale) {
+  uint4 packed;
+  uint32_t* const words = reinterpret_cast<uint32_t*>(&packed);
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    words[w] = Pack(scale * factor[2 * w] * Low(x[w]), scale * factor[2 * w + 1] * High(x[w]));
+  }
+  *reinterpret_cast<uint4*>(matrix + offset * sizeof(__nv_bfloat16)) = packed;
+}
+
+template <bool kDelta>
+__global__ void __launch_bounds__(32 * kWarps)
+    ChannelPrepareKernel(const RecurrenceParams p, const ChunkRecord layout,
+                         const TokenWindow window, char* workspace) {
+  __shared__ WarpScratch scratch[kWarps];
+  const Work work = FindWork(p, window, p.heads, 1);
+  if (work.num_tokens == 0) return;
+  const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4, h = work.first_head;
+  const int64_t row = work.first_token + r;
+  const int q_column = h / p.q_group * p.key_dim, k_column = h / p.k_group * p.key_dim;
+  const int64_t decay_stride = static_cast<int64_t>(p.decay_heads) * p.key_dim;
+  const float* const log_decay =
+      p.log_decay + row * decay_stride + static_cast<int64_t>(h / p.decay_group) * p.key_dim;
+  char* const record = workspace + (static_cast<int64_t>(work.slot) * p.heads + h) * layout.bytes;
+
+  float qk1[4] = {}, qk2[4] = {}, qk4[4] = {}, qk8[4] = {};
+  float kk1[4] = {}, kk2[4] = {}, kk4[4] = {}, kk8[4] = {};
+  float diagonal[2] = {};
+#pragma unroll 1
+  for (int c = 8 * t; c < p.key_dim + 8 * t; c += 32) {
+    const bool inside = c < p.key_dim;
+    uint32_t q[2][4], k[2][4];
+    float prefix[2][8], suffix[2][8];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool valid = inside && r + 8 * half < work.num_tokens;
+      *reinterpret_cast<uint4*>(q[half]) =
+          LoadRow(p.q, row + 8 * half, p.q_stride, q_column + c, valid);
+      *reinterpret_cast<uint4*>(k[half]) =
+          LoadRow(p.k, row + 8 * half, p.k_stride, k_column + c, valid);
+      const float4* const source =
+          reinterpret_cast<const float4*>(log_decay + 8 * half * decay_stride + c);
+      const float4 zero = make_float4(0, 0, 0, 0);
+      *reinterpret_cast<float4*>(prefix[half]) = valid ? source[0] : zero;
+      *reinterpret_cast<float4*>(prefix[half] + 4) = valid ? source[1] : zero;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        prefix[half][i] = __expf(prefix[half][i]);
+        suffix[half][i] = 1.0f;
+      }
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        diagonal[half] += Low(q[half][w]) * Low(k[half][w]) + High(q[half][w]) * High(k[half][w]);
+      }
+    }
+    MultiplyLevel<1, kDelta>(q, k, prefix, suffix, lane, qk1, kk1);
+    MergeBlocks<1>(prefix, suffix, lane);
+    MultiplyLevel<2, kDelta>(q, k, prefix, suffix, lane, qk2, kk2);
+    MergeBlocks<2>(prefix, suffix, lane);
+    MultiplyLevel<4, kDelta>(q, k, prefix, suffix, lane, qk4, kk4);
+    MergeBlocks<4>(prefix, suffix, lane);
+    MultiplyLevel<8, kDelta>(q, k, prefix, suffix, lane, qk8, kk8);
+    MergeBlocks<8>(prefix, suffix, lane);
+    if (!inside) continue;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t offset = static_cast<int64_t>(r + 8 * half) * p.key_dim + c;
+      StoreScaled(record + layout.query, offset, q[half], prefix[half], p.scale);
+      StoreScaled(record + layout.key_end, offset, k[half], suffix[half], 1.0f);
+      if constexpr (kDelta) {
+        StoreScaled(record + layout.key_start, offset, k[half], prefix[half], 1.0f);
+      }
+    }
+    if (r == 7) {
+      float4* const target = reinterpret_cast<float4*>(record + layout.decay) + c / 4;
+      target[0] = make_float4(prefix[1][0], prefix[1][1], prefix[1][2], prefix[1][3]);
+      target[1] = make_float4(prefix[1][4], prefix[1][5], prefix[1][6], prefix[1][7]);
+    }
+  }
+  __syncwarp();
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    diagonal[half] += __shfl_xor_sync(~0u, diagonal[half], 1);
+    diagonal[half] += __shfl_xor_sync(~0u, diagonal[half], 2);
+  }
+
+  // Tiles of columns 0-7 and 8-15; rows r (elements 0, 1) and r + 8 (2, 3).
+  float attention[2][4] = {}, lower[2][4] = {};
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int column = 2 * t + e, parted = r ^ column, element = 2 * half + e;
+      if (r > column) {
+        attention[half][element] = p.scale * (parted >= 4   ? qk4[element]
+                                              : parted >= 2 ? qk2[element]
+                                                            : qk1[element]);
+        lower[half][element] = parted >= 4   ? kk4[element]
+                               : parted >= 2 ? kk2[element]
+                                             : kk1[element];
+      } else if (r == column) {
+        attention[half][element] = p.scale * diagonal[half];
+      }
+    }
+  }
+  attention[0][2] = p.scale * qk8[2];
+  attention[0][3] = p.scale * qk8[3];
+  lower[0][2] = kk8[2];
+  lower[0][3] = kk8[3];
+  StoreTriangles<kDelta>(scratch[threadIdx.x / 32], record, layout, attention, lower,
+                         kDelta ? LoadBeta(p, work, h) : 0.0f);
+}
+
+}  // namespace
+
+void LaunchChunkPrepare(const RecurrenceParams& p, Update update, const ChunkRecord& record,
+                        TokenWindow window, void* workspace, cudaStream_t stream) {
+  const int64_t slots = (window.end - window.begin) / kChunk + p.num_sequences;
+  char* const target = static_cast<char*>(workspace);
+  const bool delta = update == Update::kDelta;
+  if (p.decay == Decay::kPerChannel) {
+    const unsigned blocks = static_cast<unsigned>((slots * p.heads + kWarps - 1) / kWarps);
+    if (delta) {
+      ChannelPrepareKernel<true><<<blocks, 32 * kWarps, 0, stream>>>(p, record, window, target);
+    } else {
+      ChannelPrepareKernel<false><<<blocks, 32 * kWarps, 0, stream>>>(p, record, window, target);
+    }
+    CheckLaunch("ChannelPrepareKernel");
+    return;
+  }
+  const int group_size = p.q_group == p.k_group ? p.q_group : 1;
+  const unsigned blocks =
+      static_cast<unsigned>((slots * (p.heads / group_size) + kWarps - 1) / kWarps);
+  if (delta) {
+    ScalarPrepareKernel<true>
+        <<<blocks, 32 * kWarps, 0, stream>>>(p, record, window, target, group_size);
+  } else {
+    ScalarPrepareKernel<false>
+        <<<blocks, 32 * kWarps, 0, stream>>>(p, record, window, target, group_size);
+  }
+  CheckLaunch("ScalarPrepareKernel");
+}
+
+}  // namespace fla::cuda

@@ -1,0 +1,9 @@
+#include "kernels/cuda/step.cuh"
+
+namespace fla::cuda {
+
+void LaunchRecurrentBf16(const RecurrenceParams& p, cudaStream_t stream) {
+  LaunchRecurrentOf<__nv_bfloat16, float>(p, stream);
+}
+
+}  // namespace fla::cuda

@@ -1,0 +1,9 @@
+#include "kernels/cuda/step.cuh"
+
+namespace fla::cuda {
+
+void LaunchRecurrentBf16State(const RecurrenceParams& p, cudaStream_t stream) {
+  LaunchRecurrentOf<__nv_bfloat16, __nv_bfloat16>(p, stream);
+}
+
+}  // namespace fla::cuda
