@@ -40,8 +40,17 @@ void LargestInOrder(const float* x, int count, int wanted, std::vector<Candidate
   }
 }
 
+// The model's own distribution: log p(x) = (x - largest) - log_sum, in that order, since a
+// normaliser of the size of the logits would eat the digits of log_sum.
+struct LogNormalizer {
+  float largest;
+  float log_sum;
+
+  float LogProbability(float logit) const { return (logit - largest) - log_sum; }
+};
+
 void ReportTopLogprobs(const SampleArgs& args, int64_t row, const float* logits, int vocab,
-                       float log_normalizer) {
+                       const LogNormalizer& normalizer) {
   const int wanted = std::min(args.rows[row].num_top_logprobs, kMaxTopLogprobs);
   if (wanted <= 0) return;
   thread_local std::vector<Candidate> largest;
@@ -51,7 +60,7 @@ void ReportTopLogprobs(const SampleArgs& args, int64_t row, const float* logits,
   for (int i = 0; i < wanted; ++i) {
     const bool exists = i < static_cast<int>(largest.size());
     tokens[i] = exists ? largest[i].token : -1;
-    logprobs[i] = exists ? largest[i].value - log_normalizer : -kInfinity;
+    logprobs[i] = exists ? normalizer.LogProbability(largest[i].value) : -kInfinity;
   }
 }
 
@@ -96,7 +105,7 @@ class WeightHistogram {
     int64_t above = 0;
     int bucket = kBuckets - 1;
     for (; bucket > 0 && above + counts_[bucket] < k; --bucket) above += counts_[bucket];
-    if (above + counts_[bucket] <= k) return;  // fewer candidates than k, or exactly k at this edge
+    if (above + counts_[bucket] < k) return;  // there are fewer candidates
     std::vector<Candidate>& edge = Collect(bucket, weights, count);
     const auto last = edge.begin() + (k - above - 1);
     std::nth_element(edge.begin(), last, edge.end());
@@ -212,19 +221,18 @@ void SampleRow(const SampleArgs& args, int64_t i) {
     if (args.logprobs != nullptr) args.logprobs[i] = std::numeric_limits<float>::quiet_NaN();
     return;
   }
-  const bool wants_logprobs = args.logprobs != nullptr;
-  float log_normalizer = 0;
-  thread_local std::vector<float> raw;
-  if (wants_logprobs) {
-    raw.resize(vocab);
-    const float largest = MaxFloats(logits, vocab);
-    log_normalizer = largest + std::log(SumExpFloats(logits, largest, vocab));
-    std::copy(logits, logits + vocab, raw.begin());
-    ReportTopLogprobs(args, i, logits, vocab, log_normalizer);
+  if (args.logprobs == nullptr) {
+    args.tokens[i] = Choose(args, row, logits, vocab);
+    return;
   }
-  const int token = Choose(args, row, logits, vocab);
-  args.tokens[i] = token;
-  if (wants_logprobs) args.logprobs[i] = raw[token] - log_normalizer;
+  LogNormalizer normalizer;
+  normalizer.largest = MaxFloats(logits, vocab);
+  normalizer.log_sum = std::log(SumExpFloats(logits, normalizer.largest, vocab));
+  ReportTopLogprobs(args, i, logits, vocab, normalizer);
+  thread_local std::vector<float> raw;  // choosing overwrites the logits
+  raw.assign(logits, logits + vocab);
+  args.tokens[i] = Choose(args, row, logits, vocab);
+  args.logprobs[i] = normalizer.LogProbability(raw[args.tokens[i]]);
 }
 
 }  // namespace
