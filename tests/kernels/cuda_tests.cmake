@@ -1,0 +1,6 @@
+# Tests of the GPU's ops against the CPU's; without a GPU they skip.
+if(FLA_CUDA)
+  fla_test(cuda_ops_test
+    SOURCES cuda_ops_test.cc
+    LIBRARIES fla_kernels)
+endif()
