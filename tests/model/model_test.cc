@@ -1,0 +1,208 @@
+// Loading and driving a model: what the golden checkpoints do not cover.
+#include "model/model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "model/safetensors.h"
+#include "tests/testing/checkpoint_writer.h"
+#include "tests/testing/compare.h"
+#include "tests/testing/model_runner.h"
+#include "tests/testing/temporary_folder.h"
+#include "tests/testing/throws.h"
+
+namespace fla {
+namespace {
+
+using testing::AllLogits;
+using ::testing::AllOf;
+using testing::ErrorOf;
+using testing::FloatTensor;
+using ::testing::HasSubstr;
+using testing::TemporaryFolder;
+
+double Error(const std::vector<float>& actual, const std::vector<float>& wanted) {
+  return testing::RelativeError<float, float>(actual, wanted);
+}
+
+const std::filesystem::path kGolden = std::filesystem::path(FLA_SOURCE_DIR) / "tests/golden";
+
+// A golden checkpoint's tensors, to be changed and written again.
+std::map<std::string, FloatTensor> TensorsOf(const std::filesystem::path& folder) {
+  const Checkpoint checkpoint = Checkpoint::Open(folder);
+  std::map<std::string, FloatTensor> tensors;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    FloatTensor& copy = tensors[name];
+    copy.shape = tensor.shape;
+    copy.values.resize(tensor.elements);
+    std::memcpy(copy.values.data(), tensor.data, tensor.elements * sizeof(float));
+  }
+  return tensors;
+}
+
+nlohmann::json ConfigOf(const std::filesystem::path& folder) {
+  std::ifstream stream(folder / "config.json");
+  return nlohmann::json::parse(stream);
+}
+
+std::string LoadError(const std::map<std::string, FloatTensor>& tensors,
+                      const nlohmann::json& config) {
+  const TemporaryFolder folder;
+  folder.Write("config.json", config.dump());
+  folder.Write("model.safetensors", testing::SafetensorsOf(tensors));
+  return ErrorOf([&] { Model::Load({.path = folder.path()}); });
+}
+
+TEST(Model, NamesAMissingMisshapenOrLeftOverTensor) {
+  const auto config = ConfigOf(kGolden / "kda");
+  const auto tensors = TensorsOf(kGolden / "kda");
+  const std::string name = "model.layers.1.attn.A_log";
+
+  auto missing = tensors;
+  missing.erase(name);
+  EXPECT_THAT(LoadError(missing, config), AllOf(HasSubstr(name), HasSubstr("is missing")));
+
+  auto misshapen = tensors;
+  misshapen[name] = {{1, 2}, {0, 0}};
+  EXPECT_THAT(LoadError(misshapen, config),
+              AllOf(HasSubstr(name), HasSubstr("wanted shape [2], got [1, 2]")));
+
+  auto left_over = tensors;
+  left_over["model.layers.7.attn.A_log"] = {{2}, {0, 0}};
+  EXPECT_THAT(LoadError(left_over, config),
+              AllOf(HasSubstr("model.layers.7.attn.A_log"), HasSubstr("has no place")));
+
+  EXPECT_EQ(LoadError(tensors, config), "(no error)");
+}
+
+TEST(Model, ReportsProgressAndSize) {
+  double last = 0;
+  int calls = 0;
+  const auto model = Model::Load({.path = kGolden / "kda", .progress = [&](double fraction) {
+                                    EXPECT_GE(fraction, last);
+                                    last = fraction;
+                                    ++calls;
+                                  }});
+  EXPECT_EQ(last, 1.0);
+  EXPECT_GT(calls, 10);
+  EXPECT_EQ(model->parameters(), 200900);  // as info.json of the checkpoint says
+}
+
+TEST(Model, RefusesABatchThatWouldReadOutOfBounds) {
+  const auto model = Model::Load({.path = kGolden / "kda"});
+  StatePool pool(model->stream(), model->config(), 1);
+  const auto error = [&](Batch batch) { return ErrorOf([&] { model->Forward(batch, pool); }); };
+  EXPECT_THAT(error({{256}, {0}, {0, 1}, {0}, 1, {0}}), HasSubstr("token 256"));
+  EXPECT_THAT(error({{-1}, {0}, {0, 1}, {0}, 1, {0}}), HasSubstr("token -1"));
+  EXPECT_THAT(error({{1}, {1}, {0, 1}, {0}, 1, {0}}), HasSubstr("slot"));
+  EXPECT_THAT(error({{1}, {0}, {0, 2}, {0}, 1, {0}}), HasSubstr("fit together"));
+  EXPECT_THAT(error({{1, 2}, {0}, {0, 2}, {0}, 1, {0}}), HasSubstr("length"));
+  EXPECT_THAT(error({{1}, {0}, {0, 1}, {0}, 1, {1}}), HasSubstr("logits row"));
+}
+
+// ---- Options that no golden checkpoint has, checked by prefill against steps: the two schedules
+// share the layer but neither the recurrence nor the way a state enters.
+
+struct Option {
+  std::string name;
+  std::string base;  // golden checkpoint that lends its tensors
+  nlohmann::json change;
+};
+
+void PrintTo(const Option& option, std::ostream* out) { *out << option.name; }
+
+class ModelOption : public ::testing::TestWithParam<Option> {};
+
+// The tensors that the changed configuration wants, random where the base has none.
+std::map<std::string, FloatTensor> Fit(const TemporaryFolder& folder,
+                                       std::map<std::string, FloatTensor> tensors) {
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal(0, 0.2f);
+  for (int attempt = 0; attempt < 200; ++attempt) {
+    folder.Write("model.safetensors", testing::SafetensorsOf(tensors));
+    const std::string error = ErrorOf([&] { Model::Load({.path = folder.path()}); });
+    if (error == "(no error)") return tensors;
+    const size_t name_at = error.find("tensor ") + 7;
+    const std::string name = error.substr(name_at, error.find_first_of(": ", name_at) - name_at);
+    if (error.find("has no place") != std::string::npos) {
+      tensors.erase(name);
+      continue;
+    }
+    const size_t shape_at = error.find("shape [") + 7;
+    if (shape_at == std::string::npos + 7) {
+      ADD_FAILURE() << error;
+      return tensors;
+    }
+    FloatTensor tensor;
+    int64_t elements = 1;
+    for (const auto& size : nlohmann::json::parse(
+             "[" + error.substr(shape_at, error.find(']', shape_at) - shape_at) + "]")) {
+      tensor.shape.push_back(size);
+      elements *= size.get<int64_t>();
+    }
+    for (int64_t i = 0; i < elements; ++i) tensor.values.push_back(normal(random));
+    tensors[name] = tensor;
+  }
+  ADD_FAILURE() << "the checkpoint never fitted";
+  return tensors;
+}
+
+TEST_P(ModelOption, PrefillEqualsSteps) {
+  const Option& option = GetParam();
+  const TemporaryFolder folder;
+  nlohmann::json config = ConfigOf(kGolden / option.base);
+  config.update(option.change);
+  folder.Write("config.json", config.dump());
+  Fit(folder, TensorsOf(kGolden / option.base));
+
+  const auto model = Model::Load({.path = folder.path()});
+  StatePool pool(model->stream(), model->config(), 2);
+  const int whole = pool.Acquire(model->stream()), stepped = pool.Acquire(model->stream());
+  std::vector<int> tokens;
+  for (int i = 0; i < 90; ++i) tokens.push_back((i * 37 + 11) % 256);
+  const std::vector<float> prefill = AllLogits(*model, pool, {{whole, 0, tokens}});
+  std::vector<float> steps;
+  for (int t = 0; t < 90; ++t) {
+    const std::vector<float> row = AllLogits(*model, pool, {{stepped, t, {tokens[t]}}});
+    steps.insert(steps.end(), row.begin(), row.end());
+  }
+  for (const float logit : steps) ASSERT_TRUE(std::isfinite(logit));
+  EXPECT_LT(Error(prefill, steps), 2e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Options, ModelOption,
+    ::testing::Values(
+        Option{"hedgehog", "linear_attn-elu", {{"feature_map", "hedgehog"}}},
+        Option{"hedgehog_tied",
+               "linear_attn-elu",
+               {{"feature_map", "hedgehog"}, {"tie_feature_map_qk", true}}},
+        Option{"t2r", "linear_attn-elu", {{"feature_map", "t2r"}}},
+        Option{"dpfp", "linear_attn-elu", {{"feature_map", "dpfp"}}},
+        Option{"normalizer", "linear_attn-elu", {{"norm_feature_map", true}}},
+        Option{"no_affine", "linear_attn-elu", {{"elementwise_affine", false}}},
+        Option{"retnet_conv", "retnet", {{"use_short_conv", true}, {"feature_map", "relu"}}},
+        Option{"gla_plain_norm", "gla", {{"fuse_norm", false}}},
+        Option{"gla_feature_map", "gla", {{"feature_map", "swish"}}},
+        Option{"delta_relu_sum", "delta_net", {{"qk_activation", "relu"}, {"qk_norm", "sum"}}},
+        Option{"delta_elu_l2", "delta_net", {{"qk_activation", "elu"}}},
+        Option{"delta_no_beta", "delta_net", {{"use_beta", false}}},
+        Option{"delta_no_conv", "delta_net", {{"use_short_conv", false}}},
+        Option{"gdn_no_gate", "gated_deltanet", {{"use_gate", false}}},
+        Option{"gdn_sigmoid_gate", "gated_deltanet", {{"output_gate_activation", "sigmoid"}}},
+        Option{"gdn_no_conv", "gated_deltanet", {{"use_short_conv", false}}},
+        Option{"kda_grouped", "kda", {{"num_v_heads", 4}, {"head_dim", 32}}},
+        Option{"kda_no_conv", "kda", {{"use_short_conv", false}}},
+        Option{"kda_negative_eigenvalues", "kda", {{"allow_neg_eigval", true}}},
+        Option{"kda_wide_values", "kda", {{"expand_v", 2.0}}},
+        Option{"conv_size_3", "kda", {{"conv_size", 3}}}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace fla

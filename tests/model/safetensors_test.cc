@@ -1,0 +1,118 @@
+#include "model/safetensors.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/testing/checkpoint_writer.h"
+#include "tests/testing/temporary_folder.h"
+#include "tests/testing/throws.h"
+
+namespace fla {
+namespace {
+
+using ::testing::AllOf;
+using testing::ErrorOf;
+using ::testing::HasSubstr;
+using testing::SafetensorsFile;
+using testing::SafetensorsOf;
+using testing::TemporaryFolder;
+
+std::string OpenError(const std::string& bytes) {
+  const TemporaryFolder folder;
+  folder.Write("model.safetensors", bytes);
+  return ErrorOf([&] { Checkpoint::Open(folder.path()); });
+}
+
+std::string HeaderError(const std::string& header, size_t payload = 8) {
+  return OpenError(SafetensorsFile(header, std::string(payload, 'x')));
+}
+
+TEST(Safetensors, ReadsNamesShapesAndData) {
+  const TemporaryFolder folder;
+  folder.Write("model.safetensors",
+               SafetensorsOf({{"a", {{2, 2}, {1, 2, 3, 4}}}, {"b", {{}, {5}}}}));
+  const Checkpoint checkpoint = Checkpoint::Open(folder.path());
+  ASSERT_EQ(checkpoint.tensors().size(), 2u);
+  const StoredTensor& a = checkpoint.tensors().at("a");
+  EXPECT_EQ(a.shape, (std::vector<int64_t>{2, 2}));
+  EXPECT_EQ(a.elements, 4);
+  float third;
+  std::memcpy(&third, a.data + 8, 4);
+  EXPECT_EQ(third, 3.0f);
+  EXPECT_EQ(checkpoint.tensors().at("b").elements, 1);
+  EXPECT_EQ(checkpoint.bytes(), 20);
+}
+
+TEST(Safetensors, ReadsShardsThatTheIndexNames) {
+  const TemporaryFolder folder;
+  folder.Write("one.safetensors", SafetensorsOf({{"a", {{1}, {1}}}}));
+  folder.Write("two.safetensors", SafetensorsOf({{"b", {{1}, {2}}}}));
+  folder.Write("model.safetensors.index.json",
+               R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})");
+  EXPECT_EQ(Checkpoint::Open(folder.path()).tensors().size(), 2u);
+}
+
+TEST(Safetensors, NamesWhatIsWrongWithAnIndex) {
+  const TemporaryFolder folder;
+  folder.Write("one.safetensors", SafetensorsOf({{"a", {{1}, {1}}}}));
+  const auto error = [&](const std::string& index) {
+    folder.Write("model.safetensors.index.json", index);
+    return ErrorOf([&] { Checkpoint::Open(folder.path()); });
+  };
+  EXPECT_THAT(error(R"({"weight_map": {"a": "../one.safetensors"}})"),
+              AllOf(HasSubstr("weight_map: a"), HasSubstr("in this folder")));
+  EXPECT_THAT(error(R"({"weight_map": {"a": "/etc/passwd"}})"), HasSubstr("in this folder"));
+  EXPECT_THAT(error(R"({"weight_map": {"a": ".."}})"), HasSubstr("in this folder"));
+  EXPECT_THAT(error(R"({"weight_map": {"a": 7}})"), HasSubstr("in this folder"));
+  EXPECT_THAT(error(R"({"weight_map": {"b": "one.safetensors"}})"),
+              AllOf(HasSubstr("weight_map: b"), HasSubstr("is not in")));
+  EXPECT_THAT(error(R"({"weight_map": {"a": "none.safetensors"}})"), HasSubstr("cannot open"));
+  EXPECT_THAT(error("[]"), HasSubstr("weight_map"));
+  EXPECT_THAT(error("{"), HasSubstr("wanted JSON"));
+}
+
+TEST(Safetensors, RefusesMalformedFiles) {
+  EXPECT_THAT(OpenError(""), HasSubstr("got 0 bytes"));
+  EXPECT_THAT(OpenError("1234567"), HasSubstr("got 7 bytes"));
+  EXPECT_THAT(OpenError(std::string(8, '\xff') + "{}"), HasSubstr("header: wanted at most"));
+  EXPECT_THAT(HeaderError("[]"), HasSubstr("wanted a JSON object"));
+  EXPECT_THAT(HeaderError("{"), HasSubstr("wanted JSON"));
+  EXPECT_THAT(HeaderError(R"({"a": 1})"), HasSubstr("tensor a"));
+  EXPECT_THAT(HeaderError(R"({"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}})"),
+              AllOf(HasSubstr("tensor a"), HasSubstr("got I64")));
+  EXPECT_THAT(HeaderError(R"({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}})"),
+              HasSubstr("non-negative"));
+  EXPECT_THAT(HeaderError(R"({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 9]}})"),
+              HasSubstr("truncated"));
+  EXPECT_THAT(HeaderError(R"({"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}})"),
+              HasSubstr("data_offsets"));
+  EXPECT_THAT(HeaderError(R"({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}})"),
+              HasSubstr("does not fit"));
+  EXPECT_THAT(HeaderError(R"({"a": {"dtype": "F32", "shape": [4611686018427387904, 4],
+                             "data_offsets": [0, 8]}})"),
+              HasSubstr("does not fit"));
+  EXPECT_THAT(HeaderError(R"({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+                              "b": {"dtype": "F32", "shape": [1], "data_offsets": [2, 6]}})"),
+              HasSubstr("overlap"));
+  EXPECT_THAT(HeaderError(R"({"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]},
+                              "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}})"),
+              HasSubstr("gap"));
+  EXPECT_THAT(HeaderError(R"({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})"),
+              HasSubstr("8 bytes after the header"));
+  EXPECT_THAT(HeaderError(R"({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+                              "a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}})"),
+              HasSubstr("stands twice"));
+}
+
+TEST(Safetensors, BoundsNesting) {
+  EXPECT_THAT(HeaderError(std::string(100000, '[')), HasSubstr("nested deeper"));
+}
+
+TEST(Safetensors, NamesAMissingFile) {
+  const TemporaryFolder folder;
+  EXPECT_THAT(ErrorOf([&] { Checkpoint::Open(folder.path()); }),
+              AllOf(HasSubstr("model.safetensors"), HasSubstr("No such file")));
+}
+
+}  // namespace
+}  // namespace fla

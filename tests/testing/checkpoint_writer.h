@@ -1,0 +1,38 @@
+// Writes safetensors files for tests: valid ones, and broken ones from a header given as text.
+#pragma once
+
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace fla::testing {
+
+// The bytes of a safetensors file.
+inline std::string SafetensorsFile(const std::string& header, const std::string& payload) {
+  const uint64_t size = header.size();
+  std::string file(sizeof size, '\0');
+  std::memcpy(file.data(), &size, sizeof size);
+  return file + header + payload;
+}
+
+struct FloatTensor {
+  std::vector<int64_t> shape;
+  std::vector<float> values;
+};
+
+inline std::string SafetensorsOf(const std::map<std::string, FloatTensor>& tensors) {
+  nlohmann::json header;
+  std::string payload;
+  for (const auto& [name, tensor] : tensors) {
+    const size_t begin = payload.size();
+    payload.append(reinterpret_cast<const char*>(tensor.values.data()),
+                   tensor.values.size() * sizeof(float));
+    header[name] = {
+        {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {begin, payload.size()}}};
+  }
+  return SafetensorsFile(header.dump(), payload);
+}
+
+}  // namespace fla::testing
