@@ -207,7 +207,8 @@ Matrix Model::Forward(const Batch& batch, StatePool& pool) {
   const int64_t tokens = view.num_tokens, hidden = m.config.hidden_size;
   m.arena.ReturnTo({});
 
-  const Matrix residual = m.arena.Take(tokens, hidden, m.dtype);
+  // The residual stream is f32 whatever the dtype: its rounding would add up over the layers.
+  const Matrix residual = m.arena.Take(tokens, hidden, DType::kF32);
   const Matrix delta = m.arena.Take(tokens, hidden, m.dtype);  // what the last block adds
   const Matrix normed = m.arena.Take(tokens, hidden, m.dtype);
   EmbeddingLookup(m.stream, view.tokens, m.embeddings, residual);
