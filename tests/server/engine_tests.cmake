@@ -1,7 +1,16 @@
-fla_test(engine_tests
+find_package(prometheus-cpp CONFIG REQUIRED)
+
+fla_test(engine_parts_test
   SOURCES
     metrics_test.cc
     request_queue_test.cc
     scheduler_test.cc
+    sequence_test.cc
     stop_matcher_test.cc
   LIBRARIES fla_engine prometheus-cpp::core)
+
+# fake_model.cc defines the members of Model, so that the real ones are not linked.
+fla_test(engine_test
+  SOURCES engine_test.cc fake_model.cc
+  LIBRARIES fla_engine prometheus-cpp::core)
+

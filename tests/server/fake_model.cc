@@ -1,0 +1,120 @@
+#include "tests/server/fake_model.h"
+
+#include <chrono>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace fla {
+namespace testing {
+namespace {
+
+uint32_t HashOf(std::span<const int> tokens) {
+  uint32_t hash = 2166136261u;
+  for (int token : tokens) hash = (hash ^ static_cast<uint32_t>(token + 1)) * 16777619u;
+  return hash;
+}
+
+int NextOf(uint32_t hash) { return 'a' + static_cast<int>(hash >> 8) % 26; }
+
+float LogitOf(uint32_t hash, int token) {
+  if (token == NextOf(hash)) return 6.0f;
+  return static_cast<float>((hash + static_cast<uint32_t>(token) * 40503u) % 1000) / 250;
+}
+
+FakeModelOptions* options_of_next_load = nullptr;
+
+// Thrown into the engine, which then ends every request with INTERNAL and this text.
+void Check(bool condition, const char* what) {
+  if (!condition) throw std::logic_error(std::string("bad batch: ") + what);
+}
+
+}  // namespace
+
+int FakeNextToken(std::span<const int> tokens) { return NextOf(HashOf(tokens)); }
+
+float FakeLogit(std::span<const int> tokens, int token) { return LogitOf(HashOf(tokens), token); }
+
+std::unique_ptr<Model> MakeFakeModel(FakeModelOptions& options) {
+  options_of_next_load = &options;
+  return Model::Load({});
+}
+
+}  // namespace testing
+
+struct Model::Parts {
+  testing::FakeModelOptions* options;
+  ModelConfig config;
+  Stream stream{Device{}};
+  std::vector<std::vector<int>> seen;  // tokens by slot
+  std::vector<float> logits;
+};
+
+Model::Model(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+Model::~Model() = default;
+
+std::unique_ptr<Model> Model::Load(const LoadOptions&) {
+  auto parts = std::make_unique<Parts>();
+  parts->options = testing::options_of_next_load;
+  ModelConfig& config = parts->config;
+  config.model_type = "fake";
+  config.vocab_size = testing::kFakeVocab;
+  config.hidden_size = 8;
+  config.num_layers = 1;
+  config.eos_token_ids = {testing::kFakeEos};
+  config.mixer.heads = config.mixer.q_heads = config.mixer.k_heads = config.mixer.v_heads = 1;
+  config.mixer.head_k_dim = config.mixer.head_v_dim = 16;
+  return std::unique_ptr<Model>(new Model(std::move(parts)));
+}
+
+Matrix Model::Forward(const Batch& batch, StatePool& pool) {
+  using testing::Check;
+  testing::FakeModelOptions& options = *parts_->options;
+  if (options.steps++ == options.fail_at_step) throw DeviceError("the fake device broke");
+  if (options.step_milliseconds > 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(options.step_milliseconds));
+  }
+
+  const int T = static_cast<int>(batch.tokens.size()), N = static_cast<int>(batch.slots.size());
+  Check(T >= 1 && T <= options.max_batch_tokens, "number of tokens");
+  Check(static_cast<int>(batch.logits_rows.size()) <= options.max_logits_rows, "logits rows");
+  Check(static_cast<int>(batch.cu_seqlens.size()) == N + 1 && batch.cu_seqlens[0] == 0 &&
+            batch.cu_seqlens[N] == T && static_cast<int>(batch.positions.size()) == N,
+        "sizes");
+  std::vector<bool> used(pool.total(), false);
+  parts_->seen.resize(pool.total());
+  parts_->logits.assign(batch.logits_rows.size() * testing::kFakeVocab, 0.0f);
+  size_t next = 0;  // of logits_rows
+  for (int n = 0; n < N; ++n) {
+    const int begin = batch.cu_seqlens[n], end = batch.cu_seqlens[n + 1], slot = batch.slots[n];
+    Check(end > begin && (n >= batch.num_decode || end == begin + 1), "lengths");
+    Check(slot >= 0 && slot < pool.total() && !used[slot], "slots");
+    used[slot] = true;
+    std::vector<int>& seen = parts_->seen[slot];
+    if (batch.positions[n] == 0) seen.clear();
+    Check(batch.positions[n] == static_cast<int>(seen.size()), "positions");
+    for (int row = begin; row < end; ++row) {
+      seen.push_back(batch.tokens[row]);
+      if (next == batch.logits_rows.size() || batch.logits_rows[next] != row) continue;
+      float* logits = &parts_->logits[next++ * testing::kFakeVocab];
+      const uint32_t hash = testing::HashOf(seen);
+      const bool poisoned = seen.back() == options.poisoned_token;
+      for (int token = 0; token < testing::kFakeVocab; ++token) {
+        logits[token] = poisoned ? NAN : testing::LogitOf(hash, token);
+      }
+    }
+  }
+  Check(next == batch.logits_rows.size(), "logits rows are not ascending rows");
+  return {parts_->logits.data(), DType::kF32, static_cast<int64_t>(batch.logits_rows.size()),
+          testing::kFakeVocab, testing::kFakeVocab};
+}
+
+const ModelConfig& Model::config() const { return parts_->config; }
+Stream& Model::stream() { return parts_->stream; }
+int64_t Model::parameters() const { return 0; }
+int64_t Model::weight_bytes() const { return 0; }
+DType Model::dtype() const { return DType::kF32; }
+
+}  // namespace fla
