@@ -10,6 +10,10 @@
 
 namespace fla {
 
+namespace tokenizer {
+struct DecodeState;
+}
+
 // An immutable tokenizer.
 //
 // Thread safety: const methods may be called from any number of threads.
@@ -23,7 +27,9 @@ class Tokenizer {
 
   // `text` must be valid UTF-8 (see IsValidUtf8), else std::invalid_argument. Special tokens that
   // stand in the text are recognised. With add_special_tokens, what the post-processor or
-  // tokenizer_config.json's add_bos_token / add_eos_token wants is added.
+  // tokenizer_config.json's add_bos_token / add_eos_token wants is added. Takes time and memory in
+  // proportion to the text. Throws std::runtime_error where the tokenizer cannot do the text: a
+  // regular expression of its file that backtracks without end, or a character that has no token.
   std::vector<int> Encode(std::string_view text, bool add_special_tokens = true) const;
 
   // The text of ids. Bytes that are no UTF-8 become U+FFFD. Ids outside the vocabulary throw
@@ -48,20 +54,27 @@ class Tokenizer {
 // Decodes a stream of tokens: the concatenation of what Append and Finish return equals
 // Tokenizer::Decode of all tokens (special tokens skipped), and no piece ends within a UTF-8
 // character.
+//
+// Thread safety: one thread at a time.
 class IncrementalDecoder {
  public:
   // `tokenizer` must outlive the decoder.
   explicit IncrementalDecoder(const Tokenizer& tokenizer);
+  IncrementalDecoder(const IncrementalDecoder&);
+  IncrementalDecoder(IncrementalDecoder&&) noexcept;
+  IncrementalDecoder& operator=(const IncrementalDecoder&);
+  IncrementalDecoder& operator=(IncrementalDecoder&&) noexcept;
+  ~IncrementalDecoder();
 
-  // The text that became certain with this token; may be empty.
+  // The text that became certain with this token; may be empty. Throws std::out_of_range for an id
+  // outside the vocabulary.
   std::string Append(int id);
   // What is left, incomplete characters as U+FFFD.
   std::string Finish();
 
  private:
   const Tokenizer* tokenizer_;
-  std::string pending_;  // bytes that do not yet make a whole character
-  bool at_start_ = true;
+  std::vector<tokenizer::DecodeState> states_;
 };
 
 // True if `text` is well-formed UTF-8 (no surrogates, no overlong forms, at most U+10FFFF).

@@ -1,0 +1,23 @@
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET GLOBAL libpcre2-8)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET GLOBAL libutf8proc)
+
+target_sources(fla_model PRIVATE
+  unicode.cc
+  tokenizer.cc
+  tokenizer/added_tokens.cc
+  tokenizer/bpe.cc
+  tokenizer/byte_level.cc
+  tokenizer/byte_trie.cc
+  tokenizer/decoder.cc
+  tokenizer/json_components.cc
+  tokenizer/json_fields.cc
+  tokenizer/normalizer.cc
+  tokenizer/pre_tokenizer.cc
+  tokenizer/regex.cc
+  tokenizer/regex_dialect.cc
+  tokenizer/tokenizer_json.cc
+  tokenizer/unicode_versions.cc
+  tokenizer/unigram.cc
+  tokenizer/vocabulary.cc)
+target_link_libraries(fla_model PRIVATE PkgConfig::PCRE2 PkgConfig::UTF8PROC)
