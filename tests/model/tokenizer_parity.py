@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Compares token ids and decoded text with Hugging Face's tokenizers library.
+
+usage: tokenizer_parity.py --tool TOOL [--count N] [--seed S] [FOLDER...]
+
+TOOL is the built tokenizer_tool. A folder holds a tokenizer.json. A folder without one is passed
+over; without any, or without the library, the exit code is 77 and says that nothing was tested.
+"""
+
+import argparse
+import os
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+
+SKIP = 77
+
+WORDS = """the of and to in a is that it was for on are as with his they I at be this have from or
+had by not word but what some we can out other were all there when up use your how said an each she
+which do their time if will way about many then them write would like so these her long make thing
+Don't they'll we've I'M YOU'RE 'tis 123 1234567 3.14159 1e-9 0x7fff C++ #include <vector> {return;}
+http://example.com/a?b=c&d=%20 user@example.org naïve café Zürich Straße İstanbul ﬁne ǆ Ǆ
+привет мир Ελληνικά Ωμέγα שלום عربي ٣٤٥ हिन्दी क्षत्रिय ภาษาไทย 日本語 漢字 かな カタカナ 한국어 조합
+中文字符 ﷽ ﷺ ℵ ½ ² Ⅷ ㎏ ① ｆｕｌｌ ＷＩＤＴＨ 𝔘𝔫𝔦 𐍈 𠀀 𰀀 🙂 👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 👍🏽 ♥️ ☎️""".split()
+MARKS = ["\u0300", "\u0301", "\u0308", "\u0327", "\u0323", "\u0345", "\u20dd", "\u05b0", "\u0651",
+         "\u094d", "\u3099", "\u1161", "\u11a8", "\ufe0f", "\u200d", "\u200c", "\u180e", "\u0338"]
+SPACES = [" ", "  ", "\t", "\n", "\r\n", "\n\n", "\u00a0", "\u2003", "\u3000", "\u0085", "\u2028",
+          "\v", "\f", "\u200b", "\ufeff", "\u2581", " \n ", "\r"]
+BLOCKS = [(0x20, 0x7F), (0xA0, 0x250), (0x250, 0x370), (0x370, 0x530), (0x530, 0x900),
+          (0x900, 0x1100), (0x1100, 0x1200), (0x1200, 0x2000), (0x2000, 0x2C00), (0x2C00, 0x3400),
+          (0x3400, 0xA000), (0xA000, 0xAC00), (0xAC00, 0xD7B0), (0xD7B0, 0xD800),
+          (0xE000, 0x10000), (0x10000, 0x20000), (0x1F000, 0x1FB00), (0x20000, 0x33480),
+          (0xE0000, 0xE0200), (0xF0000, 0x110000)]
+
+
+class Texts:
+    """Random and adversarial texts."""
+
+    def __init__(self, seed, added_tokens):
+        self.random = random.Random(seed)
+        self.added = added_tokens or ["<s>"]
+
+    def character(self):
+        first, last = self.random.choice(BLOCKS)
+        return chr(self.random.randrange(first, last))
+
+    def any_character(self):
+        while True:
+            c = self.random.randrange(0x110000)
+            if not 0xD800 <= c < 0xE000:
+                return chr(c)
+
+    def piece(self):
+        r = self.random
+        kind = r.randrange(16)
+        if kind < 4:
+            return r.choice(WORDS)
+        if kind < 7:
+            return r.choice(SPACES)
+        if kind == 7:
+            return r.choice(SPACES) * r.randrange(1, 40)
+        if kind == 8:
+            return "".join(self.character() for _ in range(r.randrange(1, 8)))
+        if kind == 9:
+            return "".join(self.any_character() for _ in range(r.randrange(1, 4)))
+        if kind == 10:
+            return r.choice("ae\u00e9oA\u1112\u0915\u05d0") + "".join(
+                r.choice(MARKS) for _ in range(r.randrange(1, 5)))
+        if kind == 11:
+            token = r.choice(self.added)
+            return token if r.randrange(3) else token[: r.randrange(1, len(token) + 1)]
+        if kind == 12:
+            return chr(r.randrange(0x20))
+        if kind == 13:
+            return "".join(chr(r.randrange(0x21, 0x7F)) for _ in range(r.randrange(1, 12)))
+        if kind == 14:
+            word = r.choice(WORDS)
+            return r.choice([word.upper(), word.title(), word * 3, word[::-1]])
+        return r.choice(["a", "ab", "=", "-", "0", "好", "\u0301", "🙂", "😀\u200d"]) * r.randrange(
+            1, 60)
+
+    def text(self):
+        r = self.random
+        separator = r.choice(["", "", " "])
+        return separator.join(self.piece() for _ in range(r.randrange(0, 14)))
+
+
+class Tool:
+    """Runs the tokenizer_tool on one folder."""
+
+    def __init__(self, path, folder):
+        self.path, self.folder = path, folder
+
+    def run(self, command, request):
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(request)
+            stdin.seek(0)
+            return subprocess.run([self.path, self.folder, command], stdin=stdin,
+                                  stdout=subprocess.PIPE, check=True).stdout
+
+    def encode(self, texts):
+        """Lists of ids; None where the text was refused."""
+        request = b"".join(struct.pack("=I", len(t)) + t for t in texts)
+        answer, at, ids = self.run("encode", request), 0, []
+        while at < len(answer):
+            (count,) = struct.unpack_from("=I", answer, at)
+            at += 4
+            if count == 0xFFFFFFFF:
+                ids.append(None)
+                continue
+            ids.append(list(struct.unpack_from(f"={count}i", answer, at)))
+            at += 4 * count
+        return ids
+
+    def decode(self, lists):
+        """Pairs of the whole and the streamed decoding."""
+        request = b"".join(struct.pack(f"=I{len(ids)}i", len(ids), *ids) for ids in lists)
+        answer, at, texts = self.run("decode", request), 0, []
+        while at < len(answer):
+            pair = []
+            for _ in range(2):
+                (count,) = struct.unpack_from("=I", answer, at)
+                pair.append(answer[at + 4:at + 4 + count].decode("utf-8"))
+                at += 4 + count
+            texts.append(tuple(pair))
+        return texts
+
+
+INVALID_UTF8 = [b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"abc\xe4\xbd", b"\xff",
+                b"\xf8\x88\x80\x80\x80", b"\xe0\x80\x80", b"ok \xc3"]
+
+
+def differences(what, wanted, got, inputs, limit=5):
+    wrong = [i for i in range(len(wanted)) if wanted[i] != got[i]]
+    for i in wrong[:limit]:
+        print(f"  {what} of {inputs[i]!r}:\n    wanted {wanted[i]!r}\n    got    {got[i]!r}")
+    if wrong:
+        print(f"  {len(wrong)} of {len(wanted)} {what}s differ")
+    return len(wrong)
+
+
+def has_ill_formed_bytes(tokens):
+    """True where byte tokens do not make characters: the library then drops the whole run of them,
+    and this project only the bytes that belong to no character."""
+    run = b""
+    for token in tokens + ["end"]:
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            run += bytes([int(token[3:5], 16)])
+            continue
+        try:
+            run.decode("utf-8")
+        except UnicodeDecodeError:
+            return True
+        run = b""
+    return False
+
+
+def check(tool_path, folder, count, seed):
+    import tokenizers
+
+    oracle = tokenizers.Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+    oracle.no_truncation()
+    oracle.no_padding()
+    tool = Tool(tool_path, folder)
+    added = [token.content for token in oracle.get_added_tokens_decoder().values()]
+    source = Texts(seed, added)
+    texts = [source.text() for _ in range(count)]
+    wanted = [e.ids for e in oracle.encode_batch(texts)]
+    got = tool.encode([t.encode("utf-8") for t in texts])
+    wrong = differences("encoding", wanted, got, texts)
+
+    refused = tool.encode(INVALID_UTF8)
+    wrong += differences("encoding", [None] * len(INVALID_UTF8), refused, INVALID_UTF8)
+
+    size = oracle.get_vocab_size(with_added_tokens=True)
+    lists = wanted[: count // 2]
+    lists += [[source.random.randrange(size) for _ in range(source.random.randrange(30))]
+              for _ in range(count // 4)]
+    decoded = tool.decode(lists)
+    wrong += differences("streamed decoding", [whole for whole, _ in decoded],
+                         [streamed for _, streamed in decoded], lists)
+    clean = [i for i, ids in enumerate(lists)
+             if not has_ill_formed_bytes([oracle.id_to_token(id) or "" for id in ids])]
+    wrong += differences("decoding", oracle.decode_batch([lists[i] for i in clean]),
+                         [decoded[i][0] for i in clean], [lists[i] for i in clean])
+    print(f"{folder}: {count} texts, {sum(map(len, wanted))} tokens, {len(lists)} decodings "
+          f"({len(clean)} against the library): {wrong} differences", flush=True)
+    return wrong
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tool", required=True)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("folders", nargs="*")
+    arguments = parser.parse_args()
+    try:
+        import tokenizers
+    except ImportError:
+        print("SKIPPED, NOTHING WAS COMPARED: the Python package tokenizers is missing")
+        return SKIP
+    folders = [f for f in arguments.folders if os.path.exists(os.path.join(f, "tokenizer.json"))]
+    for folder in sorted(set(arguments.folders) - set(folders)):
+        print(f"NOT COMPARED: {folder} has no tokenizer.json")
+    if not folders:
+        print("SKIPPED, NOTHING WAS COMPARED: no folder with a tokenizer.json")
+        return SKIP
+    print(f"tokenizers {tokenizers.__version__}, seed {arguments.seed}")
+    wrong = sum(check(arguments.tool, f, arguments.count, arguments.seed) for f in folders)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
