@@ -14,3 +14,7 @@ fla_test(engine_test
   SOURCES engine_test.cc fake_model.cc
   LIBRARIES fla_engine prometheus-cpp::core)
 
+find_package(nlohmann_json REQUIRED)
+fla_test(engine_golden_test
+  SOURCES engine_golden_test.cc ${PROJECT_SOURCE_DIR}/tests/model/sampler_test.cc
+  LIBRARIES fla_engine nlohmann_json::nlohmann_json)
