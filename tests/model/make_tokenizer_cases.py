@@ -24,7 +24,7 @@ TEXTS = [
 BYTE_TOKENS = [f"<0x{b:02X}>" for b in range(256)]
 
 
-def bpe(texts, size=400, byte_fallback=False, alphabet=(), **options):
+def bpe(texts, size=200, byte_fallback=False, alphabet=(), **options):
     """A small BPE of the given pre-split words."""
     from tokenizers import trainers
 
@@ -198,11 +198,14 @@ def main():
         results = []
         for text in TEXTS:
             ids = tok.encode(text).ids
-            results.append({"text": text, "ids": ids, "decoded": decode(tok, ids)})
+            decoded = decode(tok, ids)
+            results.append([ids, "=" if decoded == text else decoded])
         out.append({"name": name, "tokenizer": spec, "results": results})
     with open(sys.argv[2], "w", encoding="utf-8") as f:
-        f.write("[\n" + ",\n".join(json.dumps(case, ensure_ascii=True, separators=(",", ":"))
-                                   for case in out) + "\n]\n")
+        # Results are pairs of the ids and the decoded text, "=" where that is the text itself, null
+        # where the library fails.
+        f.write('{"texts":' + json.dumps(TEXTS) + ',\n"cases":[\n')
+        f.write(",\n".join(json.dumps(case, separators=(",", ":")) for case in out) + "\n]}\n")
     print(len(out), "cases by tokenizers", tokenizers.__version__)
 
 
