@@ -47,8 +47,16 @@ void CheckState(const RecurrenceArgs& args) {
   }
 }
 
-// Work below this many state elements is done before a second thread has woken up.
-constexpr int64_t kSerialStateElements = 16 * 1024;
+// A call that advances fewer state elements than this (about 20 microseconds' worth) is done before
+// other threads have woken up.
+constexpr int64_t kSerialStateElements = 64 * 1024;
+
+int ThreadsFor(const RecurrenceArgs& args, int64_t tasks) {
+  const RecurrenceSpec& spec = args.spec;
+  const int64_t elements = args.out.rows * spec.heads * spec.key_dim * spec.value_dim;
+  return elements < kSerialStateElements ? 1
+                                         : static_cast<int>(std::min<int64_t>(MaxThreads(), tasks));
+}
 
 // Narrowest block of value columns that a task of a prefill may get: below it the matrices of a
 // chunk, which every block of a head computes for itself, would cost more than the block.
@@ -69,8 +77,7 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
   const RecurrenceSpec& spec = args.spec;
   const int64_t tasks = int64_t{args.num_sequences} * spec.heads;
   if (tasks == 0) return;
-  const bool serial = tasks * spec.key_dim * spec.value_dim < kSerialStateElements;
-  const int threads = serial ? 1 : static_cast<int>(std::min<int64_t>(MaxThreads(), tasks));
+  const int threads = ThreadsFor(args, tasks);
   const size_t workspace = StepWorkspace(spec);
   float* const scratch = static_cast<float*>(stream.Scratch(sizeof(float) * workspace * threads));
 #pragma omp parallel num_threads(threads)
@@ -93,7 +100,7 @@ void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {
   const int columns = ColumnsPerTask(args, MaxThreads());
   const int blocks = (spec.value_dim + columns - 1) / columns;
   const int64_t tasks = heads * blocks;
-  const int threads = static_cast<int>(std::min<int64_t>(MaxThreads(), tasks));
+  const int threads = ThreadsFor(args, tasks);
   const size_t workspace = PrefillWorkspace(spec, columns);
   float* const scratch = static_cast<float*>(stream.Scratch(sizeof(float) * workspace * threads));
 #pragma omp parallel num_threads(threads)
