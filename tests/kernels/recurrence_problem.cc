@@ -11,6 +11,7 @@
 
 #include "kernels/reference/recurrence.h"
 #include "tests/testing/compare.h"
+#include "tests/testing/devices.h"
 
 namespace fla::testing {
 namespace {
@@ -180,12 +181,8 @@ RecurrenceBounds BoundsFor(Device device, DType dtype) {
 }
 
 std::vector<Device> RecurrenceDevices() {
-  std::vector<Device> devices = {Device{}};
-  try {
-    devices.push_back(ParseDevice("cuda"));
-  } catch (const std::invalid_argument&) {
-    // No CUDA in this build, or no GPU in this machine.
-  }
+  std::vector<Device> devices;
+  for (const std::string& name : Devices()) devices.push_back(ParseDevice(name));
   return devices;
 }
 

@@ -352,10 +352,10 @@ TEST(RecurrenceDeathTest, BrokenContractsAbortWithAMessage) {
 
   RecurrenceArgs bad = good;
   bad.q.cols = 8;
-  EXPECT_DEATH(ChunkedPrefill(stream, bad), "q does not fit out");
+  EXPECT_DEATH(ChunkedPrefill(stream, bad), "Fits.args.q");
   bad = good;
   bad.k.dtype = DType::kBF16;
-  EXPECT_DEATH(ChunkedPrefill(stream, bad), "k does not fit out");
+  EXPECT_DEATH(ChunkedPrefill(stream, bad), "Fits.args.k");
   bad = good;
   bad.spec.update = Update::kDelta;
   EXPECT_DEATH(ChunkedPrefill(stream, bad), "beta");
@@ -364,15 +364,15 @@ TEST(RecurrenceDeathTest, BrokenContractsAbortWithAMessage) {
   EXPECT_DEATH(ChunkedPrefill(stream, bad), "log_decay");
   bad = good;
   bad.spec.heads = 3, bad.spec.q_heads = 2;
-  EXPECT_DEATH(ChunkedPrefill(stream, bad), "q_heads must divide heads");
+  EXPECT_DEATH(ChunkedPrefill(stream, bad), "spec.q_heads");
   const int decreasing[] = {2, 0};
   bad = good;
   bad.cu_seqlens = bad.cu_seqlens_host = decreasing;
-  EXPECT_DEATH(ChunkedPrefill(stream, bad), "cu_seqlens decreases");
+  EXPECT_DEATH(ChunkedPrefill(stream, bad), "first.n. <= first.n . 1.");
   const int too_long[] = {0, 3};
   bad.cu_seqlens = bad.cu_seqlens_host = too_long;
-  EXPECT_DEATH(ChunkedPrefill(stream, bad), "after the last token");
-  EXPECT_DEATH(RecurrentStep(stream, good), "one token a sequence");
+  EXPECT_DEATH(ChunkedPrefill(stream, bad), "<= args.out.rows");
+  EXPECT_DEATH(RecurrentStep(stream, good), "out.rows == args.num_sequences");
 }
 
 }  // namespace
