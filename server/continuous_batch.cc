@@ -6,6 +6,8 @@
 #include <optional>
 #include <utility>
 
+#include "kernels/check.h"
+
 namespace fla {
 namespace {
 
@@ -39,18 +41,20 @@ ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, int s
       limits_(LimitsFor(model.config(), max_batch_tokens)),
       pool_(model.stream(), model.config(), slots),
       sampler_(model.stream()) {
-  UpdateSlotsUsed();
+  UpdateGauges();
 }
 
 void ContinuousBatch::Admit(QueuedRequest request) {
+  FLA_CHECK(!full());
   Running running;
-  running.slot = pool_.Acquire(model_.stream());
-  running.arrival = request.arrival;
-  running.last_turn = turns_;
   running.sequence = std::make_unique<Sequence>(std::move(request.request), tokenizer_,
                                                 model_.config().eos_token_ids, Clock::now());
+  running.arrival = request.arrival;
+  running.last_turn = turns_;
+  // If the device fails in Acquire, the request is among those that EndAll tells.
   running_.push_back(std::move(running));
-  UpdateSlotsUsed();
+  running_.back().slot = pool_.Acquire(model_.stream());
+  UpdateGauges();
 }
 
 void ContinuousBatch::DropEnded(Clock::time_point now) {
@@ -185,14 +189,14 @@ int ContinuousBatch::Deliver() {
       events.emplace_back(sequence.request().sink, std::move(*event));
     }
     if (sequence.finished()) {
-      pool_.Release(running.slot);
+      if (running.slot >= 0) pool_.Release(running.slot);
     } else {
       left.push_back(std::move(running));
     }
   }
   const int finished = static_cast<int>(running_.size() - left.size());
   running_ = std::move(left);
-  if (finished > 0) UpdateSlotsUsed();
+  if (finished > 0) UpdateGauges();
   for (auto& [sink, event] : events) {
     if (event.finish.has_value()) metrics_.ObserveFinish(*event.finish);
     sink->Deliver(std::move(event));
@@ -200,8 +204,7 @@ int ContinuousBatch::Deliver() {
   return finished;
 }
 
-void ContinuousBatch::UpdateSlotsUsed() {
-  slots_used_ = pool_.used();
+void ContinuousBatch::UpdateGauges() {
   metrics_.SetRunning(pool_.used());
   metrics_.SetSlots(pool_.used(), pool_.total());
 }

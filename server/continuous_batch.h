@@ -1,7 +1,6 @@
 // The sequences that hold slots, and the steps that move them on together.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -34,9 +33,10 @@ class ContinuousBatch {
 
   bool empty() const { return running_.empty(); }
   bool full() const { return running_.size() == static_cast<size_t>(pool_.total()); }
-  int slots_used() const { return slots_used_; }
+  int slots_used() const { return pool_.used(); }
 
-  // Gives a request a slot. Not to be called when full.
+  // Gives a request a slot. Not to be called when full. Throws DeviceError; the request has been
+  // taken then too.
   void Admit(QueuedRequest request);
 
   // Finishes those that are cancelled or past their deadline.
@@ -56,7 +56,7 @@ class ContinuousBatch {
   struct Running {
     std::unique_ptr<Sequence> sequence;
     uint64_t arrival = 0;
-    int slot = -1;
+    int slot = -1;  // -1: none yet
     int64_t last_turn = 0;
   };
 
@@ -78,7 +78,7 @@ class ContinuousBatch {
   void Collect(const Step& step);
   // False if no token can be taken from a row, because its sequence ended in this step.
   bool Usable(Sequence& sequence, const SampledToken& sampled, Clock::time_point now);
-  void UpdateSlotsUsed();
+  void UpdateGauges();
 
   Model& model_;
   const Tokenizer& tokenizer_;
@@ -87,7 +87,6 @@ class ContinuousBatch {
   StatePool pool_;
   Sampler sampler_;
   std::vector<Running> running_;
-  std::atomic<int> slots_used_ = 0;
   int64_t turns_ = 0;  // pieces of batches so far
 };
 

@@ -53,7 +53,7 @@ struct RequestTimes {
 struct Finish {
   FinishReason reason = FinishReason::kStop;
   std::string stop_string;  // that ended it, else empty
-  int stop_token = -1;      // that ended it, else -1
+  int stop_token = -1;      // of the request's stop_tokens, that ended it, else -1
   // Not OK: the request failed inside the server and has no result (INTERNAL), or it was turned
   // away after it was queued (UNAVAILABLE on drain, DEADLINE_EXCEEDED in the queue).
   absl::Status status;
@@ -66,8 +66,9 @@ struct Finish {
 // is its last.
 struct Event {
   int choice = 0;
-  std::string text;                           // new text, whole UTF-8 characters
-  std::vector<int> tokens;                    // new tokens (their text may follow in a later event)
+  std::string text;  // new text, whole UTF-8 characters
+  // New tokens, one that ended it included; their text may follow in a later event.
+  std::vector<int> tokens;
   std::vector<LogprobEntry> logprobs;         // one a token, if asked for
   std::vector<LogprobEntry> prompt_logprobs;  // once, before or with the first token, if asked for
   std::optional<Finish> finish;

@@ -35,10 +35,11 @@ std::string StopMatcher::Append(std::string_view text, bool apply) {
 std::string StopMatcher::Finish() { return std::exchange(held_, {}); }
 
 size_t StopMatcher::PossibleStart() const {
+  const std::string_view held = held_;
   size_t longest = 0;
-  for (const std::string& stop : stop_strings_) {
-    for (size_t size = std::min(stop.size() - 1, held_.size()); size > longest; --size) {
-      if (std::string_view(held_).ends_with(std::string_view(stop).substr(0, size))) longest = size;
+  for (const std::string_view stop : stop_strings_) {
+    for (size_t size = std::min(stop.size() - 1, held.size()); size > longest; --size) {
+      if (held.ends_with(stop.substr(0, size))) longest = size;
     }
   }
   return longest;
