@@ -23,6 +23,7 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 using F32 = hn::ScalableTag<float>;
 using Vec = hn::Vec<F32>;
+constexpr size_t kMaxLanes = HWY_MAX_BYTES / sizeof(float);
 
 #if HWY_TARGET == HWY_SCALAR
 
@@ -61,16 +62,17 @@ HWY_INLINE void SumLanesOfFour(Vec a, Vec b, Vec c, Vec e, float* HWY_RESTRICT o
 
 #endif
 
+// The rows of a tile as the kernel has them: a tile of 3 or 5 rows gets one of zeros.
+constexpr size_t PaddedTileRows(size_t rows) {
+  return rows <= 2 ? rows : rows <= 4 ? 4 : kTileRows;
+}
+
 // How the kernel reads a weight row: `kVectors` vectors of f32 a step.
 struct F32Weight {
   using Element = float;
   static constexpr size_t kVectors = 1;
 
   static HWY_INLINE void Load(const float* from, Vec (&to)[1]) { to[0] = hn::LoadU(F32(), from); }
-  static HWY_INLINE void LoadPart(const float* from, size_t count, Vec (&to)[1]) {
-    const F32 d;
-    to[0] = hn::MaskedLoad(hn::FirstN(d, count), d, from);
-  }
 };
 
 #if HWY_TARGET == HWY_SCALAR
@@ -82,7 +84,6 @@ struct BFloat16Weight {
   static HWY_INLINE void Load(const uint16_t* from, Vec (&to)[1]) {
     to[0] = hn::Set(F32(), std::bit_cast<float>(uint32_t{*from} << 16));
   }
-  static HWY_INLINE void LoadPart(const uint16_t* from, size_t, Vec (&to)[1]) { Load(from, to); }
 };
 
 #else
@@ -104,11 +105,6 @@ struct BFloat16Weight {
   static HWY_INLINE void Load(const uint16_t* from, Vec (&to)[2]) {
     Split(hn::LoadU(U16(), from), to);
   }
-  static HWY_INLINE void LoadPart(const uint16_t* from, size_t count, Vec (&to)[2]) {
-    HWY_ALIGN uint16_t elements[HWY_MAX_BYTES / sizeof(uint16_t)] = {};
-    std::copy(from, from + count, elements);
-    Split(hn::Load(U16(), elements), to);
-  }
 };
 
 #endif
@@ -128,7 +124,17 @@ HWY_NOINLINE void MultiplyTile(const float* HWY_RESTRICT x,
   FLA_UNROLL for (int i = 0; i < kRows; ++i) {
     FLA_UNROLL for (int j = 0; j < kColumns; ++j) sums[i][j] = hn::Zero(d);
   }
-  const auto accumulate = [&](auto load) HWY_ATTR {
+  HWY_ALIGN typename Weight::Element rest[kColumns][kVectors * kMaxLanes];
+  for (size_t k = 0; k < length; k += step) {
+    size_t at = k;
+    if (HWY_UNLIKELY(k + step > length)) {  // a last partial step reads a copy, padded with zeros
+      std::fill_n(&rest[0][0], sizeof(rest) / sizeof(rest[0][0]), typename Weight::Element{});
+      for (int j = 0; j < kColumns; ++j) {
+        std::copy(w[j] + k, w[j] + length, rest[j]);
+        w[j] = rest[j];
+      }
+      at = 0;
+    }
     Vec x_k[kVectors][kRows];
     FLA_UNROLL for (size_t v = 0; v < kVectors; ++v) {
       FLA_UNROLL for (int i = 0; i < kRows; ++i) {
@@ -137,22 +143,14 @@ HWY_NOINLINE void MultiplyTile(const float* HWY_RESTRICT x,
     }
     FLA_UNROLL for (int j = 0; j < kColumns; ++j) {
       Vec w_k[kVectors];
-      load(w[j], w_k);
+      Weight::Load(w[j] + at, w_k);
       FLA_UNROLL for (size_t v = 0; v < kVectors; ++v) {
         FLA_UNROLL for (int i = 0; i < kRows; ++i) {
           sums[i][j] = hn::MulAdd(x_k[v][i], w_k[v], sums[i][j]);
         }
       }
     }
-  };
-  size_t k = 0;
-  for (; k + step <= length; k += step) {
-    accumulate([k](const auto* row, auto& to) HWY_ATTR { Weight::Load(row + k, to); });
     x += kRows * step;
-  }
-  if (k < length) {
-    accumulate([k, length](const auto* row, auto& to)
-                   HWY_ATTR { Weight::LoadPart(row + k, length - k, to); });
   }
   FLA_UNROLL for (int i = 0; i < kRows; ++i) {
     FLA_UNROLL for (int j = 0; j < kColumns; j += 4) {
@@ -185,7 +183,7 @@ void Multiply(const float* packed, size_t rows, Matrix weight, float* out) {
   for (size_t begin = 0; begin < length; begin += kDotBlock) {
     const size_t block = std::min<size_t>(kDotBlock, length - begin);
     for (size_t m = 0; m < rows; m += kTileRows) {
-      const size_t tile_rows = std::min<size_t>(kTileRows, rows - m);
+      const size_t tile_rows = PaddedTileRows(std::min<size_t>(kTileRows, rows - m));
       const float* x = packed + m / kTileRows * PackedSize(kTileRows, length) + tile_rows * begin;
       float* to = out + m * kPanelColumns;
       switch (tile_rows) {
@@ -195,17 +193,11 @@ void Multiply(const float* packed, size_t rows, Matrix weight, float* out) {
         case 2:
           MultiplyTileRow<Weight, 2>(x, weight, begin, block, to);
           break;
-        case 3:
-          MultiplyTileRow<Weight, 3>(x, weight, begin, block, to);
-          break;
         case 4:
           MultiplyTileRow<Weight, 4>(x, weight, begin, block, to);
           break;
-        case 5:
-          MultiplyTileRow<Weight, 5>(x, weight, begin, block, to);
-          break;
         default:
-          MultiplyTileRow<Weight, 6>(x, weight, begin, block, to);
+          MultiplyTileRow<Weight, kTileRows>(x, weight, begin, block, to);
       }
     }
   }
@@ -221,20 +213,22 @@ void MultiplyBFloat16(const float* packed, size_t rows, Matrix weight, float* ou
 
 template <class Weight>
 HWY_INLINE void Pack(Matrix x, float* packed) {
+  using Element = typename Weight::Element;
   const F32 d;
   const size_t lanes = hn::Lanes(d), step = Weight::kVectors * lanes;
   const size_t length = static_cast<size_t>(x.cols), rows = static_cast<size_t>(x.rows);
-  for (size_t i = 0; i < rows; ++i) {
-    const auto* row = x.Row<const typename Weight::Element>(i);
+  const size_t tile_rows = PaddedTileRows(rows);
+  for (size_t i = 0; i < tile_rows; ++i) {
     for (size_t k = 0; k < length; k += step) {
-      Vec vectors[Weight::kVectors];
-      if (k + step <= length) {
-        Weight::Load(row + k, vectors);
-      } else {
-        Weight::LoadPart(row + k, length - k, vectors);
+      HWY_ALIGN Element elements[Weight::kVectors * kMaxLanes] = {};
+      if (i < rows) {
+        const Element* row = x.Row<const Element>(static_cast<int64_t>(i)) + k;
+        std::copy(row, row + std::min(step, length - k), elements);
       }
+      Vec vectors[Weight::kVectors];
+      Weight::Load(elements, vectors);
       for (size_t v = 0; v < Weight::kVectors; ++v) {
-        hn::Store(vectors[v], d, packed + rows * k + (v * rows + i) * lanes);
+        hn::Store(vectors[v], d, packed + tile_rows * k + (v * tile_rows + i) * lanes);
       }
     }
   }

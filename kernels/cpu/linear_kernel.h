@@ -28,8 +28,9 @@ constexpr size_t PackedSize(size_t rows, size_t length) {
 void PackTile(Matrix x, float* packed);
 
 // out[m * kPanelColumns + n] = x_m . w_n. `packed` holds `rows` (<= kPanelRows) rows of x in tiles
-// of kTileRows, the last one smaller, PackedSize(kTileRows, K) floats apart. `weight` has up to
-// kPanelColumns rows and x's element type.
+// of kTileRows, the last one maybe smaller, PackedSize(kTileRows, K) floats apart. `weight` has up
+// to kPanelColumns rows and x's element type. `out` has room for whole tiles and for all
+// kPanelColumns.
 void MultiplyPanel(const float* packed, size_t rows, Matrix weight, float* out);
 
 }  // namespace fla::cpu
