@@ -11,10 +11,12 @@ absl::Status RunTokenize(const ModelRegistry& registry, const v1::TokenizeReques
                          v1::TokenizeResponse& response) {
   const absl::StatusOr<ServedModel*> model = registry.Find(request.model());
   if (!model.ok()) return model.status();
-  if (absl::Status status = CheckUtf8("text", request.text()); !status.ok()) return status;
   const bool add_special = !request.has_add_special_tokens() || request.add_special_tokens();
   const Tokenizer& tokenizer = *(*model)->tokenizer;
-  for (const int id : tokenizer.Encode(request.text(), add_special)) {
+  const absl::StatusOr<std::vector<int>> ids =
+      EncodeText("text", request.text(), tokenizer, add_special);
+  if (!ids.ok()) return ids.status();
+  for (const int id : *ids) {
     response.add_ids(id);
     response.add_tokens(tokenizer.TokenBytes(id));
   }

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
+#include <stdexcept>
 
 #include "absl/strings/str_cat.h"
 
@@ -16,6 +16,11 @@ absl::Status Invalid(const std::string& field, const std::string& wanted, const 
 absl::Status CheckRange(const std::string& field, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
   return Invalid(field, absl::StrCat("an integer from ", least, " to ", most), absl::StrCat(value));
+}
+
+absl::Status CheckUtf8(const std::string& field, const std::string& text) {
+  if (IsValidUtf8(text)) return absl::OkStatus();
+  return Invalid(field, "UTF-8", "other bytes");
 }
 
 // An interval of the real numbers; `open_below` leaves `least` itself out.
@@ -48,8 +53,10 @@ absl::StatusOr<std::vector<int>> PromptOf(const v1::GenerateRequest& message,
   switch (message.prompt_case()) {
     case v1::GenerateRequest::kText: {
       field = "text";
-      if (absl::Status status = CheckUtf8(field, message.text()); !status.ok()) return status;
-      prompt = context.tokenizer.Encode(message.text());
+      absl::StatusOr<std::vector<int>> encoded =
+          EncodeText(field, message.text(), context.tokenizer);
+      if (!encoded.ok()) return encoded.status();
+      prompt = *std::move(encoded);
       // A tokenizer may know more tokens than the model has rows for.
       if (absl::Status status =
               CheckTokenIds("text: token", prompt.data(), static_cast<int>(prompt.size()),
@@ -158,9 +165,14 @@ absl::Status ReadStops(const v1::GenerateRequest& message, const RequestContext&
 
 }  // namespace
 
-absl::Status CheckUtf8(const std::string& field, const std::string& text) {
-  if (IsValidUtf8(text)) return absl::OkStatus();
-  return Invalid(field, "UTF-8", "other bytes");
+absl::StatusOr<std::vector<int>> EncodeText(const std::string& field, const std::string& text,
+                                            const Tokenizer& tokenizer, bool add_special_tokens) {
+  if (absl::Status status = CheckUtf8(field, text); !status.ok()) return status;
+  try {
+    return tokenizer.Encode(text, add_special_tokens);
+  } catch (const std::runtime_error& error) {
+    return Invalid(field, "text that the model's tokenizer can do", error.what());
+  }
 }
 
 absl::Status CheckTokenIds(const std::string& field, const int32_t* ids, int count,

@@ -28,8 +28,11 @@ struct RequestContext {
 absl::StatusOr<std::vector<Request>> Translate(const v1::GenerateRequest& message,
                                                const RequestContext& context);
 
-// INVALID_ARGUMENT unless `text` is UTF-8. `field` names it.
-absl::Status CheckUtf8(const std::string& field, const std::string& text);
+// The tokens of a client's text. INVALID_ARGUMENT where it is no UTF-8 or the tokenizer cannot do
+// it. `field` names the text.
+absl::StatusOr<std::vector<int>> EncodeText(const std::string& field, const std::string& text,
+                                            const Tokenizer& tokenizer,
+                                            bool add_special_tokens = true);
 
 // INVALID_ARGUMENT unless all are in [0, vocab_size).
 absl::Status CheckTokenIds(const std::string& field, const int32_t* ids, int count, int vocab_size);
