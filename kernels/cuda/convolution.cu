@@ -19,6 +19,35 @@ constexpr int kMaxWidth = 8;
 constexpr int kStepTokens = 8;   // longest sequence of the one-kernel form
 constexpr int kTileTokens = 16;  // of a thread in the two-kernel form
 
+// `kCount` neighbouring floats; 16 bytes at a time where kCount is a multiple of 4, and then
+// aligned.
+template <int kCount>
+__device__ void LoadRun(const float* source, float (&values)[kCount]) {
+  if constexpr (kCount % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(source + i);
+      values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] = source[i];
+  }
+}
+template <int kCount>
+__device__ void StoreRun(float* target, const float (&values)[kCount]) {
+  if constexpr (kCount % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      *reinterpret_cast<float4*>(target + i) = {values[i], values[i + 1], values[i + 2],
+                                                values[i + 3]};
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) target[i] = values[i];
+  }
+}
+
 // The taps and the last W - 1 inputs of N channels. kWidth is W where it is known at compile time,
 // else 0; loops run to kSize and skip what is past W.
 template <int kWidth, int N>
@@ -29,13 +58,56 @@ struct Window {
   float bias[N];
 
   __device__ void LoadTaps(const ShortConvolutionArgs& args, int channel) {
-    const int width = kWidth > 0 ? kWidth : args.width;
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      bias[i] = args.bias != nullptr ? args.bias[channel + i] : 0.0f;
+    for (int i = 0; i < N; ++i) bias[i] = args.bias != nullptr ? args.bias[channel + i] : 0.0f;
+    if constexpr (kWidth > 0) {
+      float run[N * kWidth];
+      LoadRun(args.weight + channel * kWidth, run);
+#pragma unroll
+      for (int i = 0; i < N * kWidth; ++i) taps[i % kWidth][i / kWidth] = run[i];
+    } else {
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
-        taps[j][i] = j < width ? args.weight[(channel + i) * width + j] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+          taps[j][i] = j < args.width ? args.weight[(channel + i) * args.width + j] : 0.0f;
+        }
+      }
+    }
+  }
+
+  // The W - 1 oldest entries of `inputs` from and to the state of the N channels.
+  __device__ void LoadState(const ShortConvolutionArgs& args, const float* state) {
+    if constexpr (kWidth > 0) {
+      float run[N * (kWidth - 1)];
+      LoadRun(state, run);
+#pragma unroll
+      for (int i = 0; i < N * (kWidth - 1); ++i)
+        inputs[i % (kWidth - 1)][i / (kWidth - 1)] = run[i];
+    } else {
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+          if (j < args.width - 1) inputs[j][i] = state[i * (args.width - 1) + j];
+        }
+      }
+    }
+  }
+  __device__ void StoreState(const ShortConvolutionArgs& args, float* state) const {
+    if constexpr (kWidth > 0) {
+      float run[N * (kWidth - 1)];
+#pragma unroll
+      for (int i = 0; i < N * (kWidth - 1); ++i)
+        run[i] = inputs[i % (kWidth - 1)][i / (kWidth - 1)];
+      StoreRun(state, run);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+          if (j < args.width - 1) state[i * (args.width - 1) + j] = inputs[j][i];
+        }
       }
     }
   }
@@ -101,14 +173,7 @@ __global__ void __launch_bounds__(kThreads) StepKernel(ShortConvolutionArgs args
   float* state = StateOf(args, sequence, channel);
   Window<kWidth, N> window;
   window.LoadTaps(args, channel);
-  const int width = kWidth > 0 ? kWidth : args.width;
-#pragma unroll
-  for (int j = 0; j < Window<kWidth, N>::kSize; ++j) {
-    if (j < width - 1) {
-#pragma unroll
-      for (int i = 0; i < N; ++i) window.inputs[j][i] = state[i * (width - 1) + j];
-    }
-  }
+  window.LoadState(args, state);
   for (int token = begin; token < end; ++token) {
     float values[N];
     Load(RowOf<const T>(args.x, token) + channel, values);
@@ -116,13 +181,7 @@ __global__ void __launch_bounds__(kThreads) StepKernel(ShortConvolutionArgs args
     window.Step(args, values);
     Store(RowOf<T>(args.out, token) + channel, values);
   }
-#pragma unroll
-  for (int j = 0; j < Window<kWidth, N>::kSize; ++j) {
-    if (j < width - 1) {
-#pragma unroll
-      for (int i = 0; i < N; ++i) state[i * (width - 1) + j] = window.inputs[j][i];
-    }
-  }
+  window.StoreState(args, state);
 }
 
 // The convolution of kTileTokens tokens of the packed batch, across the sequences they belong to.
@@ -220,7 +279,9 @@ void ShortConvolution(Stream& stream, const ShortConvolutionArgs& args) {
     longest = std::max(longest, args.cu_seqlens_host[n + 1] - args.cu_seqlens_host[n]);
   }
   // Eight channels of four taps fit in registers; other widths go one channel a thread.
-  const bool vectorizable = args.width == 4 && Vectorizable(args.x.cols, {args.x, args.out});
+  const bool vectorizable = args.width == 4 && Vectorizable(args.x.cols, {args.x, args.out}) &&
+                            IsAligned(args.weight) && IsAligned(args.state) &&
+                            args.slot_stride % 4 == 0;
   DispatchElements(args.x.dtype, vectorizable, [&]<typename T, int N>() {
     Launch<T, N, N == 1 ? 0 : 4>(stream, args, longest);
   });
