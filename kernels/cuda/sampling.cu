@@ -10,9 +10,12 @@ namespace {
 
 // What the model's own distribution says of a row.
 struct RowStatistics {
-  RankKey best;  // key of the largest logit
-  float log_sum_exp;
+  RankKey best;   // key of the largest logit
+  float log_sum;  // ln of the sum of exp(logit - largest)
   bool finite;
+
+  // Subtracts the largest logit first: large logits cost no digits.
+  __device__ float LogProb(float logit) const { return logit - LogitOf(best) - log_sum; }
 };
 
 // Running sum of exp(logit - largest).
@@ -57,12 +60,12 @@ __device__ RowStatistics FindStatistics(SelectMemory& memory, const float* logit
   __syncthreads();
   total = {};
   for (int warp = 0; warp < 32; ++warp) total.Add(warp_sums[warp]);
-  return {best, total.largest + logf(total.sum), finite};
+  return {best, logf(total.sum), finite};
 }
 
 // Writes the row's num_top_logprobs most probable tokens; -1 past the vocabulary's end.
 __device__ void WriteTopLogprobs(SelectMemory& memory, const SampleArgs& args, int row_index,
-                                 const LogitRow& row, int count, float log_sum_exp) {
+                                 const LogitRow& row, int count, const RowStatistics& statistics) {
   count = min(count, kMaxTopLogprobs);
   const RankKey cut = FindCut<Measure::kCount>(memory, row, count);
   CollectKeys(memory, row, [&](float, RankKey key) { return key >= cut; });
@@ -71,7 +74,7 @@ __device__ void WriteTopLogprobs(SelectMemory& memory, const SampleArgs& args, i
     const int64_t at = static_cast<int64_t>(row_index) * kMaxTopLogprobs + threadIdx.x;
     const bool exists = static_cast<int>(threadIdx.x) < row.vocab;
     args.top_tokens[at] = exists ? TokenOf(key) : -1;
-    args.top_logprobs[at] = exists ? LogitOf(key) - log_sum_exp : -INFINITY;
+    args.top_logprobs[at] = exists ? statistics.LogProb(LogitOf(key)) : -INFINITY;
   }
 }
 
@@ -214,8 +217,7 @@ __global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs args, 
 
   LogitRow row = {logits, vocab, LogitOf(statistics.best), 1.0f};
   if (options.num_top_logprobs > 0 && args.logprobs != nullptr) {
-    WriteTopLogprobs(memory, args, row_index, row, options.num_top_logprobs,
-                     statistics.log_sum_exp);
+    WriteTopLogprobs(memory, args, row_index, row, options.num_top_logprobs, statistics);
   }
   int token = options.forced_token;
   float logit = 0.0f;
@@ -246,7 +248,7 @@ __global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs args, 
   }
   if (threadIdx.x == 0) {
     args.tokens[row_index] = token;
-    if (args.logprobs != nullptr) args.logprobs[row_index] = logit - statistics.log_sum_exp;
+    if (args.logprobs != nullptr) args.logprobs[row_index] = statistics.LogProb(logit);
   }
 }
 
