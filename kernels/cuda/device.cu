@@ -37,6 +37,7 @@ namespace cuda {
 
 void Check(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // so that the next CheckLaunch does not blame its kernel
   throw DeviceError(std::string(call) + ": " + cudaGetErrorString(status) + " (" +
                     cudaGetErrorName(status) + ")");
 }
