@@ -14,7 +14,8 @@ namespace fla {
 // Largest number of alternatives that SampleArgs can report for a row.
 inline constexpr int kMaxTopLogprobs = 20;
 
-// How often a token stands in a row's prompt and in its output so far.
+// How often a token stands in a row's prompt and in its output so far. (Neither of counts nor of
+// biases may a row's range name a token twice.)
 struct TokenCount {
   int token;
   int prompt_count;
