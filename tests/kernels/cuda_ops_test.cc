@@ -70,7 +70,7 @@ class Arena {
 
   template <typename T>
   T* Put(const std::vector<T>& values) {
-    return static_cast<T*>(Upload(values.data(), std::max<size_t>(1, values.size()) * sizeof(T)));
+    return static_cast<T*>(Upload(values.data(), values.size() * sizeof(T)));
   }
 
   std::vector<float> Get(const Matrix& matrix) {
@@ -461,8 +461,8 @@ SamplingProblem RandomSampling(std::mt19937& random, int num_rows, int vocab) {
         problem.counts.push_back(
             {t, static_cast<int>(random() % 2), static_cast<int>(random() % 3)});
       }
-      problem.biases.push_back({3 % vocab, 2.0f});
-      problem.biases.push_back({1 % vocab, -INFINITY});
+      problem.biases.push_back({1, 2.0f});
+      problem.biases.push_back({0, -INFINITY});
     }
     row.counts_end = static_cast<int>(problem.counts.size());
     row.biases_end = static_cast<int>(problem.biases.size());
