@@ -1,0 +1,204 @@
+"""Starting, stopping, watching."""
+import json
+import re
+import signal
+import subprocess
+import time
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase)
+
+from fla.v1 import control_pb2
+from server_process import SERVER, demo_config, request
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+LONG = dict(text="Once upon a time", ignore_eos=True, max_new_tokens=30000)
+
+
+def health_of(server, service=""):
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status
+
+
+def run(*arguments):
+    return subprocess.run([SERVER, *map(str, arguments)], capture_output=True, text=True,
+                          timeout=120)
+
+
+def test_health(server):
+    for service in ("", "fla.v1.Inference", "fla.v1.Control"):
+        assert health_of(server, service) == SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        health_of(server, "fla.v1.Nothing")
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection(server):
+    database = ProtoReflectionDescriptorDatabase(server.channel)
+    assert {"fla.v1.Inference", "fla.v1.Control", "grpc.health.v1.Health"} <= set(
+        database.get_services())
+    pool = DescriptorPool(database)
+    methods = {m.name for m in pool.FindServiceByName("fla.v1.Inference").methods}
+    assert methods == {"Generate", "GenerateStream", "Tokenize", "Detokenize"}
+    assert pool.FindServiceByName("grpc.health.v1.Health").methods_by_name["Check"]
+
+
+def test_server_info_and_models(server):
+    info = server.control.GetServerInfo(control_pb2.GetServerInfoRequest())
+    assert re.fullmatch(r"\d+\.\d+\.\d+", info.version)
+    assert info.build in ("cpu", "cpu+cuda")
+    assert info.default_model == "demo" and info.uptime_seconds > 0
+    (model,) = server.control.ListModels(control_pb2.ListModelsRequest()).models
+    assert (model.name, model.model_type, model.dtype) == ("demo", "kda", "f32")
+    assert (model.vocab_size, model.hidden_size, model.num_layers) == (4096, 384, 7)
+    assert model.parameters == 14707306
+    assert model.slots_total == server.config["models"][0]["slots"]
+    assert list(model.eos_token_ids) == [0]
+    # Heads of 64 x 64 and the last three inputs of three convolutions, in f32, over the layers.
+    assert model.state_bytes_per_slot >= 7 * 4 * (6 * 64 * 64 + 3 * 384 * 3)
+    assert model.weight_bytes > 14707306
+
+
+def test_metrics_tell_the_truth(start_server):
+    server = start_server()
+    ids = server.tokenize("Once upon a time")
+    for seed in range(3):
+        server.generate(ids=ids, seed=seed, max_new_tokens=10, ignore_eos=True)
+    server.generate(ids=ids, max_new_tokens=10, logit_bias={0: 100.0})  # one token: end of text
+    with pytest.raises(grpc.RpcError):
+        server.generate(text="a", n=0)
+    metrics = server.metrics()
+
+    def value(name, **labels):
+        return metrics[("fla_" + name, tuple(sorted(labels.items())))]
+
+    assert value("requests_total", finish_reason="length") == 3
+    assert value("requests_total", finish_reason="stop") == 1
+    assert value("requests_total", finish_reason="cancelled") == 0
+    assert value("admission_rejections_total", reason="invalid") == 1
+    assert value("prompt_tokens_total") == 4 * len(ids)
+    assert value("generation_tokens_total") == 31
+    assert value("time_to_first_token_seconds_count") == 4
+    assert value("inter_token_latency_seconds_count") == 27
+    assert value("e2e_request_latency_seconds_count") == 4
+    # Each step feeds a prompt or the token before: 4 prompts and 9 tokens of three answers.
+    assert value("batch_tokens_sum") == 4 * len(ids) + 27
+    assert value("requests_running") == value("requests_waiting") == 0
+    assert value("state_slots_used") == 0
+    assert value("state_slots_total") == server.config["models"][0]["slots"]
+    assert value("model_load_seconds") > 0
+    assert value("state_nonfinite_total") == 0
+
+
+def test_sigterm_drains(start_server):
+    server = start_server()
+    stream = server.inference.GenerateStream(
+        request(text="Once", ignore_eos=True, max_new_tokens=1500, temperature=0))
+    next(stream)
+    server.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while health_of(server) != NOT_SERVING:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(grpc.RpcError) as caught:
+        server.generate(text="a")
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    messages = list(stream)  # goes on to its end
+    assert messages[-1].usage.completion_tokens == 1500
+    assert server.process.wait(30) == 0
+    log = server.log.read_text()
+    assert "drained" in log and "cut" not in log
+
+
+def test_sigint_stops_an_idle_server_at_once(start_server):
+    server = start_server()
+    begin = time.monotonic()
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 0
+    assert time.monotonic() - begin < 10
+
+
+def test_the_drain_timeout_cuts_off(start_server):
+    server = start_server(drain_timeout_seconds=0.3)
+    stream = server.inference.GenerateStream(request(**LONG))
+    next(stream)
+    server.process.send_signal(signal.SIGTERM)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stream)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert server.process.wait(30) == 0
+    assert "cut requests off" in server.log.read_text()
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    from server_process import ServerProcess
+    server = ServerProcess()
+    server.__enter__()
+    stream = server.inference.GenerateStream(request(**LONG))
+    next(stream)
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert server.process.poll() is None
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(5) == 1
+    server.channel.close()
+
+
+def test_the_log_has_a_line_a_request_and_no_prompt(start_server):
+    server = start_server()
+    server.generate(text="A secret about badgers", request_id="abc\n12", max_new_tokens=4,
+                    ignore_eos=True)
+    with pytest.raises(grpc.RpcError):
+        server.generate(text="A secret about badgers", temperature=-1)
+    server.process.terminate()
+    server.process.wait(30)
+    log = server.log.read_text()
+    lines = [line for line in log.splitlines() if " request id=" in line]
+    assert len(lines) == 2
+    assert r'client_id="abc\n12" model=demo choices=1' in lines[0]
+    assert "completion_tokens=4 finish=length queue=" in lines[0]
+    assert "status=INVALID_ARGUMENT" in lines[1] and "sampling.temperature" in lines[1]
+    assert "badger" not in log
+
+
+def test_check_config(tmp_path):
+    good = tmp_path / "good.json"
+    good.write_text(json.dumps(demo_config()))
+    result = run("--check-config", good)
+    assert (result.returncode, result.stdout) == (0, f"{good}: OK\n")
+
+    wrong_key = tmp_path / "key.json"
+    wrong_key.write_text(json.dumps(demo_config(limits={"max_m": 1})))
+    no_model = tmp_path / "model.json"
+    config = demo_config()
+    config["models"][0]["path"] = str(tmp_path / "nowhere")
+    no_model.write_text(json.dumps(config))
+    for file, words in [(wrong_key, "limits.max_m"), (no_model, "models[0]"),
+                        (tmp_path / "absent.json", "absent.json")]:
+        for flag in ("--check-config", "--config"):
+            result = run(flag, file)
+            assert result.returncode == 1
+            if flag == "--check-config" or words != "models[0]":
+                assert words in result.stderr
+
+
+def test_a_port_that_is_taken_is_an_error(server, tmp_path):
+    for key, address in [("listen", server.address),
+                         ("metrics_listen", server.metrics_url.split("/")[2])]:
+        file = tmp_path / f"{key}.json"
+        file.write_text(json.dumps(demo_config(**{key: address})))
+        result = run("--config", file)
+        assert result.returncode == 1
+        assert f"{key}: cannot listen on {address}" in result.stderr
+
+
+def test_the_command_line(tmp_path):
+    assert re.fullmatch(r"fla-server \d+\.\d+\.\d+ \(cpu(\+cuda)?\)\n", run("--version").stdout)
+    assert run().returncode != 0
+    assert run("--config", "a", "--check-config", "b").returncode != 0
+    assert run("--nonsense").returncode != 0
