@@ -1,6 +1,7 @@
 // Rows of q, k, v, gates and out as padded f32 vectors. Per-target code: included by the sources
 // that foreach_target.h compiles.
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/cpu/recurrence_heads.h"
 #include "kernels/tensor.h"
@@ -70,18 +71,34 @@ HWY_INLINE void LoadRow(const Matrix& matrix, int64_t row, int64_t column, int c
   }
 }
 
+// Rounds as BFloat16(float) does: to nearest even, NaN stays NaN.
+HWY_INLINE void StoreBFloat16s(const float* from, int count, BFloat16* to) {
+  const FloatTag d;
+  const hn::RebindToUnsigned<FloatTag> du;
+  const hn::RebindToSigned<FloatTag> di;
+  const hn::Rebind<uint16_t, FloatTag> d16;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  auto* bits = reinterpret_cast<uint16_t*>(to);
+  int i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const FloatVec value = hn::Load(d, from + i);
+    const auto wide = hn::BitCast(du, value);
+    const auto odd = hn::And(hn::ShiftRight<16>(wide), hn::Set(du, 1));
+    const auto rounded = hn::Add(wide, hn::Add(odd, hn::Set(du, 0x7fff)));
+    const auto quiet = hn::Or(wide, hn::Set(du, 0x400000));
+    const auto kept = hn::IfThenElse(hn::RebindMask(du, hn::Eq(value, value)), rounded, quiet);
+    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, hn::ShiftRight<16>(kept))), d16, bits + i);
+  }
+  for (; i < count; ++i) to[i] = BFloat16(from[i]);
+}
+
+// Writes columns [column, column + count) of a row of an f32 or bf16 matrix.
 HWY_INLINE void StoreRow(const float* from, const Matrix& matrix, int64_t row, int64_t column,
                          int count) {
-  const FloatTag d;
-  const int lanes = static_cast<int>(hn::Lanes(d));
-  int i = 0;
   if (matrix.dtype == DType::kBF16) {
-    BFloat16* to = matrix.Row<BFloat16>(row) + column;
-    for (; i < count; ++i) to[i] = BFloat16(from[i]);
+    StoreBFloat16s(from, count, matrix.Row<BFloat16>(row) + column);
   } else {
-    float* to = matrix.Row<float>(row) + column;
-    for (; i + lanes <= count; i += lanes) hn::StoreU(hn::Load(d, from + i), d, to + i);
-    for (; i < count; ++i) to[i] = from[i];
+    std::memcpy(matrix.Row<float>(row) + column, from, sizeof(float) * count);
   }
 }
 
