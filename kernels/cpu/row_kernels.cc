@@ -23,8 +23,22 @@ namespace hn = hwy::HWY_NAMESPACE;
 using F32 = hn::ScalableTag<float>;
 using Vec = hn::Vec<F32>;
 
-// Calls body(i, load, store) for every vector of [0, count), the last one partial. load(p) reads
-// the vector at p + i (zeros past the end), store(v, p) writes it.
+// The first `count` (< a vector) elements at p, then zeros. Not a masked load: before AVX2 that
+// reads whole vectors, past the end and from aligned addresses only.
+HWY_INLINE Vec LoadPart(const float* p, size_t count) {
+  HWY_ALIGN float lanes[HWY_MAX_BYTES / sizeof(float)] = {};
+  std::memcpy(lanes, p, count * sizeof(float));
+  return hn::Load(F32(), lanes);
+}
+
+HWY_INLINE void StorePart(Vec v, float* p, size_t count) {
+  HWY_ALIGN float lanes[HWY_MAX_BYTES / sizeof(float)];
+  hn::Store(v, F32(), lanes);
+  std::memcpy(p, lanes, count * sizeof(float));
+}
+
+// Calls body(load, store) for every vector of [0, count), the last one partial: load(p) reads the
+// vector of p that it is at (zeros past the end), store(v, p) writes it.
 template <class Body>
 HWY_INLINE void ForEachVector(size_t count, Body body) {
   const F32 d;
@@ -35,9 +49,8 @@ HWY_INLINE void ForEachVector(size_t count, Body body) {
          [&](Vec v, float* p) HWY_ATTR { hn::StoreU(v, d, p + i); });
   }
   if (i < count) {
-    const auto mask = hn::FirstN(d, count - i);
-    body([&](const float* p) HWY_ATTR { return hn::MaskedLoad(mask, d, p + i); },
-         [&](Vec v, float* p) HWY_ATTR { hn::BlendedStore(v, mask, d, p + i); });
+    body([&](const float* p) HWY_ATTR { return LoadPart(p + i, count - i); },
+         [&](Vec v, float* p) HWY_ATTR { StorePart(v, p + i, count - i); });
   }
 }
 
@@ -159,9 +172,7 @@ HWY_INLINE float SumOf(size_t count, Term term) {
   }
   for (; i + lanes <= count; i += lanes) sum0 = hn::Add(sum0, at(0));
   if (i < count) {
-    const auto mask = hn::FirstN(d, count - i);
-    sum1 = hn::Add(sum1,
-                   term([&](const float* p) HWY_ATTR { return hn::MaskedLoad(mask, d, p + i); }));
+    sum1 = hn::Add(sum1, term([&](const float* p) HWY_ATTR { return LoadPart(p + i, count - i); }));
   }
   return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3))));
 }

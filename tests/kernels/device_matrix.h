@@ -15,8 +15,8 @@
 
 #include "kernels/device.h"
 #include "kernels/tensor.h"
+#include "tests/kernels/place.h"
 #include "tests/testing/compare.h"
-#include "tests/testing/devices.h"
 
 namespace fla::testing {
 
@@ -128,7 +128,7 @@ class DeviceArray {
   Buffer buffer_;
 };
 
-// Every test of an op, on every device, with f32 and with bf16 activations.
+// Every test of an op, in every place, with f32 and with bf16 activations.
 class OpTest : public ::testing::TestWithParam<std::tuple<std::string, DType>> {
  protected:
   DType dtype() const { return std::get<1>(GetParam()); }
@@ -155,17 +155,18 @@ class OpTest : public ::testing::TestWithParam<std::tuple<std::string, DType>> {
   }
 
  private:
-  Stream stream_{ParseDevice(std::get<0>(GetParam()))};
+  Place place_{std::get<0>(GetParam())};
+  Stream stream_{place_.device()};
 };
 
 inline std::string OpTestName(const ::testing::TestParamInfo<OpTest::ParamType>& info) {
   return std::get<0>(info.param) + "_" + NameOf(std::get<1>(info.param));
 }
 
-#define FLA_INSTANTIATE_OP_TEST(suite)                                                        \
-  INSTANTIATE_TEST_SUITE_P(Devices, suite,                                                    \
-                           ::testing::Combine(::testing::ValuesIn(::fla::testing::Devices()), \
-                                              ::testing::Values(DType::kF32, DType::kBF16)),  \
+#define FLA_INSTANTIATE_OP_TEST(suite)                                                       \
+  INSTANTIATE_TEST_SUITE_P(Devices, suite,                                                   \
+                           ::testing::Combine(::testing::ValuesIn(::fla::testing::Places()), \
+                                              ::testing::Values(DType::kF32, DType::kBF16)), \
                            ::fla::testing::OpTestName)
 
 }  // namespace fla::testing
