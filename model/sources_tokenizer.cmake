@@ -9,13 +9,17 @@ target_sources(fla_model PRIVATE
   tokenizer/bpe.cc
   tokenizer/byte_level.cc
   tokenizer/byte_trie.cc
+  tokenizer/character_map.cc
   tokenizer/decoder.cc
   tokenizer/json_components.cc
   tokenizer/json_fields.cc
+  tokenizer/longest_match.cc
   tokenizer/normalizer.cc
   tokenizer/pre_tokenizer.cc
   tokenizer/regex.cc
   tokenizer/regex_dialect.cc
+  tokenizer/rwkv.cc
+  tokenizer/sentencepiece.cc
   tokenizer/tokenizer_json.cc
   tokenizer/unicode_versions.cc
   tokenizer/unigram.cc

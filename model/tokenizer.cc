@@ -19,8 +19,20 @@ namespace {
 
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 constexpr size_t kMaxIdleScratch = 16;
+constexpr char kJsonFile[] = "tokenizer.json";
+constexpr char kSentencePieceFile[] = "tokenizer.model";
 
-using Scratch = std::variant<tokenizer::BpeScratch, tokenizer::UnigramScratch>;
+using Scratch = std::variant<std::monostate, tokenizer::BpeScratch, tokenizer::UnigramScratch>;
+
+std::unique_ptr<Scratch> MakeScratch(const Definition& definition) {
+  if (std::holds_alternative<tokenizer::Bpe>(definition.model)) {
+    return std::make_unique<Scratch>(std::in_place_type<tokenizer::BpeScratch>);
+  }
+  if (std::holds_alternative<tokenizer::Unigram>(definition.model)) {
+    return std::make_unique<Scratch>(std::in_place_type<tokenizer::UnigramScratch>);
+  }
+  return std::make_unique<Scratch>();
+}
 
 // Thread safety: any number of threads.
 class ScratchPool {
@@ -68,9 +80,11 @@ struct Tokenizer::Parts {
   void EncodeWord(std::string_view word, Scratch* memory, std::vector<int>* ids) const {
     if (const auto* bpe = std::get_if<tokenizer::Bpe>(&definition.model)) {
       EncodeBpe(*bpe, definition.vocabulary, word, &std::get<tokenizer::BpeScratch>(*memory), ids);
-    } else {
-      EncodeUnigram(std::get<tokenizer::Unigram>(definition.model), definition.vocabulary, word,
+    } else if (const auto* unigram = std::get_if<tokenizer::Unigram>(&definition.model)) {
+      EncodeUnigram(*unigram, definition.vocabulary, word,
                     &std::get<tokenizer::UnigramScratch>(*memory), ids);
+    } else {
+      EncodeLongestMatch(std::get<tokenizer::LongestMatch>(definition.model), word, ids);
     }
   }
 
@@ -134,14 +148,35 @@ void AddEnds(const tokenizer::Settings& settings, int bos, int eos, const std::s
   }
 }
 
+// The file of a folder that defines its tokenizer: of several, the first in this order.
+std::filesystem::path FindFile(const std::filesystem::path& folder) {
+  for (const char* name : {kJsonFile, kSentencePieceFile}) {
+    if (std::filesystem::exists(folder / name)) return folder / name;
+  }
+  std::error_code error;
+  std::filesystem::path found;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with("rwkv_vocab") || !name.ends_with(".txt")) continue;
+    if (found.empty() || entry.path() < found) found = entry.path();
+  }
+  if (found.empty()) {
+    throw std::runtime_error(folder.string() + ": tokenizer: wanted " + kJsonFile + ", " +
+                             kSentencePieceFile + " or rwkv_vocab*.txt, got none");
+  }
+  return found;
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> Tokenizer::Load(const std::filesystem::path& folder) {
-  const std::filesystem::path file = folder / "tokenizer.json";
+  const std::filesystem::path file = FindFile(folder);
   const std::filesystem::path config = folder / "tokenizer_config.json";
   auto parts = std::make_unique<Parts>();
   Definition& definition = parts->definition;
-  definition = tokenizer::ReadTokenizerJson(file);
+  definition = file.filename() == kJsonFile            ? tokenizer::ReadTokenizerJson(file)
+               : file.filename() == kSentencePieceFile ? tokenizer::ReadSentencePiece(file)
+                                                       : tokenizer::ReadRwkvVocabulary(file);
 
   const tokenizer::Vocabulary& vocabulary = definition.vocabulary;
   int largest = vocabulary.size() - 1;
@@ -151,17 +186,21 @@ std::unique_ptr<Tokenizer> Tokenizer::Load(const std::filesystem::path& folder) 
   for (int id = 0; id < vocabulary.size(); ++id) {
     parts->tokens[id] = {vocabulary.text(id), !vocabulary.text(id).empty(), false};
   }
-  for (AddedToken token : definition.added_tokens) {
-    if (token.normalized) token.text = Normalize(definition.normalizers, token.text);
-    parts->tokens[token.id] = {token.text, true, token.special};
-    if (token.text.empty()) continue;
-    AddedTokenSet* set = token.normalized ? &parts->normalized_tokens : &parts->raw_tokens;
-    Insert(std::move(token), set);
+  for (const AddedToken& token : definition.added_tokens) {
+    parts->tokens[token.id] = {token.pattern, true, token.special};
+    Insert(token, token.normalized ? &parts->normalized_tokens : &parts->raw_tokens);
   }
+  parts->bos = definition.bos;
+  parts->eos = definition.eos;
   if (std::filesystem::exists(config)) {
-    const tokenizer::Settings settings = tokenizer::ReadTokenizerConfig(config);
-    parts->bos = FindToken(definition, settings.bos_token);
-    parts->eos = FindToken(definition, settings.eos_token);
+    tokenizer::Settings settings = tokenizer::ReadTokenizerConfig(config);
+    if (!settings.bos_token.empty()) parts->bos = FindToken(definition, settings.bos_token);
+    if (!settings.eos_token.empty()) parts->eos = FindToken(definition, settings.eos_token);
+    // transformers' class for Llama's tokenizer.model adds the token unless told not to.
+    if (file.filename() == kSentencePieceFile && settings.tokenizer_class == "LlamaTokenizer" &&
+        !settings.says_add_bos_token) {
+      settings.add_bos_token = true;
+    }
     AddEnds(settings, parts->bos, parts->eos, config.string(), &definition);
   }
   for (const auto* ends : {&definition.prefix, &definition.suffix}) {
@@ -182,11 +221,7 @@ std::vector<int> Tokenizer::Encode(std::string_view text, bool add_special_token
   if (text.size() > kMaxTextBytes) throw std::invalid_argument("text: wanted at most 1 GiB");
   if (!IsValidUtf8(text)) throw std::invalid_argument("text: wanted UTF-8, got other bytes");
   const Definition& definition = parts_->definition;
-  const bool is_bpe = std::holds_alternative<tokenizer::Bpe>(definition.model);
-  std::unique_ptr<Scratch> memory = parts_->scratch.Take([&] {
-    return is_bpe ? std::make_unique<Scratch>(std::in_place_type<tokenizer::BpeScratch>)
-                  : std::make_unique<Scratch>(std::in_place_type<tokenizer::UnigramScratch>);
-  });
+  std::unique_ptr<Scratch> memory = parts_->scratch.Take([&] { return MakeScratch(definition); });
   std::vector<int> ids;
   if (add_special_tokens) ids = definition.prefix;
   ForEachTextPart(parts_->raw_tokens, text, [&](TextPart part) {

@@ -1,4 +1,5 @@
-// Text to token ids and back, from a Hugging Face tokenizer.json.
+// Text to token ids and back, from a Hugging Face tokenizer.json, sentencepiece's tokenizer.model
+// or RWKV's vocabulary.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,8 @@ struct DecodeState;
 // Thread safety: const methods may be called from any number of threads.
 class Tokenizer {
  public:
-  // Reads tokenizer.json and, if there, tokenizer_config.json of a checkpoint folder. Throws
+  // Reads tokenizer.json, tokenizer.model or rwkv_vocab*.txt (of several, the first) and, if there,
+  // tokenizer_config.json of a checkpoint folder. Throws
   // std::runtime_error "file: what: wanted, got" for a missing or malformed file and for a
   // component that is not supported (named).
   static std::unique_ptr<Tokenizer> Load(const std::filesystem::path& folder);

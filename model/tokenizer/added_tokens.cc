@@ -45,7 +45,8 @@ size_t AfterWhitespace(std::string_view text, size_t begin) {
 }  // namespace
 
 void Insert(AddedToken token, AddedTokenSet* set) {
-  set->trie.Insert(token.text, static_cast<int>(set->tokens.size()));
+  if (token.pattern.empty()) return;
+  set->trie.Insert(token.pattern, static_cast<int>(set->tokens.size()));
   set->tokens.push_back(std::move(token));
 }
 

@@ -14,8 +14,9 @@ namespace fla::tokenizer {
 struct AddedToken {
   int id;
   std::string text;
+  std::string pattern;  // what is looked for in texts; empty: nothing
   bool special = false;
-  bool normalized = false;   // found in the normalised text, as its own normalised form
+  bool normalized = false;   // looked for in the normalised text
   bool single_word = false;  // only where no word character stands before or after it
   bool lstrip = false;       // takes the whitespace before it
   bool rstrip = false;       // and after it
@@ -24,10 +25,10 @@ struct AddedToken {
 // Tokens to look for at once.
 struct AddedTokenSet {
   std::vector<AddedToken> tokens;
-  ByteTrie trie;  // of their texts, indices into `tokens`
+  ByteTrie trie;  // of their patterns, indices into `tokens`
 };
 
-// `text` must not be empty; a later token of the same text replaces the earlier one.
+// A later token of the same pattern replaces the earlier one.
 void Insert(AddedToken token, AddedTokenSet* set);
 
 // A part of a text: a token, or what stands between two of them (id -1).

@@ -63,12 +63,12 @@ int FindMergeToken(const Vocabulary& vocabulary, const std::string& text, size_t
 
 // Fills `joined` if the text may be cut at all: every character has a token of its own, so that
 // none is dropped or fused with its neighbours, and no merge takes a byte or the unknown token.
-void FillJoined(const std::vector<std::pair<std::string, std::string>>& merges, Bpe* bpe) {
+void FillJoined(const MergeList& merges, Bpe* bpe) {
   const BpeOptions& options = bpe->options;
   if (!options.continuing_subword_prefix.empty() || !options.end_of_word_suffix.empty()) return;
   if (std::count(bpe->byte_ids.begin(), bpe->byte_ids.end(), -1) > 0) return;
   std::vector<bool> joined(kJoinedBits);
-  for (const auto& [left, right] : merges) {
+  for (const auto& [left, right] : merges.pairs) {
     if (ByteOfToken(left) >= 0 || ByteOfToken(right) >= 0) return;
     const std::string text = left + right;
     char32_t before = 0;
@@ -84,8 +84,7 @@ void FillJoined(const std::vector<std::pair<std::string, std::string>>& merges, 
 
 }  // namespace
 
-Bpe MakeBpe(const Vocabulary& vocabulary,
-            const std::vector<std::pair<std::string, std::string>>& merges, BpeOptions options,
+Bpe MakeBpe(const Vocabulary& vocabulary, const MergeList& merges, BpeOptions options,
             bool byte_level) {
   Bpe bpe;
   bpe.options = std::move(options);
@@ -96,10 +95,10 @@ Bpe MakeBpe(const Vocabulary& vocabulary,
                                *bpe.options.unk_token + "'");
     }
   }
-  bpe.merges = MergeTable(merges.size());
+  bpe.merges = MergeTable(merges.pairs.size());
   const std::string& prefix = bpe.options.continuing_subword_prefix;
-  for (size_t i = 0; i < merges.size(); ++i) {
-    const auto& [left, right] = merges[i];
+  for (size_t i = 0; i < merges.pairs.size(); ++i) {
+    const auto& [left, right] = merges.pairs[i];
     const int left_id = FindMergeToken(vocabulary, left, i);
     const int right_id = FindMergeToken(vocabulary, right, i);
     if (!right.starts_with(prefix)) {
@@ -107,7 +106,8 @@ Bpe MakeBpe(const Vocabulary& vocabulary,
                                "' before its right part, got '" + right + "'");
     }
     const int id = FindMergeToken(vocabulary, left + right.substr(prefix.size()), i);
-    bpe.merges.Insert(left_id, right_id, {static_cast<uint32_t>(i), id});
+    const uint32_t rank = merges.ranks.empty() ? static_cast<uint32_t>(i) : merges.ranks[i];
+    bpe.merges.Insert(left_id, right_id, {rank, id});
   }
   bool all_letters = true;
   for (int byte = 0; byte < 256; ++byte) {

@@ -79,10 +79,16 @@ struct Bpe {
   std::vector<bool> joined;
 };
 
+// Merges in the order of their ranks, or with the ranks given: of equal ranks the leftmost pair is
+// merged first.
+struct MergeList {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  std::vector<uint32_t> ranks;  // empty: 0, 1, 2, ...
+};
+
 // Throws std::runtime_error for a merge that names a token which the vocabulary lacks. With
 // `byte_level` the texts to encode are raw bytes where the vocabulary allows it: see bytes_in.
-Bpe MakeBpe(const Vocabulary& vocabulary,
-            const std::vector<std::pair<std::string, std::string>>& merges, BpeOptions options,
+Bpe MakeBpe(const Vocabulary& vocabulary, const MergeList& merges, BpeOptions options,
             bool byte_level);
 
 // Appends the tokens of one word. Time: n log n in its length.

@@ -12,7 +12,8 @@
 namespace fla::tokenizer {
 namespace {
 
-std::vector<AddedToken> ReadAddedTokens(const Fields& file, const Vocabulary& vocabulary) {
+std::vector<AddedToken> ReadAddedTokens(const Fields& file, const Definition& definition) {
+  const Vocabulary& vocabulary = definition.vocabulary;
   std::vector<AddedToken> tokens;
   if (file.Find("added_tokens") == nullptr) return tokens;
   for (const Json& entry : file.Array("added_tokens")) {
@@ -36,6 +37,7 @@ std::vector<AddedToken> ReadAddedTokens(const Fields& file, const Vocabulary& vo
       fields.Fail("id", "one that is free",
                   std::to_string(token.id) + ", which '" + vocabulary.text(token.id) + "' has");
     }
+    token.pattern = token.normalized ? Normalize(definition.normalizers, token.text) : token.text;
     tokens.push_back(std::move(token));
   }
   return tokens;
@@ -55,8 +57,9 @@ std::vector<std::pair<std::string, int>> ReadBpeVocabulary(const Fields& model) 
   return tokens;
 }
 
-std::vector<std::pair<std::string, std::string>> ReadMerges(const Fields& model) {
-  std::vector<std::pair<std::string, std::string>> merges;
+MergeList ReadMerges(const Fields& model) {
+  MergeList list;
+  auto& merges = list.pairs;
   const Json& entries = model.Array("merges");
   merges.reserve(entries.size());
   for (const Json& entry : entries) {
@@ -76,7 +79,7 @@ std::vector<std::pair<std::string, std::string>> ReadMerges(const Fields& model)
       model.Fail(name, "two tokens", Shown(entry));
     }
   }
-  return merges;
+  return list;
 }
 
 BpeOptions ReadBpeOptions(const Fields& model) {
@@ -97,14 +100,14 @@ BpeOptions ReadBpeOptions(const Fields& model) {
 
 void ReadUnigram(const Fields& model, Definition* definition) {
   std::vector<std::pair<std::string, int>> tokens;
-  std::vector<double> scores;
+  std::vector<UnigramToken> scores;
   for (const Json& entry : model.Array("vocab")) {
     if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number()) {
       model.Fail("vocab: entry " + std::to_string(scores.size()), "a token and its score",
                  Shown(entry));
     }
     tokens.emplace_back(entry[0].get<std::string>(), static_cast<int>(scores.size()));
-    scores.push_back(entry[1].get<double>());
+    scores.push_back({entry[1].get<double>()});
   }
   const int unk_id = model.Find("unk_id") == nullptr ? -1 : model.Integer("unk_id");
   definition->vocabulary = Vocabulary(std::move(tokens));
@@ -152,7 +155,7 @@ Definition ReadTokenizerJson(const std::filesystem::path& path) {
   const Bpe* bpe = std::get_if<Bpe>(&definition.model);
   if (bpe != nullptr && bpe->bytes_in) steps.pop_back();  // the model maps the bytes
 
-  definition.added_tokens = ReadAddedTokens(file, definition.vocabulary);
+  definition.added_tokens = ReadAddedTokens(file, definition);
   ReadPostProcessor(file.Find("post_processor"), file.where + ": post_processor",
                     &definition.prefix, &definition.suffix);
   return definition;
@@ -172,6 +175,8 @@ Settings ReadTokenizerConfig(const std::filesystem::path& path) {
   settings.eos_token = token("eos_token");
   settings.add_bos_token = file.Bool("add_bos_token", false);
   settings.add_eos_token = file.Bool("add_eos_token", false);
+  settings.tokenizer_class = file.StringOr("tokenizer_class", "");
+  settings.says_add_bos_token = file.Find("add_bos_token") != nullptr;
   return settings;
 }
 

@@ -17,8 +17,8 @@ inline constexpr size_t kMaxVocabularyBytes = size_t{64} << 20;  // all tokens t
 class Vocabulary {
  public:
   Vocabulary() = default;
-  // Throws std::runtime_error for an id out of [0, kMaxTokenId], for two tokens of one id, and for
-  // more than the limits above.
+  // Of two tokens with one text, the later is found. Throws std::runtime_error for an id out of [0,
+  // kMaxTokenId], for two tokens of one id, and for more than the limits above.
   explicit Vocabulary(std::vector<std::pair<std::string, int>> tokens);
   Vocabulary(Vocabulary&&) = default;
   Vocabulary& operator=(Vocabulary&&) = default;

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """Writes data/tokenizer_cases.json: small tokenizers of every supported component, with texts, their
-ids and the decoded text as Hugging Face's tokenizers library gives them (pip install tokenizers).
+ids and the decoded text as Hugging Face's tokenizers library and sentencepiece give them (pip install
+tokenizers sentencepiece).
 
 usage: make_tokenizer_cases.py DEMO_TOKENIZER_JSON OUT
 """
 
+import io
 import json
+import re
 import sys
+import tempfile
 
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -20,6 +24,9 @@ TEXTS = [
     "\u2581meta space\u2581", "<s>Hello</s> <mask> x<mask> ymask mask", "   <s>   </s>   ",
     "$100+<tag>=^`|~", "\U00011935\U00011930 \u32ff \u0958", "newHello Hello HELLO",
 ]
+
+# sentencepiece's normalisation: code points and what they become.
+RULES = "41\t61\n48\t68\nA0\t20\n3000\t20\n9\t20\n65 301\tE9\n65 301 61\t78 79\nFB01\t66 69\n200B\t\n"
 
 BYTE_TOKENS = [f"<0x{b:02X}>" for b in range(256)]
 
@@ -176,6 +183,80 @@ def cases():
         [decoders.Strip("H", 1, 0), decoders.Fuse(), decoders.Strip("a", 3, 2), decoders.Replace("ab", "-")]))
 
 
+class LongestMatch:
+    """RWKV's way: at each place the longest token."""
+
+    def __init__(self, tokens):
+        self.tokens = {t: i for i, t in tokens.items()}
+        self.texts = tokens
+
+    def encode(self, text):
+        data, ids = text.encode(), []
+        while data:
+            best = max((t for t in self.tokens if data.startswith(t)), key=len)
+            ids.append(self.tokens[best])
+            data = data[len(best):]
+        return ids
+
+    def decode(self, ids):
+        return b"".join(self.texts[i] for i in ids).decode()
+
+
+class WithControl:
+    """sentencepiece, with the pieces that are control pieces recognised in texts as ours are."""
+
+    def __init__(self, model):
+        import sentencepiece
+
+        self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    def encode(self, text):
+        ids = []
+        for part in re.split("(<s>|</s>|<unk>)", text):
+            piece = part in ("<s>", "</s>", "<unk>")
+            ids += [self.processor.piece_to_id(part)] if piece else self.processor.encode(part)
+        return ids
+
+    def decode(self, ids):
+        skipped = [self.processor.piece_to_id(p) for p in ("<s>", "</s>", "<unk>")]
+        return self.processor.decode([i for i in ids if i not in skipped])
+
+
+def other_files():
+    """Names, file names, contents and oracles of tokenizers without a tokenizer.json."""
+    import sentencepiece
+
+    for model_type in ["bpe", "unigram"]:
+        for options in [{"byte_fallback": True, "normalization_rule_name": "identity",
+                         "remove_extra_whitespaces": False},
+                        {"normalization_rule_tsv": RULES, "user_defined_symbols": ["mask", "<tag>"]},
+                        {"add_dummy_prefix": False, "normalization_rule_name": "identity"}]:
+            model = io.BytesIO()
+            with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
+                rules.write(options.pop("normalization_rule_tsv", ""))
+                rules.flush()
+                if "normalization_rule_name" not in options:
+                    options["normalization_rule_tsv"] = rules.name
+                sentencepiece.SentencePieceTrainer.train(
+                    sentence_iterator=iter([" ".join(WORDS)] * 9), model_writer=model,
+                    model_type=model_type, vocab_size=330 if "byte_fallback" in options else 70,
+                    hard_vocab_limit=False, minloglevel=2, **options)
+            proto = model.getvalue()
+            yield f"sentencepiece {model_type} {sorted(options)}", "tokenizer.model", proto, WithControl(proto)
+    tokens = {i + 1: bytes([i]) for i in range(256)}
+    words = [w.encode() for w in dict.fromkeys(WORDS)] + [b"\n\n", b"\r\n", b" the", b"ab" * 5, b"'\"",
+                                                          "日本".encode(), b"\xf0\x9f\x99", b"\\"]
+    tokens.update({257 + i: w for i, w in enumerate(words)})
+    lines = []
+    for i, token in tokens.items():
+        try:
+            literal = repr(token.decode())
+        except UnicodeDecodeError:
+            literal = repr(token)
+        lines.append(f"{i} {literal} {len(token)}\n")
+    yield "rwkv", "rwkv_vocab_v1.txt", "".join(lines).encode(), LongestMatch(tokens)
+
+
 def decode(tok, ids):
     try:
         return tok.decode(ids)
@@ -201,6 +282,10 @@ def main():
             decoded = decode(tok, ids)
             results.append([ids, "=" if decoded == text else decoded])
         out.append({"name": name, "tokenizer": spec, "results": results})
+    for name, file, content, tok in other_files():
+        results = [[ids, "=" if text == decoded else decoded]
+                   for text in TEXTS for ids in [tok.encode(text)] for decoded in [tok.decode(ids)]]
+        out.append({"name": name, "file": file, "hex": content.hex(), "results": results})
     with open(sys.argv[2], "w", encoding="utf-8") as f:
         # Results are pairs of the ids and the decoded text, "=" where that is the text itself, null
         # where the library fails.

@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
-"""Compares token ids and decoded text with Hugging Face's tokenizers library.
+"""Compares token ids and decoded text with the libraries that the tokenizers come from.
 
 usage: tokenizer_parity.py --tool TOOL [--count N] [--seed S] [FOLDER...]
 
-TOOL is the built tokenizer_tool. A folder holds a tokenizer.json. A folder without one is passed
-over; without any, or without the library, the exit code is 77 and says that nothing was tested.
+TOOL is the built tokenizer_tool. A folder holds a tokenizer.json (compared with the Python package
+tokenizers), a tokenizer.model (with sentencepiece) or a rwkv_vocab*.txt (with a few lines below). A
+folder for which there is nothing to compare with is passed over, and said so; without any the exit
+code is 77.
 """
 
 import argparse
+import ast
+import glob
+import json
 import os
 import random
 import struct
@@ -157,36 +162,150 @@ def has_ill_formed_bytes(tokens):
     return False
 
 
-def check(tool_path, folder, count, seed):
-    import tokenizers
+class JsonOracle:
+    """Hugging Face's library."""
 
-    oracle = tokenizers.Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
-    oracle.no_truncation()
-    oracle.no_padding()
+    def __init__(self, path):
+        import tokenizers
+
+        self.name = "tokenizers " + tokenizers.__version__
+        self.tokenizer = tokenizers.Tokenizer.from_file(path)
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        self.added_tokens = [token.content for token in added]
+        self.size = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        self.bos = self.bos_to_add(os.path.join(os.path.dirname(path), "tokenizer_config.json"))
+
+    def bos_to_add(self, path):
+        if not os.path.exists(path):
+            return None
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+        if not config.get("add_bos_token"):
+            return None
+        bos = self.tokenizer.token_to_id(config["bos_token"])
+        return None if self.tokenizer.encode("").ids[:1] == [bos] else bos
+
+    def usable(self, text):
+        return True
+
+    def encode(self, texts):
+        prefix = [] if self.bos is None else [self.bos]
+        return [prefix + e.ids for e in self.tokenizer.encode_batch(texts)]
+
+    def decode(self, lists):
+        return self.tokenizer.decode_batch(lists)
+
+    def decodes_alike(self, ids):
+        return not has_ill_formed_bytes([self.tokenizer.id_to_token(i) or "" for i in ids])
+
+
+class SentencePieceOracle:
+    """Without its treatment of control pieces: they are plain text to it, and tokens to us."""
+
+    def __init__(self, path):
+        import sentencepiece
+
+        self.name = "sentencepiece " + sentencepiece.__version__
+        self.processor = sentencepiece.SentencePieceProcessor(model_file=path)
+        self.size = self.processor.get_piece_size()
+        self.control = [self.processor.id_to_piece(i) for i in range(self.size)
+                        if self.processor.is_control(i) or self.processor.is_unknown(i)]
+        self.added_tokens = ["<sample>"]
+
+    def usable(self, text):
+        return not any(piece in text for piece in self.control)
+
+    def encode(self, texts):
+        return [self.processor.encode(text) for text in texts]
+
+    def decode(self, lists):
+        return [self.processor.decode(ids) for ids in lists]
+
+    def decodes_alike(self, ids):
+        # Of an unknown piece sentencepiece makes a mark of its own, and it drops a space after a
+        # control piece at the beginning.
+        return not any(self.processor.is_unknown(i) or self.processor.is_control(i) for i in ids)
+
+
+class RwkvOracle:
+    """At each place the longest token."""
+
+    def __init__(self, path):
+        self.name = "longest match"
+        self.tokens = {}
+        for line in open(path, encoding="utf-8"):
+            token = ast.literal_eval(line[line.index(" "):line.rindex(" ")].strip())
+            self.tokens[token.encode() if isinstance(token, str) else token] = int(line.split()[0])
+        self.longest = max(map(len, self.tokens))
+        self.texts = {i: token for token, i in self.tokens.items()}
+        self.size = max(self.texts) + 1
+        self.added_tokens = ["\n\n"]
+
+    def usable(self, text):
+        return True
+
+    def encode_one(self, text):
+        ids, at = [], 0
+        while at < len(text):
+            end = min(len(text), at + self.longest)
+            while text[at:end] not in self.tokens:
+                end -= 1
+            ids.append(self.tokens[text[at:end]])
+            at = end
+        return ids
+
+    def encode(self, texts):
+        return [self.encode_one(text.encode()) for text in texts]
+
+    def decode(self, lists):
+        return [b"".join(self.texts.get(i, b"") for i in ids).decode(errors="replace")
+                for ids in lists]
+
+    def decodes_alike(self, ids):
+        return True
+
+
+ORACLES = [("tokenizer.json", JsonOracle), ("tokenizer.model", SentencePieceOracle),
+           ("rwkv_vocab*.txt", RwkvOracle)]
+
+
+def oracle_of(folder):
+    """None, with a message, where there is nothing to compare with."""
+    for pattern, oracle in ORACLES:
+        for path in sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))[:1]:
+            try:
+                return oracle(path)
+            except ImportError as e:
+                print(f"NOT COMPARED: {folder}: {e}")
+                return None
+    print(f"NOT COMPARED: {folder}: no tokenizer in it")
+    return None
+
+
+def check(tool_path, folder, oracle, count, seed):
     tool = Tool(tool_path, folder)
-    added = [token.content for token in oracle.get_added_tokens_decoder().values()]
-    source = Texts(seed, added)
-    texts = [source.text() for _ in range(count)]
-    wanted = [e.ids for e in oracle.encode_batch(texts)]
+    source = Texts(seed, oracle.added_tokens)
+    texts = [text for text in (source.text() for _ in range(count)) if oracle.usable(text)]
+    wanted = oracle.encode(texts)
     got = tool.encode([t.encode("utf-8") for t in texts])
     wrong = differences("encoding", wanted, got, texts)
 
     refused = tool.encode(INVALID_UTF8)
     wrong += differences("encoding", [None] * len(INVALID_UTF8), refused, INVALID_UTF8)
 
-    size = oracle.get_vocab_size(with_added_tokens=True)
     lists = wanted[: count // 2]
-    lists += [[source.random.randrange(size) for _ in range(source.random.randrange(30))]
+    lists += [[source.random.randrange(oracle.size) for _ in range(source.random.randrange(30))]
               for _ in range(count // 4)]
     decoded = tool.decode(lists)
     wrong += differences("streamed decoding", [whole for whole, _ in decoded],
                          [streamed for _, streamed in decoded], lists)
-    clean = [i for i, ids in enumerate(lists)
-             if not has_ill_formed_bytes([oracle.id_to_token(id) or "" for id in ids])]
-    wrong += differences("decoding", oracle.decode_batch([lists[i] for i in clean]),
-                         [decoded[i][0] for i in clean], [lists[i] for i in clean])
-    print(f"{folder}: {count} texts, {sum(map(len, wanted))} tokens, {len(lists)} decodings "
-          f"({len(clean)} against the library): {wrong} differences", flush=True)
+    alike = [i for i, ids in enumerate(lists) if oracle.decodes_alike(ids)]
+    wrong += differences("decoding", oracle.decode([lists[i] for i in alike]),
+                         [decoded[i][0] for i in alike], [lists[i] for i in alike])
+    print(f"{folder} by {oracle.name}: {len(texts)} texts, {sum(map(len, wanted))} tokens, "
+          f"{len(lists)} decodings ({len(alike)} compared): {wrong} differences", flush=True)
     return wrong
 
 
@@ -197,19 +316,13 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("folders", nargs="*")
     arguments = parser.parse_args()
-    try:
-        import tokenizers
-    except ImportError:
-        print("SKIPPED, NOTHING WAS COMPARED: the Python package tokenizers is missing")
+    oracles = [(folder, oracle_of(folder)) for folder in sorted(set(arguments.folders))]
+    oracles = [(folder, oracle) for folder, oracle in oracles if oracle is not None]
+    if not oracles:
+        print("SKIPPED, NOTHING WAS COMPARED")
         return SKIP
-    folders = [f for f in arguments.folders if os.path.exists(os.path.join(f, "tokenizer.json"))]
-    for folder in sorted(set(arguments.folders) - set(folders)):
-        print(f"NOT COMPARED: {folder} has no tokenizer.json")
-    if not folders:
-        print("SKIPPED, NOTHING WAS COMPARED: no folder with a tokenizer.json")
-        return SKIP
-    print(f"tokenizers {tokenizers.__version__}, seed {arguments.seed}")
-    wrong = sum(check(arguments.tool, f, arguments.count, arguments.seed) for f in folders)
+    wrong = sum(check(arguments.tool, folder, oracle, arguments.count, arguments.seed)
+                for folder, oracle in oracles)
     return 1 if wrong else 0
 
 

@@ -36,16 +36,28 @@ std::unique_ptr<Tokenizer> Load(const json& tokenizer, const json& config = null
   return Tokenizer::Load(folder.path());
 }
 
-// What Load says of a bad tokenizer.json.
-std::string LoadError(const std::string& text) {
+std::string BytesOfHex(const std::string& digits) {
+  std::string bytes;
+  for (size_t i = 0; i + 1 < digits.size(); i += 2) {
+    bytes += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
+  }
+  return bytes;
+}
+
+// What Load says of a folder with one file.
+std::string LoadError(const std::string& file, const std::string& bytes) {
   const TemporaryFolder folder;
-  folder.Write("tokenizer.json", text);
+  folder.Write(file, bytes);
   try {
     Tokenizer::Load(folder.path());
   } catch (const std::runtime_error& e) {
     return e.what();
   }
   return "no error";
+}
+
+std::string LoadError(const std::string& json_text) {
+  return LoadError("tokenizer.json", json_text);
 }
 
 std::string Stream(const Tokenizer& tokenizer, const std::vector<int>& ids) {
@@ -85,17 +97,23 @@ TEST(Tokenizer, DemoPutsItsBeginningTokenBeforeATextOnce) {
   EXPECT_EQ(tokenizer->Decode(with, true), "Once upon a time");
 }
 
-// Cases made by Hugging Face's library: see make_tokenizer_cases.py.
-TEST(Tokenizer, EveryComponentGivesWhatTheTokenizersLibraryGives) {
+// Cases made by Hugging Face's library and by sentencepiece: see make_tokenizer_cases.py.
+TEST(Tokenizer, EveryComponentGivesWhatTheLibrariesGive) {
   const json demo = ReadJson(kDemo / "tokenizer.json");
   json file = ReadJson(kData / "tokenizer_cases.json");
   const auto texts = file["texts"].get<std::vector<std::string>>();
   int compared = 0;
   for (json& entry : file["cases"]) {
     const std::string name = entry["name"];
-    json& definition = entry["tokenizer"];
-    if (definition["model"] == "demo") definition["model"] = demo["model"];
-    const auto tokenizer = Load(definition);
+    const TemporaryFolder folder;
+    if (entry.contains("file")) {
+      folder.Write(entry["file"], BytesOfHex(entry["hex"]));
+    } else {
+      json& definition = entry["tokenizer"];
+      if (definition["model"] == "demo") definition["model"] = demo["model"];
+      folder.Write("tokenizer.json", definition.dump());
+    }
+    const auto tokenizer = Tokenizer::Load(folder.path());
     ASSERT_EQ(entry["results"].size(), texts.size());
     for (size_t i = 0; i < texts.size(); ++i) {
       const std::string& text = texts[i];
@@ -266,6 +284,33 @@ TEST(TokenizerErrors, BoundHostileFiles) {
   EXPECT_THAT(LoadError("{\"a\": \"\\ud800\"}"), HasSubstr("wanted JSON"));
   const TemporaryFolder empty;
   EXPECT_THROW(Tokenizer::Load(empty.path()), std::runtime_error);
+}
+
+TEST(TokenizerErrors, SayWhatIsWrongInAnRwkvVocabulary) {
+  const char* const file = "rwkv_vocab_v1.txt";
+  EXPECT_THAT(LoadError(file, "1 'a' 1\n2 'bc' 3\n"), HasSubstr("line 2: length: wanted 2"));
+  EXPECT_THAT(LoadError(file, "1 'a\n"), HasSubstr("line 1: wanted an id"));
+  EXPECT_THAT(LoadError(file, "x 'a' 1\n"), HasSubstr("line 1: id"));
+  EXPECT_THAT(LoadError(file, "1 a 1\n"), HasSubstr("line 1: literal"));
+  EXPECT_THAT(LoadError(file, "1 '\\x4' 1\n"), HasSubstr("line 1: literal"));
+  EXPECT_THAT(LoadError(file, "1 '\\q' 1\n"), HasSubstr("line 1: literal"));
+  EXPECT_THAT(LoadError(file, "1 'a' 1\n1 'b' 1\n"), HasSubstr("id 1"));
+  EXPECT_THAT(LoadError(file, "1 'a' 1\n"), HasSubstr("for byte 0"));
+}
+
+TEST(TokenizerErrors, SayWhatIsWrongInASentencePieceModel) {
+  using namespace std::string_literals;
+  const char* const file = "tokenizer.model";
+  const std::string piece = "\x0A\x08\x0A\x01\x61\x15\0\0\0\0"s;  // 'a', score 0
+  EXPECT_THAT(LoadError(file, piece), HasSubstr("no error"));
+  EXPECT_THAT(LoadError(file, ""), HasSubstr("wanted a vocabulary"));
+  EXPECT_THAT(LoadError(file, piece.substr(0, 6)), HasSubstr("wanted a field of 8 bytes, got 4"));
+  EXPECT_THAT(LoadError(file, "\x0B"), HasSubstr("wire type 3"));
+  EXPECT_THAT(LoadError(file, std::string(11, '\xFF')), HasSubstr("64 bits"));
+  EXPECT_THAT(LoadError(file, "\x0A\x03\x0A\x01\xFF"), HasSubstr("piece 0: wanted UTF-8"));
+  EXPECT_THAT(LoadError(file, "\x0A\x05\x0A\x01\x61\x18\x05"), HasSubstr("UNUSED"));
+  EXPECT_THAT(LoadError(file, piece + "\x12\x02\x18\x04"), HasSubstr("model type"));
+  EXPECT_THAT(LoadError(file, piece + "\x1A\x04\x12\x02zz"), HasSubstr("precompiled_charsmap"));
 }
 
 TEST(TokenizerErrors, EndlessBacktrackingEnds) {
