@@ -7,6 +7,7 @@
 #include <climits>
 #include <cmath>
 #include <numeric>
+#include <ostream>
 
 #include "tests/kernels/recurrence_problem.h"
 
@@ -45,6 +46,11 @@ struct Setting {
   Device device;
   Cell cell;
   DType dtype;
+
+  friend std::ostream& operator<<(std::ostream& out, const Setting& setting) {
+    return out << fla::NameOf(setting.device) << " " << NameOf(setting.cell) << " "
+               << fla::NameOf(setting.dtype);
+  }
 };
 
 std::vector<Setting> AllSettings() {
