@@ -110,7 +110,7 @@ void GenerateCall::Deliver(Event event) {
       if (event.finish) failure_ = StatusOf(*event.finish);
       if (event.finish && !event.finish->status.ok()) event.finish.reset();
       buffer_.Push(std::move(event));
-      if (max_waiting_events() > 0 && buffer_.waiting() > max_waiting_events()) {
+      if (max_unread_events() > 0 && buffer_.waiting() > static_cast<size_t>(max_unread_events())) {
         failure_ = absl::ResourceExhaustedError(
             "the stream was not read: too many events waited for the client");
         buffer_.Clear();
@@ -197,7 +197,7 @@ class UnaryCall final : public GenerateCall, public grpc::ServerUnaryReactor {
   }
 
   void FinishWith(const grpc::Status& status) override { Finish(status); }
-  size_t max_waiting_events() const override { return 0; }  // bounded by max_new_tokens
+  int max_unread_events() const override { return 0; }  // bounded by max_new_tokens
 
   void OnCancel() override { Cancel(); }
   void OnDone() override {
@@ -274,7 +274,7 @@ class StreamedCall final : public GenerateCall,
   }
 
   void FinishWith(const grpc::Status& status) override { Finish(status); }
-  size_t max_waiting_events() const override { return kMaxWaitingEvents; }
+  int max_unread_events() const override { return context_.limits.max_unread_events; }
 
   void OnCancel() override { Cancel(); }
   void OnDone() override {

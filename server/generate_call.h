@@ -15,9 +15,6 @@
 
 namespace fla {
 
-// A stream whose client leaves this many events unread is ended with RESOURCE_EXHAUSTED.
-inline constexpr size_t kMaxWaitingEvents = 4096;
-
 // What the server gives to every call. All outlive the calls.
 struct CallContext {
   const ModelRegistry& registry;
@@ -50,8 +47,9 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   virtual void Advance() = 0;
   // Ends the RPC.
   virtual void FinishWith(const grpc::Status& status) = 0;
-  // 0: no bound.
-  virtual size_t max_waiting_events() const = 0;
+  // More events than this that wait for the client end the call with RESOURCE_EXHAUSTED. 0: no
+  // bound.
+  virtual int max_unread_events() const = 0;
 
   // The client is gone or has cancelled: frees the slots within one step.
   void Cancel();

@@ -207,6 +207,7 @@ Limits ReadLimits(Section section) {
   // More choices than the queue holds could never be taken.
   limits.max_n = std::min(limits.max_n, limits.max_queued_requests);
   section.Read("max_n", limits.max_n, 1, std::min(1024, limits.max_queued_requests));
+  section.Read("max_unread_events", limits.max_unread_events, 1, 1 << 20);
   section.Read("max_message_bytes", limits.max_message_bytes, 1024, kMost);
   section.RefuseOthers();
   return limits;

@@ -31,6 +31,7 @@ struct Limits {
   int max_logprobs = 20;  // alternatives a token
   int max_logit_bias = 1024;
   int max_queued_requests = 256;  // choices, a model
+  int max_unread_events = 4096;   // that wait for the client of a stream
   int max_message_bytes = 4 * 1024 * 1024;
 };
 

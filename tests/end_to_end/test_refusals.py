@@ -107,7 +107,7 @@ def test_a_full_queue_refuses_at_once(start_server):
 
 def test_a_client_that_does_not_read_is_cut_off(start_server):
     """Its stream is ended with RESOURCE_EXHAUSTED and its slot freed, while others go on."""
-    server = start_server(slots=2)
+    server = start_server(slots=2, limits={"max_unread_events": 64})
     # A stalled reader: the client's flow-control window fills and nothing is taken from it.
     options = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0),
                ("grpc.max_receive_message_length", -1)]
@@ -118,7 +118,7 @@ def test_a_client_that_does_not_read_is_cut_off(start_server):
         stalled = call(request(text="Once", ignore_eos=True, max_new_tokens=32768, logprobs=20))
         threading.Event().wait(0.2)
         assert server.generate(text="a", max_new_tokens=5).choices[0].finish.reason
-        server.wait_for_metric("fla_state_slots_used", 0, seconds=240)
+        server.wait_for_metric("fla_state_slots_used", 0, seconds=60)
         received = 0
         with pytest.raises(grpc.RpcError) as caught:
             for message in stalled:

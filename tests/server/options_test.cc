@@ -56,7 +56,7 @@ TEST(Options, ReadsEveryKey) {
     "default_model": "b",
     "limits": {"max_prompt_tokens": 1, "max_new_tokens": 2, "default_max_new_tokens": 1, "max_n": 4,
       "max_stop_strings": 5, "max_stop_string_bytes": 6, "max_stop_token_ids": 7,
-      "max_logprobs": 8, "max_logit_bias": 9, "max_queued_requests": 10,
+      "max_logprobs": 8, "max_logit_bias": 9, "max_queued_requests": 10, "max_unread_events": 11,
       "max_message_bytes": 4096},
     "drain_timeout_seconds": 1.5,
     "log": {"level": "debug", "requests": false}})");
@@ -80,6 +80,7 @@ TEST(Options, ReadsEveryKey) {
   EXPECT_EQ(options.limits.max_logprobs, 8);
   EXPECT_EQ(options.limits.max_logit_bias, 9);
   EXPECT_EQ(options.limits.max_queued_requests, 10);
+  EXPECT_EQ(options.limits.max_unread_events, 11);
   EXPECT_EQ(options.limits.max_message_bytes, 4096);
   EXPECT_EQ(options.drain_timeout_seconds, 1.5);
   EXPECT_EQ(options.log.level, "debug");
