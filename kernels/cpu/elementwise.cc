@@ -6,26 +6,24 @@
 namespace fla::cpu {
 
 void SwiGlu(Stream&, Matrix gate_up, Matrix out) {
-#pragma omp parallel for schedule(static) if (out.rows * out.cols > kParallelElements)
-  for (int64_t t = 0; t < out.rows; ++t) {
+  ParallelFor(out.rows, ThreadsFor(out.rows * out.cols), [&](int64_t t) {
     thread_local std::vector<float> in_buffer, out_buffer;
     const float* gate = ReadRow(gate_up, t, 0, 2 * out.cols, in_buffer);
     float* target = OpenRow(out, t, 0, out.cols, out_buffer);
     GateFloats(Activation::kSilu, gate, gate + out.cols, out.cols, target);
     FinishRow(out, t, 0, out.cols, target);
-  }
+  });
 }
 
 void Multiply(Stream&, Matrix a, Matrix b, Matrix out) {
-#pragma omp parallel for schedule(static) if (out.rows * out.cols > kParallelElements)
-  for (int64_t t = 0; t < out.rows; ++t) {
+  ParallelFor(out.rows, ThreadsFor(out.rows * out.cols), [&](int64_t t) {
     thread_local std::vector<float> a_buffer, b_buffer, out_buffer;
     const float* left = ReadRow(a, t, 0, out.cols, a_buffer);
     const float* right = ReadRow(b, t, 0, out.cols, b_buffer);
     float* target = OpenRow(out, t, 0, out.cols, out_buffer);
     MultiplyFloats(left, right, out.cols, target);
     FinishRow(out, t, 0, out.cols, target);
-  }
+  });
 }
 
 }  // namespace fla::cpu

@@ -8,8 +8,7 @@ namespace fla::cpu {
 namespace {
 
 void CopyRows(Matrix from, const int* rows, Matrix to) {
-#pragma omp parallel for schedule(static) if (to.rows * to.cols > kParallelElements)
-  for (int64_t i = 0; i < to.rows; ++i) {
+  ParallelFor(to.rows, ThreadsFor(to.rows * to.cols), [&](int64_t i) {
     thread_local std::vector<float> buffer;
     const char* source = from.Row<const char>(0) + rows[i] * from.stride * SizeOf(from.dtype);
     char* target = to.Row<char>(0) + i * to.stride * SizeOf(to.dtype);
@@ -19,7 +18,7 @@ void CopyRows(Matrix from, const int* rows, Matrix to) {
       const float* row = ReadRow(from, rows[i], 0, to.cols, buffer);
       StoreFloats(to.dtype, row, to.cols, target);
     }
-  }
+  });
 }
 
 }  // namespace

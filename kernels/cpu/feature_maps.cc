@@ -32,8 +32,7 @@ void DpfpHead(const float* x, int dim, int nu, float* y, float* out) {
 }  // namespace
 
 void HedgehogFeatureMap(Stream&, Matrix x, int head_dim, Matrix out) {
-#pragma omp parallel for schedule(static) if (out.rows * out.cols > kParallelElements)
-  for (int64_t t = 0; t < x.rows; ++t) {
+  ParallelFor(x.rows, ThreadsFor(out.rows * out.cols), [&](int64_t t) {
     thread_local std::vector<float> in_buffer, out_buffer;
     const float* row = ReadRow(x, t, 0, x.cols, in_buffer);
     float* target = OpenRow(out, t, 0, out.cols, out_buffer);
@@ -41,12 +40,11 @@ void HedgehogFeatureMap(Stream&, Matrix x, int head_dim, Matrix out) {
       HedgehogHead(row + begin, head_dim, target + 2 * begin);
     }
     FinishRow(out, t, 0, out.cols, target);
-  }
+  });
 }
 
 void DpfpFeatureMap(Stream&, Matrix x, int head_dim, int nu, Matrix out) {
-#pragma omp parallel for schedule(static) if (out.rows * out.cols > kParallelElements)
-  for (int64_t t = 0; t < x.rows; ++t) {
+  ParallelFor(x.rows, ThreadsFor(out.rows * out.cols), [&](int64_t t) {
     thread_local std::vector<float> in_buffer, out_buffer, head_buffer;
     head_buffer.resize(4 * static_cast<size_t>(head_dim));
     const float* row = ReadRow(x, t, 0, x.cols, in_buffer);
@@ -55,7 +53,7 @@ void DpfpFeatureMap(Stream&, Matrix x, int head_dim, int nu, Matrix out) {
       DpfpHead(row + begin, head_dim, nu, head_buffer.data(), target + 2 * nu * begin);
     }
     FinishRow(out, t, 0, out.cols, target);
-  }
+  });
 }
 
 void Rotary(Stream& stream, Matrix x, int head_dim, float base, const int* positions) {
@@ -64,8 +62,7 @@ void Rotary(Stream& stream, Matrix x, int head_dim, float base, const int* posit
   for (int i = 0; i < half; ++i) {
     frequency[i] = 1.0f / std::pow(base, static_cast<float>(2 * i) / static_cast<float>(head_dim));
   }
-#pragma omp parallel for schedule(static) if (x.rows * x.cols > kParallelElements)
-  for (int64_t t = 0; t < x.rows; ++t) {
+  ParallelFor(x.rows, ThreadsFor(x.rows * x.cols), [&](int64_t t) {
     thread_local std::vector<float> row_buffer, angle_buffer;
     angle_buffer.resize(head_dim);
     float* cosine = angle_buffer.data();
@@ -86,7 +83,7 @@ void Rotary(Stream& stream, Matrix x, int head_dim, float base, const int* posit
       }
     }
     FinishRow(x, t, 0, x.cols, row);
-  }
+  });
 }
 
 }  // namespace fla::cpu

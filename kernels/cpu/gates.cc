@@ -13,8 +13,7 @@ void LogDecay(Stream& stream, const LogDecayArgs& args) {
   for (int h = 0; h < args.heads; ++h) {
     a_scale[h] = args.a_log == nullptr ? 1.0f : std::exp(args.a_log[h]);
   }
-#pragma omp parallel for schedule(static) if (x.rows * x.cols > kParallelElements)
-  for (int64_t t = 0; t < x.rows; ++t) {
+  ParallelFor(x.rows, ThreadsFor(x.rows * x.cols), [&](int64_t t) {
     thread_local std::vector<float> buffer;
     const float* row = ReadRow(x, t, 0, x.cols, buffer);
     float* out = args.out + t * x.cols;
@@ -30,17 +29,16 @@ void LogDecay(Stream& stream, const LogDecayArgs& args) {
       };
       LogDecayFloats(head, row + begin, channels, out + begin);
     }
-  }
+  });
 }
 
 void Beta(Stream&, Matrix x, float scale, float* out) {
-#pragma omp parallel for schedule(static) if (x.rows * x.cols > kParallelElements)
-  for (int64_t t = 0; t < x.rows; ++t) {
+  ParallelFor(x.rows, ThreadsFor(x.rows * x.cols), [&](int64_t t) {
     thread_local std::vector<float> buffer;
     float* row = out + t * x.cols;
     ActivateFloats(Activation::kSigmoid, ReadRow(x, t, 0, x.cols, buffer), x.cols, row);
     ScaleFloats(row, scale, nullptr, x.cols, row);
-  }
+  });
 }
 
 }  // namespace fla::cpu

@@ -30,17 +30,16 @@ void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix o
   auto* packed = static_cast<float*>(stream.Scratch(tiles * tile_size * sizeof(float)));
   const bool parallel = x.rows * weight.rows * x.cols > kParallelProducts;
 
-#pragma omp parallel for schedule(static) if (parallel && x.rows * x.cols > kParallelElements)
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    const int64_t begin = tile * kTileRows;
-    PackTile(x.Rows(begin, std::min<int64_t>(kTileRows, x.rows - begin)),
-             packed + tile * tile_size);
-  }
+  ParallelFor(tiles, parallel && x.rows * x.cols > kParallelElements ? MaxThreads() : 1,
+              [&](int64_t tile) {
+                const int64_t begin = tile * kTileRows;
+                PackTile(x.Rows(begin, std::min<int64_t>(kTileRows, x.rows - begin)),
+                         packed + tile * tile_size);
+              });
 
   const int64_t row_panels = (x.rows + kPanelRows - 1) / kPanelRows;
   const int64_t column_panels = (weight.rows + kPanelColumns - 1) / kPanelColumns;
-#pragma omp parallel for schedule(static) if (parallel)
-  for (int64_t task = 0; task < row_panels * column_panels; ++task) {
+  ParallelFor(row_panels * column_panels, parallel ? MaxThreads() : 1, [&](int64_t task) {
     const int64_t m = task % row_panels * kPanelRows;
     const int64_t n = task / row_panels * kPanelColumns;
     const int64_t rows = std::min<int64_t>(kPanelRows, x.rows - m);
@@ -49,7 +48,7 @@ void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix o
     alignas(64) float panel[kPanelRows * kPanelColumns];
     MultiplyPanel(packed + m / kTileRows * tile_size, rows, weight.Rows(n, columns), panel);
     StorePanel(panel, bias == nullptr ? nullptr : bias + n, out.Rows(m, rows).Columns(n, columns));
-  }
+  });
 }
 
 }  // namespace fla::cpu

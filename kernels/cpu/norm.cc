@@ -15,21 +15,19 @@ float InverseRms(const float* x, int64_t count, float eps) {
 }  // namespace
 
 void RmsNorm(Stream&, Matrix x, const float* weight, float eps, Matrix out) {
-#pragma omp parallel for schedule(static) if (x.rows * x.cols > kParallelElements)
-  for (int64_t t = 0; t < x.rows; ++t) {
+  ParallelFor(x.rows, ThreadsFor(x.rows * x.cols), [&](int64_t t) {
     thread_local std::vector<float> in_buffer, out_buffer;
     const float* row = ReadRow(x, t, 0, x.cols, in_buffer);
     float* target = OpenRow(out, t, 0, x.cols, out_buffer);
     ScaleFloats(row, InverseRms(row, x.cols, eps), weight, x.cols, target);
     FinishRow(out, t, 0, x.cols, target);
-  }
+  });
 }
 
 void AddRmsNorm(Stream&, Matrix residual, Matrix delta, const float* weight, float eps,
                 Matrix out) {
   const int64_t cols = residual.cols;
-#pragma omp parallel for schedule(static) if (residual.rows * cols > kParallelElements)
-  for (int64_t t = 0; t < residual.rows; ++t) {
+  ParallelFor(residual.rows, ThreadsFor(residual.rows * cols), [&](int64_t t) {
     thread_local std::vector<float> residual_buffer, delta_buffer, out_buffer;
     const float* left = ReadRow(residual, t, 0, cols, residual_buffer);
     float* sum = OpenRow(residual, t, 0, cols, residual_buffer);
@@ -40,14 +38,13 @@ void AddRmsNorm(Stream&, Matrix residual, Matrix delta, const float* weight, flo
     float* target = OpenRow(out, t, 0, cols, out_buffer);
     ScaleFloats(row, InverseRms(row, cols, eps), weight, cols, target);
     FinishRow(out, t, 0, cols, target);
-  }
+  });
 }
 
 void ActivateHeads(Stream&, const ActivateHeadsArgs& args) {
   const Matrix& x = args.x;
   const int64_t dim = args.head_dim;
-#pragma omp parallel for schedule(static) if (x.rows * x.cols > kParallelElements)
-  for (int64_t t = 0; t < x.rows; ++t) {
+  ParallelFor(x.rows, ThreadsFor(x.rows * x.cols), [&](int64_t t) {
     thread_local std::vector<float> in_buffer, out_buffer;
     const float* row = ReadRow(x, t, 0, x.cols, in_buffer);
     float* target = OpenRow(args.out, t, 0, x.cols, out_buffer);
@@ -71,14 +68,13 @@ void ActivateHeads(Stream&, const ActivateHeadsArgs& args) {
       ScaleFloats(head, scale, nullptr, dim, head);
     }
     FinishRow(args.out, t, 0, x.cols, target);
-  }
+  });
 }
 
 void OutputNorm(Stream&, const OutputNormArgs& args) {
   const Matrix& x = args.x;
   const int64_t dim = args.head_dim;
-#pragma omp parallel for schedule(static) if (x.rows * x.cols > kParallelElements)
-  for (int64_t t = 0; t < x.rows; ++t) {
+  ParallelFor(x.rows, ThreadsFor(x.rows * x.cols), [&](int64_t t) {
     thread_local std::vector<float> in_buffer, gate_buffer, out_buffer;
     const float* row = ReadRow(x, t, 0, x.cols, in_buffer);
     float* target = OpenRow(args.out, t, 0, x.cols, out_buffer);
@@ -91,7 +87,7 @@ void OutputNorm(Stream&, const OutputNormArgs& args) {
       GateFloats(args.gate_activation, gate, target, x.cols, target);
     }
     FinishRow(args.out, t, 0, x.cols, target);
-  }
+  });
 }
 
 }  // namespace fla::cpu

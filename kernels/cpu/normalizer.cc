@@ -27,10 +27,11 @@ void NormalizeHead(const NormalizerArgs& args, int sequence, int head) {
 }  // namespace
 
 void Normalizer(Stream&, const NormalizerArgs& args) {
-#pragma omp parallel for schedule(dynamic) if (args.out.rows * args.out.cols > kParallelElements)
-  for (int64_t task = 0; task < static_cast<int64_t>(args.num_sequences) * args.heads; ++task) {
-    NormalizeHead(args, static_cast<int>(task / args.heads), static_cast<int>(task % args.heads));
-  }
+  ParallelFor(static_cast<int64_t>(args.num_sequences) * args.heads,
+              ThreadsFor(args.out.rows * args.out.cols), [&](int64_t task) {
+                NormalizeHead(args, static_cast<int>(task / args.heads),
+                              static_cast<int>(task % args.heads));
+              });
 }
 
 }  // namespace fla::cpu

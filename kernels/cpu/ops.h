@@ -1,6 +1,6 @@
 // The CPU's implementations of kernels/ops.h and kernels/sampling.h, which say what each computes.
 //
-// Rows are shared among OpenMP threads; no result depends on the number of threads, nor a row's
+// Rows are shared among threads; no result depends on the number of threads, nor a row's
 // result on the other rows of the call.
 #pragma once
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/tensor.h"
 
@@ -11,6 +12,9 @@ namespace fla::cpu {
 
 // Elements an op must touch before it is worth waking other threads (some 10 us of work).
 inline constexpr int64_t kParallelElements = 16384;
+
+// Threads for an op that touches that many.
+inline int ThreadsFor(int64_t elements) { return elements > kParallelElements ? MaxThreads() : 1; }
 
 // `count` elements of a row from column `begin` on: the row itself where it is f32, else a copy in
 // `buffer`. Valid while both live.

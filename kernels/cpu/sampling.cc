@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row_kernels.h"
 
 namespace fla::cpu {
@@ -238,8 +239,7 @@ void SampleRow(const SampleArgs& args, int64_t i) {
 }  // namespace
 
 void Sample(Stream&, const SampleArgs& args) {
-#pragma omp parallel for schedule(dynamic) if (args.logits.rows > 1)
-  for (int64_t i = 0; i < args.logits.rows; ++i) SampleRow(args, i);
+  ParallelFor(args.logits.rows, MaxThreads(), [&](int64_t i) { SampleRow(args, i); });
 }
 
 }  // namespace fla::cpu

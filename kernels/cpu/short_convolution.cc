@@ -58,12 +58,11 @@ void ShortConvolution(Stream&, const ShortConvolutionArgs& args) {
   FLA_CHECK(args.width >= 2 && args.width <= kMaxWidth);
   const int64_t channels = args.x.cols;
   const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
-#pragma omp parallel for schedule(dynamic) if (args.x.rows * channels > kParallelElements)
-  for (int64_t task = 0; task < blocks * args.num_sequences; ++task) {
+  ParallelFor(blocks * args.num_sequences, ThreadsFor(args.x.rows * channels), [&](int64_t task) {
     const int64_t channel = task % blocks * kChannelBlock;
     ConvolveBlock(args, static_cast<int>(task / blocks), channel,
                   std::min(kChannelBlock, channels - channel));
-  }
+  });
 }
 
 }  // namespace fla::cpu

@@ -8,6 +8,7 @@ target_sources(fla_kernels PRIVATE
   cpu/linear_kernel.cc
   cpu/norm.cc
   cpu/normalizer.cc
+  cpu/parallel.cc
   cpu/row_kernels.cc
   cpu/sampling.cc
   cpu/short_convolution.cc)
