@@ -15,7 +15,11 @@ if(Python3_FOUND)
   set(folders "${PROJECT_SOURCE_DIR}/demo/model")
   if(FLA_TOKENIZERS)
     file(GLOB found LIST_DIRECTORIES true "${FLA_TOKENIZERS}/*")
-    list(APPEND folders ${found})
+    foreach(entry IN LISTS found)
+      if(IS_DIRECTORY "${entry}")
+        list(APPEND folders "${entry}")
+      endif()
+    endforeach()
   endif()
   add_test(NAME tokenizer_parity
     COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/tokenizer_parity.py
