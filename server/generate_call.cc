@@ -52,7 +52,8 @@ absl::Status StatusOf(const Finish& finish) {
 }  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
-  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
+  const std::string message(status.message());
+  return {static_cast<grpc::StatusCode>(status.code()), message};
 }
 
 void GenerateCall::Start(const v1::GenerateRequest& message, uint64_t id,
