@@ -6,7 +6,7 @@ usage: tokenizer_parity.py --tool TOOL [--count N] [--seed S] [FOLDER...]
 TOOL is the built tokenizer_tool. A folder holds a tokenizer.json (compared with the Python package
 tokenizers), a tokenizer.model (with sentencepiece) or a rwkv_vocab*.txt (with a few lines below). A
 folder for which there is nothing to compare with is passed over, and said so; without any the exit
-code is 77.
+code is 77. The environment variable FLA_TOKENIZERS may name a folder with more of them.
 """
 
 import argparse
@@ -316,7 +316,11 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("folders", nargs="*")
     arguments = parser.parse_args()
-    oracles = [(folder, oracle_of(folder)) for folder in sorted(set(arguments.folders))]
+    more = os.environ.get("FLA_TOKENIZERS", "")
+    folders = arguments.folders + [f for f in glob.glob(os.path.join(more, "*")) if more and os.path.isdir(f)]
+    if not more:
+        print("FLA_TOKENIZERS is not set: real models' tokenizers are NOT COMPARED")
+    oracles = [(folder, oracle_of(folder)) for folder in sorted(set(folders))]
     oracles = [(folder, oracle) for folder, oracle in oracles if oracle is not None]
     if not oracles:
         print("SKIPPED, NOTHING WAS COMPARED")
