@@ -1,11 +1,12 @@
 // Times the recurrence's kernels on the shapes that docs/performance.md reports: median of graph
 // replays, as one line a shape.
 //
-//   recurrence_bench [prefill] [step]      both if none is named
+//   recurrence_bench [prefill] [step] [follow] [split|whole]
+//                                          prefill and step if neither is named; the other words
+//                                          change prefill's plan
 //   recurrence_bench profile               each kernel once, for a profiler
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 
 #include "bench/cuda/recurrence_inputs.h"
@@ -129,7 +130,11 @@ struct Inputs {
   RecurrenceArgs args;
 };
 
-void BenchPrefill() {
+struct Overrides {
+  bool follow = false, split = false, whole = false;
+};
+
+void BenchPrefill(const Overrides& overrides) {
   const Decay none = Decay::kNone, head = Decay::kPerHead, token = Decay::kPerToken,
               channel = Decay::kPerChannel;
   const Update add = Update::kAdditive, delta = Update::kDelta;
@@ -159,15 +164,22 @@ void BenchPrefill() {
   for (const Shape& shape : shapes) {
     const Inputs inputs(shape, false);
     const RecurrenceArgs& args = inputs.args;
-    const DeviceArray<char> scratch(PrefillScratchBytes(args));
+    PrefillPlan plan = PlanPrefill(args, Multiprocessors());
+    plan.follow = overrides.follow;
+    if (overrides.split || overrides.whole) {
+      plan.key_parts = std::max(1, MaxKeyDim(shape.key_dim) / (overrides.split ? 64 : 128));
+      plan.slices_per_block = std::min(plan.slices_per_block, 8 / plan.key_parts);
+    }
+    const DeviceArray<char> scratch(PrefillScratchBytes(args, plan));
     const double both = MedianMilliseconds(
-        4, [&](cudaStream_t stream) { LaunchChunkedPrefill(args, scratch.data(), stream); });
+        4, [&](cudaStream_t stream) { LaunchChunkedPrefill(args, plan, scratch.data(), stream); });
     RecurrenceParams params = ParamsOf(args);
     params.cu_seqlens = args.cu_seqlens;
-    const TokenWindow window = {0, std::min<int>(args.q.rows, 8192)};
+    const TokenWindow window = {
+        0, std::min<int>({static_cast<int>(args.q.rows), 8192, plan.window_tokens})};
     const double prepare = MedianMilliseconds(4, [&](cudaStream_t stream) {
-      LaunchChunkPrepare(params, shape.update, ChunkRecordOf(args.spec), window, scratch.data(),
-                         stream);
+      LaunchChunkPrepare(params, shape.update, ChunkRecordOf(args.spec), window,
+                         {scratch.data(), nullptr}, stream);
     });
     std::printf("prefill %-30s %8.4f ms  (prepare %.4f for %d of %d tokens; workspace %.0f MB)\n",
                 shape.name, both, prepare, window.end, static_cast<int>(args.q.rows),
@@ -212,8 +224,9 @@ void Profile() {
   };
   for (const Shape& shape : shapes) {
     const Inputs inputs(shape, false);
-    const DeviceArray<char> scratch(PrefillScratchBytes(inputs.args));
-    LaunchChunkedPrefill(inputs.args, scratch.data(), nullptr);
+    const PrefillPlan plan = PlanPrefill(inputs.args, Multiprocessors());
+    const DeviceArray<char> scratch(PrefillScratchBytes(inputs.args, plan));
+    LaunchChunkedPrefill(inputs.args, plan, scratch.data(), nullptr);
     Check(cudaDeviceSynchronize(), "profile");
   }
   for (const Decay decay : {Decay::kPerToken, Decay::kPerChannel}) {
@@ -228,15 +241,20 @@ void Profile() {
 }  // namespace fla::cuda::bench
 
 int main(int argc, char** argv) {
-  if (argc == 2 && std::strcmp(argv[1], "profile") == 0) {
-    fla::cuda::bench::Profile();
-    return 0;
-  }
-  bool prefill = argc == 1, step = argc == 1;
+  bool prefill = false, step = false;
+  fla::cuda::bench::Overrides overrides;
   for (int i = 1; i < argc; ++i) {
-    prefill |= std::strcmp(argv[i], "prefill") == 0;
-    step |= std::strcmp(argv[i], "step") == 0;
+    const std::string word = argv[i];
+    if (word == "profile") {
+      fla::cuda::bench::Profile();
+      return 0;
+    }
+    prefill |= word == "prefill";
+    step |= word == "step";
+    overrides.follow |= word == "follow";
+    overrides.split |= word == "split";
+    overrides.whole |= word == "whole";
   }
-  if (prefill) fla::cuda::bench::BenchPrefill();
-  if (step) fla::cuda::bench::BenchStep();
+  if (prefill || !step) fla::cuda::bench::BenchPrefill(overrides);
+  if (step || !prefill) fla::cuda::bench::BenchStep();
 }

@@ -23,6 +23,8 @@ struct Case {
   int padding = 0;  // columns between rows
   float decay_mean = 0, decay_deviation = 0;
   bool bf16 = true, bf16_state = false, step = false;
+  bool follow = false;
+  int multiprocessors = 132, window_tokens = 0;
 };
 
 std::string Describe(const Case& c) {
@@ -35,7 +37,8 @@ std::string Describe(const Case& c) {
       std::to_string(c.spec.heads) + "/" + std::to_string(c.spec.q_heads) + "/" +
       std::to_string(c.spec.k_heads) + "/" + std::to_string(c.spec.v_heads) + "/" +
       std::to_string(c.spec.decay_heads) + " decay " + std::to_string(c.decay_mean) + " padding " +
-      std::to_string(c.padding) + " lengths";
+      std::to_string(c.padding) + (c.follow ? " follow" : "") + " multiprocessors " +
+      std::to_string(c.multiprocessors) + " window " + std::to_string(c.window_tokens) + " lengths";
   for (int length : c.lengths) text += " " + std::to_string(length);
   return text;
 }
@@ -185,10 +188,14 @@ Errors RunCase(const Case& c, uint32_t seed) {
   if (c.step) {
     LaunchRecurrent(ParamsOf(args), DTypeOf<T>(), nullptr);
   } else {
-    const size_t bytes = PrefillScratchBytes(args);
+    // Small problems plan alike on every GPU: pretend to other sizes, and to small windows.
+    PrefillPlan plan = PlanPrefill(args, c.multiprocessors);
+    plan.follow = c.follow;
+    if (c.window_tokens > 0) plan.window_tokens = c.window_tokens;
+    const size_t bytes = PrefillScratchBytes(args, plan);
     const DeviceArray<char> scratch(bytes);
     if (bytes > 0) Check(cudaMemset(scratch.data(), 0xff, bytes), "poison");
-    LaunchChunkedPrefill(args, scratch.data(), nullptr);
+    LaunchChunkedPrefill(args, plan, scratch.data(), nullptr);
     Check(cudaDeviceSynchronize(), "synchronize");
   }
   Check(cudaDeviceSynchronize(), "synchronize");
@@ -255,6 +262,9 @@ Case RandomCase(int index, std::mt19937& random) {
     c.lengths.push_back(c.step ? 1 : pick({0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 129}));
   }
   if (!c.step && index % 5 == 0) c.lengths.push_back(700 + random() % 300);
+  c.follow = random() % 4 == 0;
+  c.multiprocessors = pick({1, 8, 132});
+  c.window_tokens = pick({0, 0, 48, 160});
   c.num_slots = c.lengths.size() + 2;
   c.padding = pick({0, 0, 8, 16, 2, 3});
   c.decay_mean = static_cast<float>(pick({0, 1, 20})) * 0.05f;

@@ -1,6 +1,6 @@
 // The token-parallel half of prefill: everything in a chunk that does not need the state.
 //
-// One warp a (chunk, head) of four in a block; grid: warps over slots * heads, head fastest. A
+// A warp a (chunk, head) at a time, two in a block, the chunks in order; grid: any. A
 // lane l = 4 r + t has tokens r and r + 8 of the chunk and 8 neighbouring channels of every 32,
 // which serves as A operand (rows are tokens) and as B operand (columns are tokens) alike: queries
 // and keys never pass through shared memory. Tokens behind the sequence's end count as q = k = 0,
@@ -10,14 +10,16 @@
 // the boundary m of the largest power-of-two block that parts them, decay(j -> m) decay(m -> i),
 // both factors <= 1: for each of the four block sizes one tensor-core product, of whose entries
 // those are kept whose pair it parts.
-#include <stdexcept>
+#include <algorithm>
 
 #include "kernels/cuda/chunk_tile.cuh"
 
 namespace fla::cuda {
 namespace {
 
-constexpr int kWarps = 4;
+constexpr int kWarps = 2;
+constexpr int kMinBlocks = 6;         // an SM, which bounds registers
+constexpr int kBlocksBesideScan = 3;  // an SM, of which the scan has the other half
 
 struct alignas(16) WarpScratch {
   float lower[kChunk][kChunk + 4];  // strictly lower triangle of beta K K^T decay
@@ -29,13 +31,10 @@ struct Work {
   int first_token, num_tokens, first_head, slot;
 };
 
-// The chunk and head (group) of this warp; num_tokens 0 if there is none.
+// Chunk and head (group) of number `index`, heads fastest; num_tokens 0 if there is none.
 __device__ __forceinline__ Work FindWork(const RecurrenceParams& p, TokenWindow window,
-                                         int head_groups, int group_size) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+                                         int64_t index, int head_groups, int group_size) {
   const int slot = static_cast<int>(index / head_groups);
-  const int num_slots = (window.end - window.begin) / kChunk + p.num_sequences;
-  if (slot >= num_slots) return {0, 0, 0, 0};
   int low = 0, high = p.num_sequences;  // first slots increase: find the last that is <= slot
   while (high - low > 1) {
     const int middle = (low + high) / 2;
@@ -106,10 +105,16 @@ __device__ __forceinline__ void StoreTriangles(WarpScratch& scratch, char* recor
     }
     __syncwarp();
     reinterpret_cast<uint4*>(record + layout.transform)[lane] =
-        reinterpret_cast<const uint4*>(scratch.transform)[lane];
+        *reinterpret_cast<const uint4*>(&scratch.transform[lane % kChunk][lane / kChunk * 8]);
   }
   reinterpret_cast<uint4*>(record + layout.attention)[lane] =
-      reinterpret_cast<const uint4*>(scratch.attention)[lane];
+      *reinterpret_cast<const uint4*>(&scratch.attention[lane % kChunk][lane / kChunk * 8]);
+}
+
+// Tells the scan that this warp's record is written.
+__device__ __forceinline__ void SetReady(int* ready) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) SetFlag(ready);
 }
 
 __device__ __forceinline__ float LoadBeta(const RecurrenceParams& p, const Work& work, int h) {
@@ -120,12 +125,9 @@ __device__ __forceinline__ float LoadBeta(const RecurrenceParams& p, const Work&
 
 // Decay none, per head or per token. The heads of a group share their queries and keys.
 template <bool kDelta>
-__global__ void __launch_bounds__(32 * kWarps)
-    ScalarPrepareKernel(const RecurrenceParams p, const ChunkRecord layout,
-                        const TokenWindow window, char* workspace, int group_size) {
-  __shared__ WarpScratch scratch[kWarps];
-  const Work work = FindWork(p, window, p.heads / group_size, group_size);
-  if (work.num_tokens == 0) return;
+__device__ __forceinline__ void PrepareScalar(const RecurrenceParams& p, const ChunkRecord& layout,
+                                              const Work& work, const ChunkWorkspace& workspace,
+                                              int group_size, WarpScratch& scratch) {
   const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
   const int64_t row = work.first_token + r;
   const bool valid[2] = {r < work.num_tokens, r + 8 < work.num_tokens};
@@ -159,7 +161,8 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 
   for (int h = work.first_head; h < work.first_head + group_size; ++h) {
-    char* const record = workspace + (static_cast<int64_t>(work.slot) * p.heads + h) * layout.bytes;
+    const int64_t number = static_cast<int64_t>(work.slot) * p.heads + h;
+    char* const record = workspace.records + number * layout.bytes;
     const int i = lane % kChunk;
     float sum = 0.0f;  // of log decay up to token i; below -128 a decay is 0 in f32 anyway
     if (i < work.num_tokens) {
@@ -198,8 +201,9 @@ __global__ void __launch_bounds__(32 * kWarps)
         }
       }
     }
-    StoreTriangles<kDelta>(scratch[threadIdx.x / 32], record, layout, attention, lower,
+    StoreTriangles<kDelta>(scratch, record, layout, attention, lower,
                            kDelta ? LoadBeta(p, work, h) : 0.0f);
+    if (workspace.ready) SetReady(workspace.ready + number);
   }
 }
 
@@ -275,8 +279,8 @@ __device__ __forceinline__ void MultiplyLevel(const uint32_t (&q)[2][4], const u
   }
 }
 
-// x * factor of one token and 8 channels, to row-major [C, K].
-__device__ __forceinline__ void StoreScaled(char* matrix, int64_t offset, const uint32_t (&x)[4],
+// x * factor of one token and 8 channels.
+__device__ __forceinline__ void StoreScaled(char* target, const uint32_t (&x)[4],
                                             const float (&factor)[8], float scale) {
   uint4 packed;
   uint32_t* const words = reinterpret_cast<uint32_t*>(&packed);
@@ -284,29 +288,27 @@ __device__ __forceinline__ void StoreScaled(char* matrix, int64_t offset, const 
   for (int w = 0; w < 4; ++w) {
     words[w] = Pack(scale * factor[2 * w] * Low(x[w]), scale * factor[2 * w + 1] * High(x[w]));
   }
-  *reinterpret_cast<uint4*>(matrix + offset * sizeof(__nv_bfloat16)) = packed;
+  *reinterpret_cast<uint4*>(target) = packed;
 }
 
 template <bool kDelta>
-__global__ void __launch_bounds__(32 * kWarps)
-    ChannelPrepareKernel(const RecurrenceParams p, const ChunkRecord layout,
-                         const TokenWindow window, char* workspace) {
-  __shared__ WarpScratch scratch[kWarps];
-  const Work work = FindWork(p, window, p.heads, 1);
-  if (work.num_tokens == 0) return;
+__device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const ChunkRecord& layout,
+                                               const Work& work, const ChunkWorkspace& workspace,
+                                               WarpScratch& scratch) {
   const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4, h = work.first_head;
   const int64_t row = work.first_token + r;
   const int q_column = h / p.q_group * p.key_dim, k_column = h / p.k_group * p.key_dim;
   const int64_t decay_stride = static_cast<int64_t>(p.decay_heads) * p.key_dim;
   const float* const log_decay =
       p.log_decay + row * decay_stride + static_cast<int64_t>(h / p.decay_group) * p.key_dim;
-  char* const record = workspace + (static_cast<int64_t>(work.slot) * p.heads + h) * layout.bytes;
+  const int64_t number = static_cast<int64_t>(work.slot) * p.heads + h;
+  char* const record = workspace.records + number * layout.bytes;
 
   float qk1[4] = {}, qk2[4] = {}, qk4[4] = {}, qk8[4] = {};
   float kk1[4] = {}, kk2[4] = {}, kk4[4] = {}, kk8[4] = {};
   float diagonal[2] = {};
 #pragma unroll 1
-  for (int c = 8 * t; c < p.key_dim + 8 * t; c += 32) {
+  for (int c = 8 * t; c < layout.max_k; c += 32) {
     const bool inside = c < p.key_dim;
     uint32_t q[2][4], k[2][4];
     float prefix[2][8], suffix[2][8];
@@ -343,14 +345,13 @@ __global__ void __launch_bounds__(32 * kWarps)
     MergeBlocks<4>(prefix, suffix, lane);
     MultiplyLevel<8, kDelta>(q, k, prefix, suffix, lane, qk8, kk8);
     MergeBlocks<8>(prefix, suffix, lane);
-    if (!inside) continue;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int64_t offset = static_cast<int64_t>(r + 8 * half) * p.key_dim + c;
-      StoreScaled(record + layout.query, offset, q[half], prefix[half], p.scale);
-      StoreScaled(record + layout.key_end, offset, k[half], suffix[half], 1.0f);
+      const int offset = c / 8 * ChunkRecord::kColumns + (r + 8 * half) * 16;
+      StoreScaled(record + layout.query + offset, q[half], prefix[half], p.scale);
+      StoreScaled(record + layout.key_end + offset, k[half], suffix[half], 1.0f);
       if constexpr (kDelta) {
-        StoreScaled(record + layout.key_start, offset, k[half], prefix[half], 1.0f);
+        StoreScaled(record + layout.key_start + offset, k[half], prefix[half], 1.0f);
       }
     }
     if (r == 7) {
@@ -359,7 +360,6 @@ __global__ void __launch_bounds__(32 * kWarps)
       target[1] = make_float4(prefix[1][4], prefix[1][5], prefix[1][6], prefix[1][7]);
     }
   }
-  __syncwarp();
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     diagonal[half] += __shfl_xor_sync(~0u, diagonal[half], 1);
@@ -389,38 +389,64 @@ __global__ void __launch_bounds__(32 * kWarps)
   attention[0][3] = p.scale * qk8[3];
   lower[0][2] = kk8[2];
   lower[0][3] = kk8[3];
-  StoreTriangles<kDelta>(scratch[threadIdx.x / 32], record, layout, attention, lower,
+  StoreTriangles<kDelta>(scratch, record, layout, attention, lower,
                          kDelta ? LoadBeta(p, work, h) : 0.0f);
+  if (workspace.ready) SetReady(workspace.ready + number);
+}
+
+// group_size: neighbouring heads with the same queries and keys; 1 per channel.
+template <bool kDelta, bool kChannel>
+__global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
+    ChunkPrepareKernel(const RecurrenceParams p, const ChunkRecord layout, const TokenWindow window,
+                       const ChunkWorkspace workspace, const int group_size) {
+  __shared__ WarpScratch scratch[kWarps];
+  StartNextKernel();
+  const int head_groups = p.heads / group_size;
+  const int64_t count =
+      static_cast<int64_t>((window.end - window.begin) / kChunk + p.num_sequences) * head_groups;
+  for (int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; index < count;
+       index += static_cast<int64_t>(gridDim.x) * kWarps) {
+    const Work work = FindWork(p, window, index, head_groups, group_size);
+    if (work.num_tokens == 0) continue;
+    if constexpr (kChannel) {
+      PrepareChannel<kDelta>(p, layout, work, workspace, scratch[threadIdx.x / 32]);
+    } else {
+      PrepareScalar<kDelta>(p, layout, work, workspace, group_size, scratch[threadIdx.x / 32]);
+    }
+  }
+}
+
+template <bool kDelta, bool kChannel>
+void Launch(const RecurrenceParams& p, const ChunkRecord& record, TokenWindow window,
+            const ChunkWorkspace& workspace, cudaStream_t stream) {
+  const int group_size = !kChannel && p.q_group == p.k_group ? p.q_group : 1;
+  const int64_t slots = (window.end - window.begin) / kChunk + p.num_sequences;
+  int64_t blocks = (slots * (p.heads / group_size) + kWarps - 1) / kWarps;
+  // Followed by the scan, all blocks must be on the GPU from the start.
+  if (workspace.ready) {
+    blocks = std::min<int64_t>(blocks, int64_t{kBlocksBesideScan} * Multiprocessors());
+  }
+  ChunkPrepareKernel<kDelta, kChannel><<<static_cast<unsigned>(blocks), 32 * kWarps, 0, stream>>>(
+      p, record, window, workspace, group_size);
+  CheckLaunch("ChunkPrepareKernel");
 }
 
 }  // namespace
 
 void LaunchChunkPrepare(const RecurrenceParams& p, Update update, const ChunkRecord& record,
-                        TokenWindow window, void* workspace, cudaStream_t stream) {
-  const int64_t slots = (window.end - window.begin) / kChunk + p.num_sequences;
-  char* const target = static_cast<char*>(workspace);
-  const bool delta = update == Update::kDelta;
-  if (p.decay == Decay::kPerChannel) {
-    const unsigned blocks = static_cast<unsigned>((slots * p.heads + kWarps - 1) / kWarps);
-    if (delta) {
-      ChannelPrepareKernel<true><<<blocks, 32 * kWarps, 0, stream>>>(p, record, window, target);
+                        TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream) {
+  const bool channel = p.decay == Decay::kPerChannel;
+  if (update == Update::kDelta) {
+    if (channel) {
+      Launch<true, true>(p, record, window, workspace, stream);
     } else {
-      ChannelPrepareKernel<false><<<blocks, 32 * kWarps, 0, stream>>>(p, record, window, target);
+      Launch<true, false>(p, record, window, workspace, stream);
     }
-    CheckLaunch("ChannelPrepareKernel");
-    return;
-  }
-  const int group_size = p.q_group == p.k_group ? p.q_group : 1;
-  const unsigned blocks =
-      static_cast<unsigned>((slots * (p.heads / group_size) + kWarps - 1) / kWarps);
-  if (delta) {
-    ScalarPrepareKernel<true>
-        <<<blocks, 32 * kWarps, 0, stream>>>(p, record, window, target, group_size);
+  } else if (channel) {
+    Launch<false, true>(p, record, window, workspace, stream);
   } else {
-    ScalarPrepareKernel<false>
-        <<<blocks, 32 * kWarps, 0, stream>>>(p, record, window, target, group_size);
+    Launch<false, false>(p, record, window, workspace, stream);
   }
-  CheckLaunch("ScalarPrepareKernel");
 }
 
 }  // namespace fla::cuda

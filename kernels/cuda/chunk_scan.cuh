@@ -1,125 +1,76 @@
 // The sequential half of prefill: carries the state over the chunks of a sequence.
 //
-// Grid (V slices of 16 * warps, H, N). The state's columns are independent, so a warp owns 16 of
-// them for the whole sequence, as S^T [16, K] in the registers of a tensor-core accumulator, and
-// the warps of a block share only the chunk's operands, which a ring of cp.async stages brings.
-// With C = 16 tokens a chunk and X^T for "columns are tokens", a warp does for each chunk
+// The state's columns are independent: a slice of 16 of them is carried over the whole sequence as
+// S^T [16, K], in the registers of tensor-core accumulators of one warp or, to shorten the chain of
+// dependent products where there are few slices, of kParts warps that own K / kParts rows each and
+// add their partial products through shared memory. With C = 16 tokens a chunk and X^T for "columns
+// are tokens", a slice does for each chunk
 //
 //   X^T = V^T - (S^T K_start^T)        U^T = X^T T^T                (kDelta; else U = V)
 //   O^T = S^T Q_start^T + U^T P^T      S^T <- S^T decay + U^T K_end
 //
 // Accumulators become operands in registers; nothing but the outputs is written before the end. A
 // scalar decay scales accumulators (query, key_start and key_end are then q and k themselves); a
-// decay per channel has been multiplied in by ChunkPrepare.
+// decay per channel has been multiplied in by ChunkPrepareKernel.
+//
+// Grid (V / 16 / slices, H, N); a block has slices * kParts computing warps, which share the
+// chunk's operands, and one warp that brings these through a ring of stages (chunk_loader.cuh).
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
-#include "kernels/cuda/chunk_tile.cuh"
+#include "kernels/cuda/chunk_loader.cuh"
 
 namespace fla::cuda {
 
-// Shared memory of one stage, bytes. Rows are an odd multiple of 16 bytes apart, so that the eight
-// rows of an ldmatrix lie in different banks.
-template <int kMaxK, bool kDelta, bool kChannel>
-struct ScanStage {
-  static constexpr int kRow = 2 * kMaxK + 16, kTriangleRow = 2 * kChunk + 16;
-  static constexpr int kQuery = 0;
-  static constexpr int kKeyEnd = kQuery + kChunk * kRow;
-  static constexpr int kKeyStart = kKeyEnd + (kDelta && kChannel ? kChunk * kRow : 0);
-  static constexpr int kAttention = kKeyStart + kChunk * kRow;
-  static constexpr int kTransform = kAttention + kChunk * kTriangleRow;
-  static constexpr int kDecay = kTransform + (kDelta ? kChunk * kTriangleRow : 0);
-  static constexpr int kValue = kDecay + (kChannel ? 4 * kMaxK : 8 * kChunk);
-  static constexpr int Bytes(int warps) { return kValue + kChunk * (32 * warps + 16); }
-};
-
-template <int kMaxK>
-constexpr int ScanStages() {
-  return kMaxK <= 64 ? 6 : kMaxK <= 128 ? 4 : 3;
+// The sums over the warps of a slice, by way of shared memory: in front of the stages.
+template <int kParts>
+constexpr int ExchangeBytes(int slices) {
+  return kParts == 1 ? 0 : slices * kParts * 2 * 4 * 32 * 16;  // double buffer, 4 tiles of C layout
 }
 
-template <int kMaxK, bool kDelta, bool kChannel>
-__global__ void __launch_bounds__(kMaxK > 128 ? 128 : 256)
-    ChunkScanKernel(const RecurrenceParams p, const ChunkRecord layout, const TokenWindow window,
-                    const char* __restrict__ workspace) {
+template <int kMaxK, int kParts, bool kDelta, bool kChannel>
+__global__ void __launch_bounds__(288)
+    ChunkScanKernel(const RecurrenceParams p, const TokenWindow window,
+                    const ChunkWorkspace workspace, const int slices, const int stages) {
   using Stage = ScanStage<kMaxK, kDelta, kChannel>;
-  constexpr int kStages = ScanStages<kMaxK>(), kTiles = kMaxK / 8;
-  extern __shared__ __align__(16) char shared[];
+  constexpr int kPartK = kMaxK / kParts, kTiles = kPartK / 8, kSteps = kTiles / 2;
+  constexpr int kSplits = kSteps >= 8 ? 2 : 1;  // accumulators of one sum: shorter chains
+  extern __shared__ __align__(128) char shared[];
   const int n = blockIdx.z, h = blockIdx.y;
   const SequenceInWindow sequence = FindSequence(p.cu_seqlens, n, window);
   if (sequence.begin >= sequence.end) return;
   const int num_chunks = (sequence.end - sequence.begin + kChunk - 1) / kChunk;
-  const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int r = lane / 4, t = lane % 4, K = p.key_dim, V = p.value_dim;
-  const int block_column = blockIdx.x * 16 * warps, column = block_column + 16 * warp;
-  const bool active = column < V;
-  const int stage_bytes = Stage::Bytes(warps), value_row = 32 * warps + 16;
-  const uint32_t shared_base = SharedAddress(shared);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
+  const int slice = warp / kParts, part = warp % kParts, K = p.key_dim, V = p.value_dim;
+  const int block_column = blockIdx.x * 16 * slices, column = block_column + 16 * slice;
+  const int stage_bytes = Stage::Bytes(slices);
+  const int stages_offset = kScanBarrierBytes + ExchangeBytes<kParts>(slices);
+  const uint32_t full = SharedAddress(shared), empty = full + 8 * kMaxScanStages;
 
-  // Channels behind K stay zero in every stage.
-  if (K < kMaxK) {
-    for (int i = 4 * threadIdx.x; i < kStages * stage_bytes; i += 4 * blockDim.x) {
-      *reinterpret_cast<uint32_t*>(shared + i) = 0;
+  // Channels behind K of q and k stay zero in every stage.
+  if (!kChannel && K < kMaxK) {
+    for (int i = 4 * threadIdx.x; i < stages * stage_bytes; i += 4 * blockDim.x) {
+      *reinterpret_cast<uint32_t*>(shared + stages_offset + i) = 0;
     }
-    __syncthreads();
   }
-
-  const char* const records =
-      workspace + (static_cast<int64_t>(sequence.first_slot) * p.heads + h) * layout.bytes;
-  const auto* const q = static_cast<const __nv_bfloat16*>(p.q) + h / p.q_group * K;
-  const auto* const k = static_cast<const __nv_bfloat16*>(p.k) + h / p.k_group * K;
-  const auto* const v = static_cast<const __nv_bfloat16*>(p.v) + h / p.v_group * V + block_column;
-
-  const auto load_chunk = [&](int chunk) {
-    if (chunk < num_chunks) {
-      const uint32_t stage = shared_base + chunk % kStages * stage_bytes;
-      const char* const record = records + static_cast<int64_t>(chunk) * p.heads * layout.bytes;
-      const int first_token = sequence.begin + chunk * kChunk;
-      for (int i = threadIdx.x; i < kChunk * kMaxK / 8; i += blockDim.x) {
-        const int row = i / (kMaxK / 8), piece = i % (kMaxK / 8);
-        if (8 * piece >= K) continue;
-        const uint32_t target = stage + row * Stage::kRow + 16 * piece;
-        if constexpr (kChannel) {
-          const char* const source = record + (row * K + 8 * piece) * 2;
-          CopyAsync(target + Stage::kQuery, source + layout.query, true);
-          CopyAsync(target + Stage::kKeyEnd, source + layout.key_end, true);
-          if constexpr (kDelta) {
-            CopyAsync(target + Stage::kKeyStart, source + layout.key_start, true);
-          }
-        } else {
-          const bool valid = first_token + row < sequence.end;
-          const int64_t token = valid ? first_token + row : first_token;
-          CopyAsync(target + Stage::kQuery, q + token * p.q_stride + 8 * piece, valid);
-          CopyAsync(target + Stage::kKeyEnd, k + token * p.k_stride + 8 * piece, valid);
-        }
-      }
-      for (int i = threadIdx.x; i < kChunk * 2 * warps; i += blockDim.x) {
-        const int row = i / (2 * warps), piece = i % (2 * warps);
-        if (block_column + 8 * piece >= V) continue;
-        const bool valid = first_token + row < sequence.end;
-        const int64_t token = valid ? first_token + row : first_token;
-        CopyAsync(stage + Stage::kValue + row * value_row + 16 * piece,
-                  v + token * p.v_stride + 8 * piece, valid);
-      }
-      for (int i = threadIdx.x; i < 2 * kChunk; i += blockDim.x) {
-        const uint32_t offset = i / 2 * Stage::kTriangleRow + i % 2 * 16;
-        CopyAsync(stage + Stage::kAttention + offset, record + layout.attention + 16 * i, true);
-        if constexpr (kDelta) {
-          CopyAsync(stage + Stage::kTransform + offset, record + layout.transform + 16 * i, true);
-        }
-      }
-      for (int i = threadIdx.x; i < (kChannel ? K / 4 : kChunk / 2); i += blockDim.x) {
-        CopyAsync(stage + Stage::kDecay + 16 * i, record + layout.decay + 16 * i, true);
-      }
+  if (threadIdx.x == 0) {
+    const int readers = min(slices, (V - block_column) / 16) * kParts;
+    for (int i = 0; i < stages; ++i) {
+      InitBarrier(full + 8 * i, 32);
+      InitBarrier(empty + 8 * i, readers);
     }
-    CommitCopies();
-  };
+  }
+  __syncthreads();
+  if (slice == slices) {
+    ChunkLoader<kMaxK, kDelta, kChannel> loader(p, workspace, sequence, num_chunks, slices);
+    loader.Run(stages, full, empty, full + stages_offset);
+    return;
+  }
+  if (column >= V) return;
 
-#pragma unroll
-  for (int chunk = 0; chunk < kStages - 1; ++chunk) load_chunk(chunk);
-
-  // Element (v = column + r + 8 * (e / 2), k = 8 * tile + 2 t + e % 2) of S^T.
+  // Element (v = column + r + 8 * (e / 2), k = part * kPartK + 8 * tile + 2 t + e % 2) of S^T.
   float state[kTiles][4];
   const int64_t state_offset =
       (static_cast<int64_t>(p.slots[n]) * p.heads + h) * K * V + column + r;
@@ -128,8 +79,8 @@ __global__ void __launch_bounds__(kMaxK > 128 ? 128 : 256)
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int channel = 8 * tile + 2 * t + e % 2;
-        visit(state[tile][e], active && channel < K,
+        const int channel = part * kPartK + 8 * tile + 2 * t + e % 2;
+        visit(state[tile][e], channel < K,
               state_offset + static_cast<int64_t>(channel) * V + e / 2 * 8);
       }
     }
@@ -144,44 +95,31 @@ __global__ void __launch_bounds__(kMaxK > 128 ? 128 : 256)
     });
   }
 
-  // Byte offsets of this lane's row in ldmatrix: of operands whose rows are the product's columns,
-  // of key_end (rows are contracted) and of the values (read as V^T).
-  const int row_of_matrix = lane % 8;
-  const int operand_row = lane / 16 * 8 + row_of_matrix, operand_column = lane / 8 % 2 * 16;
-  const uint32_t operand = operand_row * Stage::kRow + operand_column;
-  const uint32_t triangle = operand_row * Stage::kTriangleRow + operand_column;
-  const uint32_t key_end = (lane / 8 % 2 * 8 + row_of_matrix) * Stage::kRow + lane / 16 * 16;
-  const uint32_t value = operand_row * value_row + operand_column + 32 * warp;
+  // Byte offsets of this lane's row in ldmatrix: of operands whose rows are the product's columns
+  // (also V, read as V^T) and of key_end, whose rows are contracted.
+  constexpr int kColumns = ChunkRecord::kColumns;
+  const uint32_t operand = lane / 8 % 2 * kColumns + (lane / 16 * 8 + lane % 8) * 16;
+  const uint32_t operand_part = operand + part * (kPartK / 8) * kColumns;
+  const uint32_t key_end =
+      lane / 16 * kColumns + (lane / 8 % 2 * 8 + lane % 8) * 16 + part * (kPartK / 8) * kColumns;
+  const bool decays = p.decay != Decay::kNone;
+  // [buffer, part, tile of x and o, lane]
+  float4* const exchange =
+      reinterpret_cast<float4*>(shared + kScanBarrierBytes) + slice * kParts * 2 * 4 * 32 + lane;
 
+  auto* out = static_cast<__nv_bfloat16*>(p.out) +
+              static_cast<int64_t>(sequence.begin + r) * p.out_stride + h * V + column + 2 * t;
+  int tokens_left = sequence.end - sequence.begin - r;
+  RingPosition position;
   for (int chunk = 0; chunk < num_chunks; ++chunk) {
-    WaitForCopies<kStages - 2>();
-    __syncthreads();  // this chunk is there, and all have left the stage that is filled next
-    load_chunk(chunk + kStages - 1);
-    if (!active) continue;
-    const int stage_offset = chunk % kStages * stage_bytes;
-    const uint32_t stage = shared_base + stage_offset;
+    Wait(full + 8 * position.stage, position.parity);
+    const int stage_offset = stages_offset + position.stage * stage_bytes;
+    const uint32_t stage = full + stage_offset;
     const float* const decay =
-        reinterpret_cast<const float*>(shared + stage_offset + Stage::kDecay);
+        reinterpret_cast<const float*>(shared + stage_offset + Stage::kRecord.decay);
 
-    // Tiles of tokens 0-7 and 8-15, split over even and odd contraction steps to shorten the
-    // chains.
-    float o[2][2][4] = {}, x[2][2][4] = {};
-#pragma unroll
-    for (int step = 0; step < kTiles / 2; ++step) {
-      const float(&s)[4] = state[2 * step];
-      const float(&s_next)[4] = state[2 * step + 1];
-      const uint32_t a[4] = {Pack(s[0], s[1]), Pack(s[2], s[3]), Pack(s_next[0], s_next[1]),
-                             Pack(s_next[2], s_next[3])};
-      uint32_t b[4];
-      if constexpr (kDelta) {
-        LoadMatrices(b, stage + Stage::kKeyStart + operand + 32 * step);
-        MultiplyAdd(x[step % 2][0], a[0], a[1], a[2], a[3], b[0], b[1]);
-        MultiplyAdd(x[step % 2][1], a[0], a[1], a[2], a[3], b[2], b[3]);
-      }
-      LoadMatrices(b, stage + Stage::kQuery + operand + 32 * step);
-      MultiplyAdd(o[step % 2][0], a[0], a[1], a[2], a[3], b[0], b[1]);
-      MultiplyAdd(o[step % 2][1], a[0], a[1], a[2], a[3], b[2], b[3]);
-    }
+    uint32_t u[4];  // U^T as A operand: (tile 0, rows r), (tile 0, r + 8), (tile 1, r), ...
+    LoadMatricesTransposed(u, stage + Stage::kValue + operand + 2 * slice * kColumns);
     // Scalar decay at this lane's tokens 8 * tile + 2 t + e.
     float from_start[2][2], to_end[2][2];
     if constexpr (!kChannel) {
@@ -193,34 +131,82 @@ __global__ void __launch_bounds__(kMaxK > 128 ? 128 : 256)
         to_end[tile][0] = end.x, to_end[tile][1] = end.y;
       }
     }
-#pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        o[0][tile][e] += o[1][tile][e];
-        if constexpr (!kChannel) o[0][tile][e] *= p.scale * from_start[tile][e % 2];
-      }
-    }
 
-    uint32_t u[4];  // U^T as A operand: (tile 0, rows r), (tile 0, r + 8), (tile 1, r), ...
-    LoadMatricesTransposed(u, stage + Stage::kValue + value);
+    // S^T times a matrix [C, K], steps [begin, end), into tiles of tokens 0-7 and 8-15.
+    const auto multiply_state = [&](float(&sums)[kSplits][2][4], uint32_t matrix, int begin,
+                                    int end) {
+#pragma unroll
+      for (int step = begin; step < end; ++step) {
+        const float(&s)[4] = state[2 * step];
+        const float(&s_next)[4] = state[2 * step + 1];
+        const uint32_t a[4] = {Pack(s[0], s[1]), Pack(s[2], s[3]), Pack(s_next[0], s_next[1]),
+                               Pack(s_next[2], s_next[3])};
+        uint32_t b[4];
+        LoadMatrices(b, matrix + operand_part + 2 * kColumns * step);
+        MultiplyAdd(sums[step % kSplits][0], a[0], a[1], a[2], a[3], b[0], b[1]);
+        MultiplyAdd(sums[step % kSplits][1], a[0], a[1], a[2], a[3], b[2], b[3]);
+      }
+    };
+    const auto add_splits = [&](float(&sums)[kSplits][2][4]) {
+      if constexpr (kSplits == 2) {
+#pragma unroll
+        for (int tile = 0; tile < 2; ++tile) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sums[0][tile][e] += sums[1][tile][e];
+        }
+      }
+    };
+    // Sums over the parts: first put all, then, behind a barrier, add those of the others.
+    float4* const buffer = exchange + chunk % 2 * kParts * 4 * 32;
+    const auto put = [&](int tile, const float(&x)[4]) {
+      buffer[(part * 4 + tile) * 32] = make_float4(x[0], x[1], x[2], x[3]);
+    };
+    const auto add_others = [&](int tile, float(&x)[4]) {
+#pragma unroll
+      for (int i = 1; i < kParts; ++i) {
+        const float4 other = buffer[((part + i) % kParts * 4 + tile) * 32];
+        x[0] += other.x, x[1] += other.y, x[2] += other.z, x[3] += other.w;
+      }
+    };
+    const auto wait_for_parts = [&] { SyncThreads<32 * kParts>(1 + slice); };
+
+    // What the next chunk waits for is the chain X, U, S; the products of O fill its gaps.
+    float o[kSplits][2][4] = {};
     uint32_t u_to_end[4];
     if constexpr (kDelta) {
+      uint32_t transform[4];
+      LoadMatrices(transform, stage + Stage::kRecord.transform + operand);
+      float x[kSplits][2][4] = {};
+      multiply_state(x, stage + Stage::kKeyStart, 0, kSteps);
+      multiply_state(o, stage + Stage::kQuery, 0, kParts == 1 ? kSteps / 2 : kSteps);
+      add_splits(x);
+      if constexpr (kParts > 1) {
+        put(0, x[0][0]);
+        put(1, x[0][1]);
+        add_splits(o);
+        if (part != 0) put(2, o[0][0]);
+        if (part != 1) put(3, o[0][1]);
+        wait_for_parts();
+        add_others(0, x[0][0]);
+        add_others(1, x[0][1]);
+      }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int tile = i / 2, e = i % 2 * 2;
-        float product[2] = {x[0][tile][e] + x[1][tile][e], x[0][tile][e + 1] + x[1][tile][e + 1]};
+        float product[2] = {x[0][tile][e], x[0][tile][e + 1]};
         if constexpr (!kChannel) {
           product[0] *= from_start[tile][0];
           product[1] *= from_start[tile][1];
         }
         u[i] = Pack(Low(u[i]) - product[0], High(u[i]) - product[1]);
       }
-      uint32_t b[4];
-      LoadMatrices(b, stage + Stage::kTransform + triangle);
       float solved[2][4] = {};
-      MultiplyAdd(solved[0], u[0], u[1], u[2], u[3], b[0], b[1]);
-      MultiplyAdd(solved[1], u[0], u[1], u[2], u[3], b[2], b[3]);
+      MultiplyAdd(solved[0], u[0], u[1], u[2], u[3], transform[0], transform[1]);
+      MultiplyAdd(solved[1], u[0], u[1], u[2], u[3], transform[2], transform[3]);
+      if constexpr (kParts == 1) {
+        multiply_state(o, stage + Stage::kQuery, kSteps / 2, kSteps);
+        add_splits(o);
+      }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int tile = i / 2, e = i % 2 * 2;
@@ -230,10 +216,19 @@ __global__ void __launch_bounds__(kMaxK > 128 ? 128 : 256)
               Pack(solved[tile][e] * to_end[tile][0], solved[tile][e + 1] * to_end[tile][1]);
         }
       }
-    } else if constexpr (!kChannel) {
+    } else {
+      multiply_state(o, stage + Stage::kQuery, 0, kSteps);
+      add_splits(o);
+      if constexpr (kParts > 1) {
+        if (part != 0) put(2, o[0][0]);
+        if (part != 1) put(3, o[0][1]);
+      }
+      if constexpr (!kChannel) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        u_to_end[i] = Pack(Low(u[i]) * to_end[i / 2][0], High(u[i]) * to_end[i / 2][1]);
+        for (int i = 0; i < 4; ++i) {
+          u_to_end[i] =
+              decays ? Pack(Low(u[i]) * to_end[i / 2][0], High(u[i]) * to_end[i / 2][1]) : u[i];
+        }
       }
     }
     if constexpr (kChannel) {
@@ -241,18 +236,18 @@ __global__ void __launch_bounds__(kMaxK > 128 ? 128 : 256)
       for (int i = 0; i < 4; ++i) u_to_end[i] = u[i];
     }
 
-    // The state first: the next chunk waits for it.
     const float whole = kChannel ? 1.0f : decay[kChunk - 1];
 #pragma unroll
-    for (int step = 0; step < kTiles / 2; ++step) {
+    for (int step = 0; step < kSteps; ++step) {
       uint32_t b[4];
-      LoadMatricesTransposed(b, stage + Stage::kKeyEnd + key_end + 32 * step);
+      LoadMatricesTransposed(b, stage + Stage::kKeyEnd + key_end + 2 * kColumns * step);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float(&s)[4] = state[2 * step + half];
         float2 factor = make_float2(whole, whole);
         if constexpr (kChannel) {
-          factor = *reinterpret_cast<const float2*>(decay + 16 * step + 8 * half + 2 * t);
+          factor = *reinterpret_cast<const float2*>(decay + part * kPartK + 16 * step + 8 * half +
+                                                    2 * t);
         }
         s[0] *= factor.x, s[1] *= factor.y, s[2] *= factor.x, s[3] *= factor.y;
         MultiplyAdd(s, u_to_end[0], u_to_end[1], u_to_end[2], u_to_end[3], b[2 * half],
@@ -260,19 +255,23 @@ __global__ void __launch_bounds__(kMaxK > 128 ? 128 : 256)
       }
     }
 
-    uint32_t b[4];
-    LoadMatrices(b, stage + Stage::kAttention + triangle);
-    MultiplyAdd(o[0][0], u[0], u[1], u[2], u[3], b[0], b[1]);
-    MultiplyAdd(o[0][1], u[0], u[1], u[2], u[3], b[2], b[3]);
+    uint32_t attention[4];
+    LoadMatrices(attention, stage + Stage::kRecord.attention + operand);
+    __syncwarp();
+    if (lane == 0) Arrive(empty + 8 * position.stage);
+    // One tile of O^T, tokens 8 * tile .. + 7, to memory.
+    const auto finish = [&](int tile, float(&sum)[4], const float(&start)[2], uint32_t b0,
+                            uint32_t b1) {
+      if constexpr (!kChannel) {
 #pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-      const int token = sequence.begin + chunk * kChunk + 8 * tile + r;
-      const uint32_t low = Transposed(Pack(o[0][tile][0], o[0][tile][1]));
-      const uint32_t high = Transposed(Pack(o[0][tile][2], o[0][tile][3]));
-      if (token >= sequence.end) continue;
-      auto* const target = static_cast<__nv_bfloat16*>(p.out) +
-                           static_cast<int64_t>(token) * p.out_stride + h * V + column + 2 * t;
-      if (p.paired_rows) {
+        for (int e = 0; e < 4; ++e) sum[e] *= p.scale * start[e % 2];
+      }
+      MultiplyAdd(sum, u[0], u[1], u[2], u[3], b0, b1);
+      const uint32_t low = Transposed(Pack(sum[0], sum[1]));
+      const uint32_t high = Transposed(Pack(sum[2], sum[3]));
+      if (8 * tile >= tokens_left) return;
+      auto* const target = out + 8 * tile * p.out_stride;
+      if (p.paired_out) {
         *reinterpret_cast<uint32_t*>(target) = low;
         *reinterpret_cast<uint32_t*>(target + 8) = high;
       } else {
@@ -281,9 +280,24 @@ __global__ void __launch_bounds__(kMaxK > 128 ? 128 : 256)
         target[8] = __float2bfloat16(Low(high));
         target[9] = __float2bfloat16(High(high));
       }
+    };
+    if constexpr (kParts == 1) {
+      finish(0, o[0][0], from_start[0], attention[0], attention[1]);
+      finish(1, o[0][1], from_start[1], attention[2], attention[3]);
+    } else {
+      if constexpr (!kDelta) wait_for_parts();
+      if (part == 0) {
+        add_others(2, o[0][0]);
+        finish(0, o[0][0], from_start[0], attention[0], attention[1]);
+      } else if (part == 1) {
+        add_others(3, o[0][1]);
+        finish(1, o[0][1], from_start[1], attention[2], attention[3]);
+      }
     }
+    out += kChunk * p.out_stride;
+    tokens_left -= kChunk;
+    position.Advance(stages);
   }
-  WaitForCopies<0>();
 
   if (p.bf16_state) {
     for_each_element([&](float& s, bool inside, int64_t i) {
@@ -296,48 +310,57 @@ __global__ void __launch_bounds__(kMaxK > 128 ? 128 : 256)
   }
 }
 
-// Warps a block: more share one copy of the chunk's operands, fewer fill more SMs.
-inline int ScanWarps(const RecurrenceParams& p, int max_warps) {
-  const int slices = p.value_dim / 16;
-  int warps = max_warps;
-  while (warps > 1 &&
-         (warps / 2 >= slices ||
-          static_cast<int64_t>((slices + warps - 1) / warps) * p.heads * p.num_sequences < 120)) {
-    warps /= 2;
-  }
-  return warps;
+template <int kMaxK, int kParts, bool kDelta, bool kChannel>
+void LaunchChunkScanKernel(const RecurrenceParams& p, int slices, TokenWindow window,
+                           const ChunkWorkspace& workspace, cudaStream_t stream) {
+  using Stage = ScanStage<kMaxK, kDelta, kChannel>;
+  // Registers allow one large block an SM, or two small ones.
+  const int shared_bytes = std::min(kMaxK > 128 ? 160 << 10 : 98 << 10, MaxSharedBytes());
+  const int fixed_bytes = kScanBarrierBytes + ExchangeBytes<kParts>(slices);
+  const int stages =
+      std::clamp((shared_bytes - fixed_bytes) / Stage::Bytes(slices), 2, kMaxScanStages);
+  const int bytes = fixed_bytes + stages * Stage::Bytes(slices);
+  const auto kernel = ChunkScanKernel<kMaxK, kParts, kDelta, kChannel>;
+  Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        "cudaFuncSetAttribute");
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3((p.value_dim / 16 + slices - 1) / slices, p.heads, p.num_sequences);
+  config.blockDim = dim3(32 * (slices * kParts + 1));
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream;
+  cudaLaunchAttribute follow = {};
+  follow.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  follow.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &follow;
+  config.numAttrs = workspace.ready ? 1 : 0;
+  Check(cudaLaunchKernelEx(&config, kernel, p, window, workspace, slices, stages),
+        "ChunkScanKernel");
 }
 
-template <int kMaxK, bool kDelta, bool kChannel>
-void LaunchChunkScanKernel(const RecurrenceParams& p, const ChunkRecord& record, TokenWindow window,
-                           const void* workspace, cudaStream_t stream) {
-  const int warps = ScanWarps(p, kMaxK > 128 ? 4 : 8);
-  const int bytes = ScanStages<kMaxK>() * ScanStage<kMaxK, kDelta, kChannel>::Bytes(warps);
-  const dim3 grid((p.value_dim / 16 + warps - 1) / warps, p.heads, p.num_sequences);
-  const auto kernel = ChunkScanKernel<kMaxK, kDelta, kChannel>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  kernel<<<grid, 32 * warps, bytes, stream>>>(p, record, window,
-                                              static_cast<const char*>(workspace));
-  CheckLaunch("ChunkScanKernel");
+template <int kMaxK, int kParts, bool kDelta>
+void LaunchChunkScanParts(const RecurrenceParams& p, const PrefillPlan& plan, TokenWindow window,
+                          const ChunkWorkspace& workspace, cudaStream_t stream) {
+  const int slices = plan.slices_per_block;
+  if (p.decay == Decay::kPerChannel) {
+    LaunchChunkScanKernel<kMaxK, kParts, kDelta, true>(p, slices, window, workspace, stream);
+  } else {
+    LaunchChunkScanKernel<kMaxK, kParts, kDelta, false>(p, slices, window, workspace, stream);
+  }
 }
 
 template <bool kDelta>
-void LaunchChunkScan(const RecurrenceParams& p, const ChunkRecord& record, TokenWindow window,
-                     const void* workspace, cudaStream_t stream) {
-  const auto launch = [&](auto max_k) {
-    constexpr int kMaxK = decltype(max_k)::value;
-    if (p.decay == Decay::kPerChannel) {
-      LaunchChunkScanKernel<kMaxK, kDelta, true>(p, record, window, workspace, stream);
-    } else {
-      LaunchChunkScanKernel<kMaxK, kDelta, false>(p, record, window, workspace, stream);
-    }
-  };
-  if (p.key_dim <= 64) {
-    launch(std::integral_constant<int, 64>{});
-  } else if (p.key_dim <= 128) {
-    launch(std::integral_constant<int, 128>{});
-  } else {
-    launch(std::integral_constant<int, 256>{});
+void LaunchChunkScan(const RecurrenceParams& p, const PrefillPlan& plan, TokenWindow window,
+                     const ChunkWorkspace& workspace, cudaStream_t stream) {
+  const bool split = plan.key_parts * 64 == MaxKeyDim(p.key_dim);
+  switch (MaxKeyDim(p.key_dim)) {
+    case 64:
+      return LaunchChunkScanParts<64, 1, kDelta>(p, plan, window, workspace, stream);
+    case 128:
+      return split ? LaunchChunkScanParts<128, 2, kDelta>(p, plan, window, workspace, stream)
+                   : LaunchChunkScanParts<128, 1, kDelta>(p, plan, window, workspace, stream);
+    default:
+      return split ? LaunchChunkScanParts<256, 4, kDelta>(p, plan, window, workspace, stream)
+                   : LaunchChunkScanParts<256, 2, kDelta>(p, plan, window, workspace, stream);
   }
 }
 

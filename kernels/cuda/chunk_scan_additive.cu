@@ -2,9 +2,9 @@
 
 namespace fla::cuda {
 
-void LaunchChunkScanAdditive(const RecurrenceParams& p, const ChunkRecord& record,
-                             TokenWindow window, const void* workspace, cudaStream_t stream) {
-  LaunchChunkScan<false>(p, record, window, workspace, stream);
+void LaunchChunkScanAdditive(const RecurrenceParams& p, const PrefillPlan& plan, TokenWindow window,
+                          const ChunkWorkspace& workspace, cudaStream_t stream) {
+  LaunchChunkScan<false>(p, plan, window, workspace, stream);
 }
 
 }  // namespace fla::cuda

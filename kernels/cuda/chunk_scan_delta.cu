@@ -2,9 +2,9 @@
 
 namespace fla::cuda {
 
-void LaunchChunkScanDelta(const RecurrenceParams& p, const ChunkRecord& record, TokenWindow window,
-                          const void* workspace, cudaStream_t stream) {
-  LaunchChunkScan<true>(p, record, window, workspace, stream);
+void LaunchChunkScanDelta(const RecurrenceParams& p, const PrefillPlan& plan, TokenWindow window,
+                          const ChunkWorkspace& workspace, cudaStream_t stream) {
+  LaunchChunkScan<true>(p, plan, window, workspace, stream);
 }
 
 }  // namespace fla::cuda

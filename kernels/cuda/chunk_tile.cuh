@@ -63,12 +63,62 @@ __device__ __forceinline__ void CopyAsync(uint32_t shared, const void* global, b
                "r"(valid ? 16 : 0)
                : "memory");
 }
-__device__ __forceinline__ void CommitCopies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
+
+// Barriers in shared memory, by address. A phase ends after `count` arrivals.
+__device__ __forceinline__ void InitBarrier(uint32_t barrier, int count) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
-template <int kLeft>
-__device__ __forceinline__ void WaitForCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+__device__ __forceinline__ void Arrive(uint32_t barrier) {
+  asm volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(barrier) : "memory");
+}
+// This thread arrives once all its copies so far have landed.
+__device__ __forceinline__ void ArriveAfterCopies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+// Waits for the end of phase `parity` (of its number modulo 2).
+__device__ __forceinline__ void Wait(uint32_t barrier, int parity) {
+  uint32_t done;
+  do {
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2;"
+        " selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+#else
+    asm volatile(
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2;"
+        " selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+#endif
+  } while (!done);
+}
+
+// Waits for all of `kThreads` threads that use named barrier `id`.
+template <int kThreads>
+__device__ __forceinline__ void SyncThreads(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
+}
+
+// A flag in global memory that publishes what its setter wrote before.
+__device__ __forceinline__ void SetFlag(int* flag) {
+  __threadfence();
+  asm volatile("st.release.gpu.global.s32 [%0], 1;" ::"l"(flag) : "memory");
+}
+__device__ __forceinline__ bool FlagIsSet(const int* flag) {
+  int value;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value != 0;
+}
+
+// Lets a kernel that was launched to follow this one start as soon as all blocks have begun.
+__device__ __forceinline__ void StartNextKernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // Tokens [begin, end) of sequence n inside the window, and the slot of its first chunk.

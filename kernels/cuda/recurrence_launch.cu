@@ -27,7 +27,7 @@ void RequireHeads(int heads, int x_heads, const char* name) {
 size_t RoundUp(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 bool Aligned(const Matrix& m) {
-  return reinterpret_cast<uintptr_t>(m.data) % 16 == 0 && m.stride % 8 == 0;
+  return reinterpret_cast<uintptr_t>(m.data) % 16 == 0 && m.stride * SizeOf(m.dtype) % 16 == 0;
 }
 size_t PackedBytes(const Matrix& m) {
   return Aligned(m) ? 0 : RoundUp(static_cast<size_t>(m.rows) * m.cols * SizeOf(m.dtype));
@@ -57,29 +57,49 @@ Matrix Packed(const Matrix& m, char*& target, cudaStream_t stream) {
 
 int64_t Slots(int64_t tokens, int num_sequences) { return tokens / kChunk + num_sequences; }
 
-// Tokens of a prefill window.
-int64_t WindowTokens(const RecurrenceArgs& args) {
-  const int64_t slot_bytes = static_cast<int64_t>(ChunkRecordOf(args.spec).bytes) * args.spec.heads;
-  const int64_t slots = kWorkspaceBytes / slot_bytes - args.num_sequences;
-  return std::min<int64_t>(args.q.rows, std::max<int64_t>(slots * kChunk, kMinWindow));
+int AttributeOf(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  Check(cudaGetDevice(&device), "cudaGetDevice");
+  Check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
 }
 
 }  // namespace
 
 ChunkRecord ChunkRecordOf(const RecurrenceSpec& spec) {
-  const bool delta = spec.update == Update::kDelta, channel = spec.decay == Decay::kPerChannel;
-  const int triangle = 2 * kChunk * kChunk, matrix = 2 * kChunk * spec.key_dim;
-  ChunkRecord record;
-  int offset = 0;
-  const auto place = [&](int bytes) { return std::exchange(offset, offset + bytes); };
-  record.attention = place(triangle);
-  record.transform = place(delta ? triangle : 0);
-  record.decay = place(channel ? 4 * spec.key_dim : 8 * kChunk);
-  record.query = place(channel ? matrix : 0);
-  record.key_end = place(channel ? matrix : 0);
-  record.key_start = place(channel && delta ? matrix : 0);
-  record.bytes = offset;
-  return record;
+  return MakeChunkRecord(MaxKeyDim(spec.key_dim), spec.update == Update::kDelta,
+                         spec.decay == Decay::kPerChannel);
+}
+
+int Multiprocessors() { return AttributeOf(cudaDevAttrMultiProcessorCount); }
+int MaxSharedBytes() { return AttributeOf(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+
+PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors) {
+  const RecurrenceSpec& spec = args.spec;
+  const int slices = spec.value_dim / 16, max_k = MaxKeyDim(spec.key_dim);
+  const int64_t states = static_cast<int64_t>(spec.heads) * args.num_sequences;
+  PrefillPlan plan = {};
+
+  const int64_t slot_bytes = (ChunkRecordOf(spec).bytes + sizeof(int)) * int64_t{spec.heads};
+  const int64_t slots = kWorkspaceBytes / slot_bytes - args.num_sequences;
+  plan.window_tokens = static_cast<int>(
+      std::min<int64_t>(std::max<int64_t>(slots * kChunk, kMinWindow), int64_t{1} << 30));
+
+  // Up to two slices a multiprocessor, the latency of a chunk counts: split the keys. More, the
+  // bandwidth of shared memory does.
+  plan.key_parts = std::max(1, max_k / (slices * states <= 2 * multiprocessors ? 64 : 128));
+
+  // Slices of a block share one copy of the chunk's operands; fewer fill more multiprocessors.
+  const auto blocks = [&](int per_block) {
+    return (slices + per_block - 1) / per_block * states;
+  };
+  int& per_block = plan.slices_per_block;
+  per_block = 8 / plan.key_parts;
+  while (per_block > 1 &&
+         (per_block / 2 >= slices || 10 * blocks(per_block) < 9 * multiprocessors)) {
+    per_block /= 2;
+  }
+  return plan;
 }
 
 RecurrenceParams ParamsOf(const RecurrenceArgs& args) {
@@ -132,10 +152,8 @@ RecurrenceParams ParamsOf(const RecurrenceArgs& args) {
   p.scale = spec.scale;
   p.decay = spec.decay;
   p.bf16_state = bf16_state;
-  const auto paired = [](const Matrix& m) {
-    return m.stride % 2 == 0 && reinterpret_cast<uintptr_t>(m.data) % (2 * SizeOf(m.dtype)) == 0;
-  };
-  p.paired_rows = paired(args.q) && paired(args.k) && paired(args.out);
+  p.aligned_rows = Aligned(args.q) && Aligned(args.k);
+  p.paired_out = args.out.stride % 2 == 0 && reinterpret_cast<uintptr_t>(args.out.data) % 4 == 0;
   return p;
 }
 
@@ -150,14 +168,16 @@ void LaunchRecurrent(const RecurrenceParams& params, DType dtype, cudaStream_t s
   }
 }
 
-size_t PrefillScratchBytes(const RecurrenceArgs& args) {
+size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan) {
   if (args.q.dtype == DType::kF32) return 0;
+  const int64_t tokens = std::min<int64_t>(args.q.rows, plan.window_tokens);
   return PackedBytes(args.q) + PackedBytes(args.k) + PackedBytes(args.v) +
-         Slots(WindowTokens(args), args.num_sequences) * args.spec.heads *
-             static_cast<size_t>(ChunkRecordOf(args.spec).bytes);
+         Slots(tokens, args.num_sequences) * args.spec.heads *
+             (ChunkRecordOf(args.spec).bytes + sizeof(int));
 }
 
-void LaunchChunkedPrefill(const RecurrenceArgs& args, void* scratch, cudaStream_t stream) {
+void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, void* scratch,
+                          cudaStream_t stream) {
   RecurrenceParams params = ParamsOf(args);
   params.cu_seqlens = args.cu_seqlens;
   if (args.num_sequences == 0 || args.q.rows == 0) return;
@@ -171,19 +191,23 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, void* scratch, cudaStream_
   params.q = q.data, params.q_stride = q.stride;
   params.k = k.data, params.k_stride = k.stride;
   params.v = v.data, params.v_stride = v.stride;
-  const Matrix& out = args.out;
-  params.paired_rows = out.stride % 2 == 0 && reinterpret_cast<uintptr_t>(out.data) % 4 == 0;
 
   const ChunkRecord record = ChunkRecordOf(args.spec);
-  const int64_t tokens = args.q.rows, step = WindowTokens(args);
-  for (int64_t begin = 0; begin < tokens; begin += step) {
-    const TokenWindow window = {static_cast<int>(begin),
-                                static_cast<int>(std::min(begin + step, tokens))};
-    LaunchChunkPrepare(params, args.spec.update, record, window, target, stream);
+  const int64_t tokens = args.q.rows;
+  for (int64_t begin = 0; begin < tokens; begin += plan.window_tokens) {
+    const int64_t end = std::min<int64_t>(begin + plan.window_tokens, tokens);
+    const TokenWindow window = {static_cast<int>(begin), static_cast<int>(end)};
+    const int64_t records = Slots(end - begin, args.num_sequences) * params.heads;
+    ChunkWorkspace workspace = {target, nullptr};
+    if (plan.follow) {
+      workspace.ready = reinterpret_cast<int*>(target + records * record.bytes);
+      Check(cudaMemsetAsync(workspace.ready, 0, records * sizeof(int), stream), "cudaMemsetAsync");
+    }
+    LaunchChunkPrepare(params, args.spec.update, record, window, workspace, stream);
     if (args.spec.update == Update::kDelta) {
-      LaunchChunkScanDelta(params, record, window, target, stream);
+      LaunchChunkScanDelta(params, plan, window, workspace, stream);
     } else {
-      LaunchChunkScanAdditive(params, record, window, target, stream);
+      LaunchChunkScanAdditive(params, plan, window, workspace, stream);
     }
   }
 }

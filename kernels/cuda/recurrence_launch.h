@@ -33,7 +33,8 @@ struct RecurrenceParams {
   float scale;
   Decay decay;
   bool bf16_state;
-  bool paired_rows;  // every row of q, k and out starts on a pair of elements
+  bool aligned_rows;  // every row of q and k starts on 16 bytes
+  bool paired_out;    // every row of out starts on a pair of elements
 };
 
 // Only tokens [begin, end) of a prefill: bounds the workspace. A sequence that reaches over the end
@@ -42,21 +43,63 @@ struct TokenWindow {
   int begin, end;
 };
 
-// What the token-parallel kernel leaves for the scan: one record of `bytes` per (chunk slot, head).
-// Chunk i of sequence n has slot (first token of n - window begin) / kChunk + n + i: no two chunks
-// share one, and no prefix sum is needed. Byte offsets in a record; absent parts are empty.
+// What the token-parallel kernel leaves for the scan: one record of `bytes` per (chunk slot, head),
+// laid out as the scan wants it in shared memory. Chunk i of sequence n has slot
+// (first token of n - window begin) / kChunk + n + i: no two chunks share one, and no prefix sum is
+// needed. Byte offsets in a record; absent parts are empty. A bf16 matrix [C, cols] is stored as
+// [cols / 8, C, 8]: the eight rows that an ldmatrix reads are then 128 neighbouring bytes.
 struct ChunkRecord {
+  static constexpr int kColumns = 16 * kChunk;  // bytes of 8 columns of a matrix
   int attention;  // P [C, C] bf16: P[i, j] = scale q_i^T decay(j -> i) k_j for j <= i, else 0
   int transform;  // T [C, C] bf16, kDelta: inverse of (I + strictly lower part of beta K K^T
                   // decay), columns times beta
   int decay;      // scalar decay: f32 [2, C], from the chunk's start to i, from i to its end;
-                  // per channel: f32 [K], over the whole chunk
-  int query;      // per channel: bf16 [C, K], scale q_i decay(start -> i)
-  int key_end;    // per channel: bf16 [C, K], k_i decay(i -> end)
-  int key_start;  // per channel and kDelta: bf16 [C, K], k_i decay(start -> i)
+                  // per channel: f32 [max_k], over the whole chunk
+  int query;      // per channel: bf16 [C, max_k], scale q_i decay(start -> i)
+  int key_end;    // per channel: bf16 [C, max_k], k_i decay(i -> end)
+  int key_start;  // per channel and kDelta: bf16 [C, max_k], k_i decay(start -> i)
   int bytes;
+  int max_k;  // K rounded up to what the scan is compiled for; channels behind K are 0
 };
+
+// The head size that the scan is compiled for: K or more.
+constexpr int MaxKeyDim(int key_dim) { return key_dim <= 64 ? 64 : key_dim <= 128 ? 128 : 256; }
+
+constexpr ChunkRecord MakeChunkRecord(int max_k, bool delta, bool channel) {
+  const int triangle = 2 * kChunk * kChunk, matrix = channel ? 2 * kChunk * max_k : 0;
+  ChunkRecord record = {};
+  record.max_k = max_k;
+  record.transform = triangle;
+  record.decay = record.transform + (delta ? triangle : 0);
+  record.query = record.decay + (channel ? 4 * max_k : 8 * kChunk);
+  record.key_end = record.query + matrix;
+  record.key_start = record.key_end + matrix;
+  record.bytes = record.key_start + (delta ? matrix : 0);
+  return record;
+}
 ChunkRecord ChunkRecordOf(const RecurrenceSpec& spec);
+
+// A prefill window's workspace. `ready` [slots, H] is null where the scan is launched behind the
+// whole of the first kernel; else it starts at 0, and the first kernel sets it record by record
+// while the scan follows.
+struct ChunkWorkspace {
+  char* records;
+  int* ready;
+};
+
+// Of the current GPU: multiprocessors, and the most shared memory that a block can have.
+int Multiprocessors();
+int MaxSharedBytes();
+
+// How a prefill is cut up. PlanPrefill's choice is right for any shape; other values are too, within
+// the limits given, only slower.
+struct PrefillPlan {
+  int window_tokens;     // a multiple of kChunk
+  int key_parts;         // warps that share a slice's state: max_k / 64 or half of that, at least 1
+  int slices_per_block;  // of the scan: a power of two, key_parts * slices_per_block <= 8
+  bool follow;  // the scan follows the first kernel chunk by chunk (sm_90) instead of waiting for it
+};
+PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors);
 
 // Throws std::invalid_argument, naming the field, for what has no kernel.
 RecurrenceParams ParamsOf(const RecurrenceArgs& args);
@@ -65,15 +108,18 @@ RecurrenceParams ParamsOf(const RecurrenceArgs& args);
 // activations, prefill.
 void LaunchRecurrent(const RecurrenceParams& params, DType dtype, cudaStream_t stream);
 
-size_t PrefillScratchBytes(const RecurrenceArgs& args);
-void LaunchChunkedPrefill(const RecurrenceArgs& args, void* scratch, cudaStream_t stream);
+size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan);
+void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, void* scratch,
+                          cudaStream_t stream);
 
 // The two kernels of a prefill window. Rows of q, k and v are 16-byte aligned, bf16.
 void LaunchChunkPrepare(const RecurrenceParams& params, Update update, const ChunkRecord& record,
-                        TokenWindow window, void* workspace, cudaStream_t stream);
-void LaunchChunkScanAdditive(const RecurrenceParams& params, const ChunkRecord& record,
-                             TokenWindow window, const void* workspace, cudaStream_t stream);
-void LaunchChunkScanDelta(const RecurrenceParams& params, const ChunkRecord& record,
-                          TokenWindow window, const void* workspace, cudaStream_t stream);
+                        TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);
+void LaunchChunkScanAdditive(const RecurrenceParams& params, const PrefillPlan& plan,
+                             TokenWindow window, const ChunkWorkspace& workspace,
+                             cudaStream_t stream);
+void LaunchChunkScanDelta(const RecurrenceParams& params, const PrefillPlan& plan,
+                          TokenWindow window, const ChunkWorkspace& workspace,
+                          cudaStream_t stream);
 
 }  // namespace fla::cuda

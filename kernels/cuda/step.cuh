@@ -1,9 +1,10 @@
 // The recurrence token by token with the state in registers. Memory bound: at decode a state is
 // read and written once, and nothing else counts.
 //
-// Grid (V slices of 16 * warps, H, N); a warp owns all K rows of 16 columns of one state: lane l
-// has columns 4 (l % 4) .. + 3 of rows (l / 4) K / 8 .. + K / 8, so loads and stores are 16 bytes
-// wide and all of a state's loads are in flight at once. Warps share nothing.
+// Grid (V / columns, H, N), 128 threads; a block owns 4 * lanes columns of one state, lanes 8, or 4
+// where there are few states. The columns' K rows are dealt out in runs: lane l of warp w has
+// columns 4 (l % lanes) .. + 3 of run w * 32 / lanes + l / lanes. Loads and stores are 16 bytes a
+// thread, whole 128-byte lines a row, and all of a state's loads are in flight at once.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -12,13 +13,6 @@
 
 namespace fla::cuda {
 
-__device__ __forceinline__ float2 LoadPair(const float* x, bool paired) {
-  return paired ? *reinterpret_cast<const float2*>(x) : make_float2(x[0], x[1]);
-}
-__device__ __forceinline__ float2 LoadPair(const __nv_bfloat16* x, bool paired) {
-  if (paired) return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(x));
-  return make_float2(__bfloat162float(x[0]), __bfloat162float(x[1]));
-}
 __device__ __forceinline__ float ToFloat(float x) { return x; }
 __device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ void Assign(float& target, float x) { target = x; }
@@ -49,29 +43,81 @@ __device__ __forceinline__ void Scale(float4& s, float a) {
 __device__ __forceinline__ void AddScaled(float4& s, float a, float4 x) {
   s.x += a * x.x, s.y += a * x.y, s.z += a * x.z, s.w += a * x.w;
 }
-// Sum over the eight lanes that share columns.
-__device__ __forceinline__ float SumOverRows(float x) {
-  x += __shfl_xor_sync(~0u, x, 4);
+// x[i] = row[i] for i < count, else 0. `fours`: count is a multiple of 4 and the row aligned to 4
+// elements.
+template <int kMaxRows>
+__device__ __forceinline__ void LoadRun(const float* row, int count, bool fours,
+                                        float (&x)[kMaxRows]) {
+  if (fours) {
+#pragma unroll
+    for (int i = 0; i < kMaxRows; i += 4) {
+      const float4 four =
+          i < count ? *reinterpret_cast<const float4*>(row + i) : make_float4(0, 0, 0, 0);
+      x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kMaxRows; ++i) x[i] = i < count ? row[i] : 0.0f;
+  }
+}
+template <int kMaxRows>
+__device__ __forceinline__ void LoadRun(const __nv_bfloat16* row, int count, bool fours,
+                                        float (&x)[kMaxRows]) {
+  if (fours) {
+#pragma unroll
+    for (int i = 0; i < kMaxRows; i += 4) {
+      const uint2 four = i < count ? *reinterpret_cast<const uint2*>(row + i) : make_uint2(0, 0);
+      x[i] = __uint_as_float(four.x << 16), x[i + 1] = __uint_as_float(four.x & 0xffff0000u);
+      x[i + 2] = __uint_as_float(four.y << 16), x[i + 3] = __uint_as_float(four.y & 0xffff0000u);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kMaxRows; ++i) x[i] = i < count ? __bfloat162float(row[i]) : 0.0f;
+  }
+}
+
+// exp with the accuracy that the activations' type deserves.
+template <typename T>
+__device__ __forceinline__ float Exp(float x) {
+  return sizeof(T) == 4 ? expf(x) : __expf(x);
+}
+
+// Sum over the lanes of a warp that share columns.
+__device__ __forceinline__ float SumOverRuns(float x, int lanes) {
+  x += __shfl_xor_sync(~0u, x, 16);
   x += __shfl_xor_sync(~0u, x, 8);
-  return x + __shfl_xor_sync(~0u, x, 16);
+  if (lanes == 4) x += __shfl_xor_sync(~0u, x, 4);
+  return x;
 }
-__device__ __forceinline__ float4 SumOverRows(float4 x) {
-  return make_float4(SumOverRows(x.x), SumOverRows(x.y), SumOverRows(x.z), SumOverRows(x.w));
+__device__ __forceinline__ float4 SumOverRuns(float4 x, int lanes) {
+  return make_float4(SumOverRuns(x.x, lanes), SumOverRuns(x.y, lanes), SumOverRuns(x.z, lanes),
+                     SumOverRuns(x.w, lanes));
 }
+
+inline constexpr int kStepWarps = 4;
+
+// What a block's warps add up for one token.
+struct StepSums {
+  float4 from_q[kStepWarps][8], from_k[kStepWarps][8];
+  float q_dot_k[kStepWarps];
+};
 
 // T activations, S state, kMaxK at least K.
 template <typename T, typename S, int kMaxK, bool kDelta, bool kChannel>
-__global__ void __launch_bounds__(128) RecurrentKernel(const RecurrenceParams p) {
-  constexpr int kMaxRows = kMaxK / 8;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int column = (blockIdx.x * (blockDim.x / 32) + warp) * 16 + lane % 4 * 4;
-  if (column >= p.value_dim) return;
+__global__ void __launch_bounds__(32 * kStepWarps, 4)
+    RecurrentKernel(const RecurrenceParams p, const int lanes) {
+  constexpr int kMaxRows = kMaxK / 16;
+  __shared__ StepSums sums[2];
   const int h = blockIdx.y, n = blockIdx.z;
   const int begin = p.cu_seqlens ? p.cu_seqlens[n] : n;
   const int end = p.cu_seqlens ? p.cu_seqlens[n + 1] : n + 1;
   if (begin >= end) return;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column_lane = lane % lanes;
+  const int column = (blockIdx.x * lanes + column_lane) * 4;
+  const bool active = column < p.value_dim;
+  const int rows = p.key_dim * lanes / (32 * kStepWarps);
+  const int first_row = (threadIdx.x / lanes) * rows;
 
-  const int rows = p.key_dim / 8, first_row = lane / 4 * rows;
   S* const state =
       static_cast<S*>(p.state) +
       ((static_cast<int64_t>(p.slots[n]) * p.heads + h) * p.key_dim + first_row) * p.value_dim +
@@ -79,110 +125,114 @@ __global__ void __launch_bounds__(128) RecurrentKernel(const RecurrenceParams p)
   float4 s[kMaxRows];
 #pragma unroll
   for (int i = 0; i < kMaxRows; ++i) {
-    if (i < rows) s[i] = LoadState(state + static_cast<int64_t>(i) * p.value_dim);
+    s[i] = active && i < rows ? LoadState(state + i * p.value_dim) : make_float4(0, 0, 0, 0);
   }
   const T* const q = static_cast<const T*>(p.q) + h / p.q_group * p.key_dim + first_row;
   const T* const k = static_cast<const T*>(p.k) + h / p.k_group * p.key_dim + first_row;
   const T* const v = static_cast<const T*>(p.v) + h / p.v_group * p.value_dim + column;
   T* const out = static_cast<T*>(p.out) + h * p.value_dim + column;
   const int decay_head = h / p.decay_group;
+  const bool fours = rows % 4 == 0;
 
   for (int64_t token = begin; token < end; ++token) {
-    const T* const q_row = q + token * p.q_stride;
-    const T* const k_row = k + token * p.k_stride;
-    const T* const v_row = v + token * p.v_stride;
-    float alpha = 1.0f;
-    const float* channel_decay = nullptr;
+    StepSums& sum = sums[token % 2];
+    float query[kMaxRows], key[kMaxRows];
+    LoadRun(k + token * p.k_stride, rows, fours && p.aligned_rows, key);
+    LoadRun(q + token * p.q_stride, rows, fours && p.aligned_rows, query);
+    float4 u = make_float4(0, 0, 0, 0);
+    if (active) {
+      const T* const v_row = v + token * p.v_stride;
+      u = make_float4(ToFloat(v_row[0]), ToFloat(v_row[1]), ToFloat(v_row[2]), ToFloat(v_row[3]));
+    }
     if constexpr (kChannel) {
-      channel_decay = p.log_decay + (token * p.decay_heads + decay_head) * p.key_dim + first_row;
-    } else if (p.decay == Decay::kPerHead) {
-      alpha = expf(p.log_decay[h]);
-    } else if (p.decay == Decay::kPerToken) {
-      alpha = expf(p.log_decay[token * p.decay_heads + decay_head]);
+      float log_decay[kMaxRows];
+      LoadRun(p.log_decay + (token * p.decay_heads + decay_head) * p.key_dim + first_row, rows,
+              fours, log_decay);
+#pragma unroll
+      for (int i = 0; i < kMaxRows; ++i) Scale(s[i], Exp<T>(log_decay[i]));
+    } else if (p.decay != Decay::kNone) {
+      const float alpha =
+          Exp<T>(p.log_decay[p.decay == Decay::kPerHead ? h : token * p.decay_heads + decay_head]);
+#pragma unroll
+      for (int i = 0; i < kMaxRows; ++i) Scale(s[i], alpha);
     }
     // With S the decayed state: u = beta (v - S^T k), out = S^T q + (q . k) u, S += k u^T. One
-    // reduction serves both products with S.
-    float keys[kMaxRows];
+    // round of sums serves both products with S.
     float4 from_q = make_float4(0, 0, 0, 0), from_k = from_q;
     float q_dot_k = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kMaxRows; i += 2) {
-      if (i >= rows) continue;
-      const float2 key = LoadPair(k_row + i, p.paired_rows);
-      const float2 query = LoadPair(q_row + i, p.paired_rows);
-      if constexpr (kChannel) {
-        const float2 log_decay = *reinterpret_cast<const float2*>(channel_decay + i);
-        Scale(s[i], expf(log_decay.x));
-        Scale(s[i + 1], expf(log_decay.y));
-      } else {
-        Scale(s[i], alpha);
-        Scale(s[i + 1], alpha);
-      }
-      keys[i] = key.x;
-      keys[i + 1] = key.y;
-      AddScaled(from_q, query.x, s[i]);
-      AddScaled(from_q, query.y, s[i + 1]);
-      if constexpr (kDelta) {
-        AddScaled(from_k, key.x, s[i]);
-        AddScaled(from_k, key.y, s[i + 1]);
-      }
-      q_dot_k += key.x * query.x + key.y * query.y;
+    for (int i = 0; i < kMaxRows; ++i) {
+      AddScaled(from_q, query[i], s[i]);
+      if constexpr (kDelta) AddScaled(from_k, key[i], s[i]);
+      q_dot_k += key[i] * query[i];
     }
-    float4 u =
-        make_float4(ToFloat(v_row[0]), ToFloat(v_row[1]), ToFloat(v_row[2]), ToFloat(v_row[3]));
+    from_q = SumOverRuns(from_q, lanes);
+    if constexpr (kDelta) from_k = SumOverRuns(from_k, lanes);
+    q_dot_k = SumOverRuns(q_dot_k, lanes);
+    if (lane < lanes) {
+      sum.from_q[warp][lane] = from_q;
+      if constexpr (kDelta) sum.from_k[warp][lane] = from_k;
+      if (lane == 0) sum.q_dot_k[warp] = q_dot_k;
+    }
+    __syncthreads();
     if constexpr (kDelta) {
-      AddScaled(u, -1.0f, SumOverRows(from_k));
+#pragma unroll
+      for (int w = 0; w < kStepWarps; ++w) AddScaled(u, -1.0f, sum.from_k[w][column_lane]);
       Scale(u, p.beta[token * p.heads + h]);
     }
 #pragma unroll
-    for (int i = 0; i < kMaxRows; ++i) {
-      if (i < rows) AddScaled(s[i], keys[i], u);
-    }
-    from_q = SumOverRows(from_q);
-    AddScaled(from_q, SumOverRows(q_dot_k), u);
-    if (lane < 4) {
-      T* const o = out + token * p.out_stride;
-      Assign(o[0], p.scale * from_q.x);
-      Assign(o[1], p.scale * from_q.y);
-      Assign(o[2], p.scale * from_q.z);
-      Assign(o[3], p.scale * from_q.w);
+    for (int i = 0; i < kMaxRows; ++i) AddScaled(s[i], key[i], u);
+    if (warp == 0 && lane < lanes && active) {
+      float4 o = make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int w = 0; w < kStepWarps; ++w) {
+        AddScaled(o, 1.0f, sum.from_q[w][lane]);
+        AddScaled(o, sum.q_dot_k[w], u);
+      }
+      T* const target = out + token * p.out_stride;
+      Assign(target[0], p.scale * o.x);
+      Assign(target[1], p.scale * o.y);
+      Assign(target[2], p.scale * o.z);
+      Assign(target[3], p.scale * o.w);
     }
   }
 #pragma unroll
   for (int i = 0; i < kMaxRows; ++i) {
-    if (i < rows) StoreState(state + static_cast<int64_t>(i) * p.value_dim, s[i]);
+    if (active && i < rows) StoreState(state + i * p.value_dim, s[i]);
   }
 }
 
-// Few states: a warp a block, so that every SM has some.
 template <typename T, typename S, int kMaxK>
 void LaunchRecurrentKernel(const RecurrenceParams& p, cudaStream_t stream) {
-  const int slices = p.value_dim / 16;
-  const int warps = static_cast<int64_t>(slices) * p.heads * p.num_sequences > 1024 ? 4 : 1;
-  const dim3 grid((slices + warps - 1) / warps, p.heads, p.num_sequences);
+  const int64_t states = static_cast<int64_t>(p.heads) * p.num_sequences;
+  const bool few = p.value_dim / 32 * states < 2 * Multiprocessors();
+  const int lanes = few && p.key_dim % 32 == 0 ? 4 : 8, columns = 4 * lanes;
+  const dim3 grid((p.value_dim + columns - 1) / columns, p.heads, p.num_sequences);
+  constexpr int kThreads = 32 * kStepWarps;
   const bool channel = p.decay == Decay::kPerChannel;
   if (p.beta) {
     if (channel) {
-      RecurrentKernel<T, S, kMaxK, true, true><<<grid, 32 * warps, 0, stream>>>(p);
+      RecurrentKernel<T, S, kMaxK, true, true><<<grid, kThreads, 0, stream>>>(p, lanes);
     } else {
-      RecurrentKernel<T, S, kMaxK, true, false><<<grid, 32 * warps, 0, stream>>>(p);
+      RecurrentKernel<T, S, kMaxK, true, false><<<grid, kThreads, 0, stream>>>(p, lanes);
     }
   } else if (channel) {
-    RecurrentKernel<T, S, kMaxK, false, true><<<grid, 32 * warps, 0, stream>>>(p);
+    RecurrentKernel<T, S, kMaxK, false, true><<<grid, kThreads, 0, stream>>>(p, lanes);
   } else {
-    RecurrentKernel<T, S, kMaxK, false, false><<<grid, 32 * warps, 0, stream>>>(p);
+    RecurrentKernel<T, S, kMaxK, false, false><<<grid, kThreads, 0, stream>>>(p, lanes);
   }
   CheckLaunch("RecurrentKernel");
 }
 
 template <typename T, typename S>
 void LaunchRecurrentOf(const RecurrenceParams& p, cudaStream_t stream) {
-  if (p.key_dim <= 64) {
-    LaunchRecurrentKernel<T, S, 64>(p, stream);
-  } else if (p.key_dim <= 128) {
-    LaunchRecurrentKernel<T, S, 128>(p, stream);
-  } else {
-    LaunchRecurrentKernel<T, S, 256>(p, stream);
+  switch (MaxKeyDim(p.key_dim)) {
+    case 64:
+      return LaunchRecurrentKernel<T, S, 64>(p, stream);
+    case 128:
+      return LaunchRecurrentKernel<T, S, 128>(p, stream);
+    default:
+      return LaunchRecurrentKernel<T, S, 256>(p, stream);
   }
 }
 

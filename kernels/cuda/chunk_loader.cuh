@@ -1,0 +1,147 @@
+// The scan's loading warp: brings a sequence's chunks from memory into a ring of stages.
+#pragma once
+
+#include "kernels/cuda/chunk_tile.cuh"
+
+namespace fla::cuda {
+
+// Shared memory of one stage, bytes: the chunk's record, q and k if the record has none, V.
+// Matrices are laid out as the record's.
+template <int kMaxK, bool kDelta, bool kChannel>
+struct ScanStage {
+  static constexpr ChunkRecord kRecord = MakeChunkRecord(kMaxK, kDelta, kChannel);
+  static constexpr int kMatrix = 2 * kChunk * kMaxK;
+  static constexpr int kQuery = kChannel ? kRecord.query : kRecord.bytes;
+  static constexpr int kKeyEnd = kChannel ? kRecord.key_end : kQuery + kMatrix;
+  static constexpr int kKeyStart = kChannel ? kRecord.key_start : kKeyEnd;
+  static constexpr int kValue = kChannel ? kRecord.bytes : kKeyEnd + kMatrix;
+  static constexpr int Bytes(int slices) { return kValue + slices * 2 * ChunkRecord::kColumns; }
+};
+
+// Barriers of the ring: `full` of every stage, then `empty`.
+inline constexpr int kMaxScanStages = 6, kScanBarrierBytes = 128;
+static_assert(2 * 8 * kMaxScanStages <= kScanBarrierBytes);
+
+// Position in the ring: the stage, and the parity of how often the ring has been gone round.
+struct RingPosition {
+  int stage = 0, parity = 0;
+  __device__ __forceinline__ void Advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// One warp. Lane l copies rows l % 8 and l % 8 + 8 of every fourth group of 8 columns, from l / 8
+// on: 64 neighbouring bytes of a row are read together, and 128 of shared memory written.
+template <int kMaxK, bool kDelta, bool kChannel>
+class ChunkLoader {
+  using Stage = ScanStage<kMaxK, kDelta, kChannel>;
+  static constexpr int kColumns = ChunkRecord::kColumns;
+
+  // This lane's rows of a matrix whose rows are `stride` elements apart.
+  struct Rows {
+    const __nv_bfloat16* first;
+    int64_t stride;
+
+    __device__ __forceinline__ void Advance() { first += kChunk * stride; }
+  };
+
+ public:
+  __device__ __forceinline__ ChunkLoader(const RecurrenceParams& p, const ChunkWorkspace& workspace,
+                                         const SequenceInWindow& sequence, int num_chunks,
+                                         int slices)
+      : tokens_(sequence.end - sequence.begin),
+        num_chunks_(num_chunks),
+        slices_(slices),
+        heads_(p.heads) {
+    const int lane = threadIdx.x % 32, h = blockIdx.y, column = blockIdx.x * 16 * slices;
+    const int64_t number = static_cast<int64_t>(sequence.first_slot) * p.heads + h;
+    record_ = workspace.records + number * Stage::kRecord.bytes + 16 * lane;
+    ready_ = workspace.ready ? workspace.ready + number + lane * p.heads : nullptr;
+    const int64_t token = sequence.begin + lane % 8;
+    const auto rows = [&](const void* x, int64_t stride, int first_column) {
+      return Rows{
+          static_cast<const __nv_bfloat16*>(x) + token * stride + first_column + lane / 8 * 8,
+          stride};
+    };
+    q_ = rows(p.q, p.q_stride, h / p.q_group * p.key_dim);
+    k_ = rows(p.k, p.k_stride, h / p.k_group * p.key_dim);
+    v_ = rows(p.v, p.v_stride, h / p.v_group * p.value_dim + column);
+    key_groups_ = p.key_dim / 8 - lane / 8;
+    value_groups_ = min(2 * slices, (p.value_dim - column) / 8) - lane / 8;
+    safe_ = static_cast<const __nv_bfloat16*>(p.q);
+  }
+
+  // Loads all chunks, each as soon as its stage is empty (and its record written). `full` and
+  // `empty` are the barriers of stage 0, `first_stage` its memory.
+  __device__ __forceinline__ void Run(int stages, uint32_t full, uint32_t empty,
+                                      uint32_t first_stage) {
+    const int lane = threadIdx.x % 32;
+    const uint32_t row = lane / 8 * kColumns + lane % 8 * 16;
+    RingPosition position;
+    int num_ready = ready_ ? 0 : num_chunks_;
+    for (int chunk = 0; chunk < num_chunks_; ++chunk) {
+      if (chunk >= num_ready) num_ready = chunk + WaitForRecords(chunk);
+      Wait(empty + 8 * position.stage, position.parity ^ 1);
+      const uint32_t stage = first_stage + position.stage * Stage::Bytes(slices_);
+#pragma unroll
+      for (int i = 0; i < Stage::kRecord.bytes; i += 512) {
+        if (i + 16 * lane < Stage::kRecord.bytes) {
+          CopyAsync(stage + 16 * lane + i, record_ + i, true);
+        }
+      }
+      const int tokens_left = tokens_ - chunk * kChunk - lane % 8;
+      if constexpr (!kChannel) {
+        CopyRows<kMaxK / 8>(stage + Stage::kQuery + row, q_, key_groups_, tokens_left);
+        CopyRows<kMaxK / 8>(stage + Stage::kKeyEnd + row, k_, key_groups_, tokens_left);
+        q_.Advance();
+        k_.Advance();
+      }
+      CopyRows<16>(stage + Stage::kValue + row, v_, value_groups_, tokens_left);
+      v_.Advance();
+      record_ += static_cast<int64_t>(heads_) * Stage::kRecord.bytes;
+      ArriveAfterCopies(full + 8 * position.stage);
+      position.Advance(stages);
+    }
+  }
+
+ private:
+  template <int kMaxGroups>
+  __device__ __forceinline__ void CopyRows(uint32_t target, const Rows& rows, int groups,
+                                           int tokens_left) {
+    const bool valid[2] = {tokens_left > 0, tokens_left > 8};
+    const __nv_bfloat16* const source[2] = {valid[0] ? rows.first : safe_,
+                                            valid[1] ? rows.first + 8 * rows.stride : safe_};
+#pragma unroll
+    for (int i = 0; i < kMaxGroups; i += 4) {
+      if (i < groups) {
+        CopyAsync(target + i * kColumns, source[0] + 8 * i, valid[0]);
+        CopyAsync(target + i * kColumns + 128, source[1] + 8 * i, valid[1]);
+      }
+    }
+  }
+
+  // Waits until the first kernel has written the record of `chunk`; how many are there from it on.
+  __device__ __forceinline__ int WaitForRecords(int chunk) const {
+    const int lane = threadIdx.x % 32;
+    unsigned missing;
+    do {
+      const bool is_missing = chunk + lane < num_chunks_ &&
+                              !FlagIsSet(ready_ + static_cast<int64_t>(chunk) * heads_);
+      missing = __ballot_sync(~0u, is_missing);
+    } while (missing & 1);
+    __syncwarp();
+    return missing ? __ffs(missing) - 1 : 32;
+  }
+
+  const int tokens_, num_chunks_, slices_, heads_;
+  int key_groups_, value_groups_;  // of 8 columns, from this lane's first one on
+  const char* record_;
+  const int* ready_;  // of chunk `lane`, or null
+  Rows q_, k_, v_;
+  const __nv_bfloat16* safe_;  // an address for copies of nothing
+};
+
+}  // namespace fla::cuda
