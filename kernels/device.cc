@@ -16,6 +16,8 @@ namespace {
 
 // Of every allocation on a CPU: covers a cache line and the widest vector; the same as on a GPU.
 constexpr size_t kAlignment = 256;
+// Beyond any machine's memory. Sanitizers end the process for such a size instead of refusing it.
+constexpr size_t kLargestAllocation = size_t{1} << 48;
 
 int CudaDeviceCount() {
 #ifdef FLA_WITH_CUDA
@@ -51,7 +53,7 @@ void* Allocate(Device device, size_t size) {
   if (device.is_cuda()) return cuda::AllocateDevice(device.index, size);
 #endif
   void* data = nullptr;
-  if (size <= SIZE_MAX - kAlignment) {
+  if (size <= kLargestAllocation) {
     data = std::aligned_alloc(kAlignment, (size + kAlignment - 1) / kAlignment * kAlignment);
   }
   if (data == nullptr) {
