@@ -1,0 +1,6 @@
+find_package(CLI11 REQUIRED)
+
+add_executable(model_bench ${CMAKE_CURRENT_LIST_DIR}/model_bench.cc)
+target_link_libraries(model_bench PRIVATE fla_model CLI11::CLI11)
+target_link_options(model_bench PRIVATE
+  LINKER:--wrap=_ZN3fla6LinearERNS_6StreamENS_6MatrixES2_PKfS2_)
