@@ -90,9 +90,7 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors) {
   plan.key_parts = std::max(1, max_k / (slices * states <= 2 * multiprocessors ? 64 : 128));
 
   // Slices of a block share one copy of the chunk's operands; fewer fill more multiprocessors.
-  const auto blocks = [&](int per_block) {
-    return (slices + per_block - 1) / per_block * states;
-  };
+  const auto blocks = [&](int per_block) { return (slices + per_block - 1) / per_block * states; };
   int& per_block = plan.slices_per_block;
   per_block = 8 / plan.key_parts;
   while (per_block > 1 &&

@@ -91,13 +91,14 @@ struct ChunkWorkspace {
 int Multiprocessors();
 int MaxSharedBytes();
 
-// How a prefill is cut up. PlanPrefill's choice is right for any shape; other values are too, within
-// the limits given, only slower.
+// How a prefill is cut up. PlanPrefill's choice is right for any shape; other values are too,
+// within the limits given, only slower.
 struct PrefillPlan {
   int window_tokens;     // a multiple of kChunk
   int key_parts;         // warps that share a slice's state: max_k / 64 or half of that, at least 1
   int slices_per_block;  // of the scan: a power of two, key_parts * slices_per_block <= 8
-  bool follow;  // the scan follows the first kernel chunk by chunk (sm_90) instead of waiting for it
+  bool
+      follow;  // the scan follows the first kernel chunk by chunk (sm_90) instead of waiting for it
 };
 PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors);
 
@@ -119,7 +120,6 @@ void LaunchChunkScanAdditive(const RecurrenceParams& params, const PrefillPlan& 
                              TokenWindow window, const ChunkWorkspace& workspace,
                              cudaStream_t stream);
 void LaunchChunkScanDelta(const RecurrenceParams& params, const PrefillPlan& plan,
-                          TokenWindow window, const ChunkWorkspace& workspace,
-                          cudaStream_t stream);
+                          TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);
 
 }  // namespace fla::cuda
