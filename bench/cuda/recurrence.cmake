@@ -9,3 +9,43 @@ foreach(name recurrence_check recurrence_bench)
   set_target_properties(${name} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
   target_link_libraries(${name} PRIVATE fla_kernels fla_options CUDA::cudart_static)
 endforeach()
+
+# The same check of the same kernels where there is no GPU.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+find_package(Threads REQUIRED)
+set(emulator ${CMAKE_CURRENT_LIST_DIR}/recurrence_emulator)
+set(emulated_root ${CMAKE_CURRENT_BINARY_DIR}/recurrence_emulated)
+set(emulated_sources
+  kernels/cuda/chunk_prepare.cu
+  kernels/cuda/chunk_scan_additive.cu
+  kernels/cuda/chunk_scan_delta.cu
+  kernels/cuda/recurrence_launch.cu
+  kernels/cuda/step_bf16.cu
+  kernels/cuda/step_bf16_state.cu
+  kernels/cuda/step_f32.cu
+  bench/cuda/recurrence_check.cu)
+set(emulated_headers
+  kernels/cuda/chunk_loader.cuh
+  kernels/cuda/chunk_scan.cuh
+  kernels/cuda/chunk_window.cuh
+  kernels/cuda/step.cuh
+  bench/cuda/recurrence_inputs.h)
+list(TRANSFORM emulated_sources PREPEND ${emulated_root}/ OUTPUT_VARIABLE emulated_files)
+list(TRANSFORM emulated_files APPEND .cc)
+list(TRANSFORM emulated_sources PREPEND ${PROJECT_SOURCE_DIR}/ OUTPUT_VARIABLE emulated_from)
+list(TRANSFORM emulated_headers PREPEND ${PROJECT_SOURCE_DIR}/ OUTPUT_VARIABLE emulated_headers_from)
+add_custom_command(
+  OUTPUT ${emulated_files}
+  COMMAND Python3::Interpreter ${emulator}/convert.py ${PROJECT_SOURCE_DIR} ${emulated_root}
+          ${emulated_sources} ${emulated_headers}
+  COMMAND ${CMAKE_COMMAND} -E copy ${emulator}/chunk_tile.cuh ${emulated_root}/kernels/cuda
+  DEPENDS ${emulated_from} ${emulated_headers_from} ${emulator}/convert.py
+          ${emulator}/chunk_tile.cuh)
+add_executable(recurrence_check_emulated ${emulated_files} ${emulator}/emulator.cc)
+target_include_directories(recurrence_check_emulated BEFORE PRIVATE ${emulated_root})
+target_include_directories(recurrence_check_emulated PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+target_compile_options(recurrence_check_emulated PRIVATE -w)
+target_link_libraries(recurrence_check_emulated PRIVATE fla_options Threads::Threads)
+if(BUILD_TESTING OR FLA_TESTS)
+  add_test(NAME recurrence_check_emulated COMMAND recurrence_check_emulated 32 1 small)
+endif()

@@ -128,8 +128,8 @@ class ChunkLoader {
     const int lane = threadIdx.x % 32;
     unsigned missing;
     do {
-      const bool is_missing = chunk + lane < num_chunks_ &&
-                              !FlagIsSet(ready_ + static_cast<int64_t>(chunk) * heads_);
+      const bool is_missing =
+          chunk + lane < num_chunks_ && !FlagIsSet(ready_ + static_cast<int64_t>(chunk) * heads_);
       missing = __ballot_sync(~0u, is_missing);
     } while (missing & 1);
     __syncwarp();

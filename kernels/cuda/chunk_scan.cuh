@@ -321,7 +321,8 @@ void LaunchChunkScanKernel(const RecurrenceParams& p, int slices, TokenWindow wi
       std::clamp((shared_bytes - fixed_bytes) / Stage::Bytes(slices), 2, kMaxScanStages);
   const int bytes = fixed_bytes + stages * Stage::Bytes(slices);
   const auto kernel = ChunkScanKernel<kMaxK, kParts, kDelta, kChannel>;
-  Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+  Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3((p.value_dim / 16 + slices - 1) / slices, p.heads, p.num_sequences);

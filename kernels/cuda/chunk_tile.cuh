@@ -1,5 +1,6 @@
-// Warp-level pieces of the chunked kernels: the m16n8k16 tensor-core product, its operand loads and
-// where a chunk lies.
+// Warp-level pieces of the chunked kernels: the m16n8k16 tensor-core product, its operand loads,
+// copies and barriers. All inline assembly is here: bench/cuda/recurrence_emulator replaces this
+// file.
 //
 // Layouts of mma.m16n8k16 for lane l, r = l / 4, t = l % 4. Registers hold pairs of columns:
 //   A [16, 16]: (r, 2t), (r + 8, 2t), (r, 2t + 8), (r + 8, 2t + 8)
@@ -12,7 +13,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/chunk_window.cuh"
 
 namespace fla::cuda {
 
@@ -119,18 +120,6 @@ __device__ __forceinline__ void StartNextKernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
-}
-
-// Tokens [begin, end) of sequence n inside the window, and the slot of its first chunk.
-struct SequenceInWindow {
-  int begin, end, first_slot;
-};
-
-__device__ __forceinline__ SequenceInWindow FindSequence(const int* cu_seqlens, int n,
-                                                         TokenWindow window) {
-  const int begin = min(max(cu_seqlens[n], window.begin), window.end);
-  const int end = min(max(cu_seqlens[n + 1], window.begin), window.end);
-  return {begin, end, (begin - window.begin) / kChunk + n};
 }
 
 }  // namespace fla::cuda
