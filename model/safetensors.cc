@@ -130,7 +130,8 @@ void Checkpoint::ParseHeader(const std::string& file, std::string_view header,
     }
     const std::optional<int64_t> elements = ElementCount(tensor.shape);
     int64_t wanted = 0;
-    if (!elements || __builtin_mul_overflow(*elements, int64_t(SizeOf(tensor.dtype)), &wanted) ||
+    if (!elements ||
+        __builtin_mul_overflow(*elements, static_cast<int64_t>(SizeOf(tensor.dtype)), &wanted) ||
         wanted != offsets[1] - offsets[0]) {
       Fail(file, "tensor " + name + ": shape " + ShapeText(tensor.shape) + " of " + dtype +
                      " does not fit its " + std::to_string(offsets[1] - offsets[0]) + " bytes");

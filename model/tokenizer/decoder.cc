@@ -53,7 +53,7 @@ void Step(DecodeRawBytes, std::string_view token, const Context& context) {
 void Step(DecodeByteLevel, std::string_view token, const Context& context) {
   std::string bytes;
   const bool of_alphabet = BytesOfCharacters(token, &bytes);
-  Step(DecodeRawBytes{}, of_alphabet ? std::string_view(bytes) : token, context);
+  Step(DecodeRawBytes{}, of_alphabet ? std::string_view{bytes} : token, context);
 }
 
 void Step(DecodeByteFallback, std::string_view token, const Context& context) {
@@ -131,8 +131,8 @@ void Step(const ReplaceAll& replace, std::string_view token, const Context& cont
     ForEachMatch(replace.pattern, pending, [&](Span match) { end = match.end; });
     const size_t longest = std::min(literal->size() - 1, pending.size() - end);
     size_t held = longest;
-    while (!literal->starts_with(std::string_view(pending).substr(pending.size() - held))) --held;
-    text = Replace(replace, std::string_view(pending).substr(0, pending.size() - held));
+    while (!literal->starts_with(std::string_view{pending}.substr(pending.size() - held))) --held;
+    text = Replace(replace, std::string_view{pending}.substr(0, pending.size() - held));
     pending.erase(0, pending.size() - held);
   }
   Pass(context, text);

@@ -159,6 +159,7 @@ MergeList MergesOf(const std::vector<Piece>& pieces, const Vocabulary& vocabular
     return id >= 0 && pieces[id].type == kNormal;
   };
   std::vector<float> scores;
+  scores.reserve(pieces.size());
   for (const Piece& piece : pieces) scores.push_back(-piece.score);
   std::sort(scores.begin(), scores.end());
   MergeList merges;
