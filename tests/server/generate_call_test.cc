@@ -1,0 +1,172 @@
+// The part of a call that is ours: from a message through the engine's and the writer's threads to
+// an outcome, with gRPC's part played by the test.
+#include "server/generate_call.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <thread>
+
+namespace fla {
+namespace {
+
+using ::testing::ElementsAreArray;
+using ::testing::HasSubstr;
+
+// Takes events out at once, or, when stalled, never: as a client that does not read.
+class RecordingCall final : public GenerateCall {
+ public:
+  RecordingCall(const CallContext& context, bool stalled)
+      : GenerateCall(context), stalled_(stalled) {}
+
+  grpc::Status Wait() {
+    std::unique_lock lock(mutex_);
+    ended_.wait(lock, [this] { return has_status_; });
+    return status_;
+  }
+  std::vector<int> tokens() const { return tokens_; }  // once Wait has returned
+  using GenerateCall::Cancel;
+
+ private:
+  void Advance() override {
+    absl::Status status;
+    {
+      const std::lock_guard lock(mutex_);
+      if (closed_ || (stalled_ && failure_.ok())) return;
+      while (!buffer_.empty()) {
+        for (const int token : buffer_.Take().tokens) tokens_.push_back(token);
+      }
+      if (failure_.ok() && !complete()) return;
+      closed_ = true;
+      status = failure_;
+      LogOutcome(status);
+    }
+    FinishWith(ToGrpcStatus(status));
+  }
+  void FinishWith(const grpc::Status& status) override {
+    const std::lock_guard lock(mutex_);
+    status_ = status;
+    has_status_ = true;
+    ended_.notify_all();
+  }
+  int max_unread_events() const override { return context_.limits.max_unread_events; }
+
+  const bool stalled_;
+  std::condition_variable ended_;
+  bool has_status_ = false;
+  grpc::Status status_;
+  std::vector<int> tokens_;
+};
+
+class GenerateCallTest : public ::testing::Test {
+ protected:
+  GenerateCallTest() {
+    options_.models.resize(1);
+    options_.models[0].name = options_.default_model = "demo";
+    options_.models[0].path = FLA_SOURCE_DIR "/demo/model";
+    options_.models[0].device = "cpu";
+    options_.models[0].slots = 4;
+    options_.limits.max_unread_events = 8;
+    registry_ = std::make_unique<ModelRegistry>(options_, metrics_);
+  }
+
+  std::shared_ptr<RecordingCall> Start(const v1::GenerateRequest& message, bool stalled = false,
+                                       std::chrono::seconds time = std::chrono::hours(1)) {
+    auto call = std::make_shared<RecordingCall>(
+        CallContext{*registry_, options_.limits, writer_, false}, stalled);
+    call->Start(message, ++id_, std::chrono::system_clock::now() + time);
+    return call;
+  }
+
+  static v1::GenerateRequest Message(int seed, int tokens) {
+    v1::GenerateRequest message;
+    message.set_text("Once upon a time");
+    message.set_max_new_tokens(tokens);
+    message.set_ignore_eos(true);
+    message.mutable_sampling()->set_seed(seed);
+    return message;
+  }
+
+  void ExpectAllSlotsFreeSoon() {
+    const Engine& engine = *registry_->models()[0]->engine;
+    const auto give_up = Clock::now() + std::chrono::seconds(60);
+    while (engine.slots_used() > 0 && Clock::now() < give_up) std::this_thread::yield();
+    EXPECT_EQ(engine.slots_used(), 0);
+  }
+
+  ServerOptions options_;
+  Metrics metrics_;
+  WriterThread writer_;
+  std::unique_ptr<ModelRegistry> registry_;
+  std::atomic<uint64_t> id_ = 0;
+};
+
+TEST_F(GenerateCallTest, CallsFromManyThreadsGetTheirOwnTokens) {
+  constexpr int kThreads = 4, kEach = 3, kTokens = 6;
+  std::vector<std::vector<int>> alone;
+  for (int seed = 0; seed < kThreads * kEach; ++seed) {
+    const auto call = Start(Message(seed, kTokens));
+    EXPECT_TRUE(call->Wait().ok());
+    alone.push_back(call->tokens());
+    EXPECT_EQ(alone.back().size(), static_cast<size_t>(kTokens));
+  }
+  std::vector<std::vector<int>> together(alone.size());
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int seed = t * kEach; seed < (t + 1) * kEach; ++seed) {
+        const auto call = Start(Message(seed, kTokens));
+        EXPECT_TRUE(call->Wait().ok());
+        together[seed] = call->tokens();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(together, ElementsAreArray(alone));
+}
+
+TEST_F(GenerateCallTest, CancellingEndsTheCallAndFreesItsSlots) {
+  v1::GenerateRequest message = Message(1, 30000);
+  message.set_n(3);
+  const auto call = Start(message);
+  while (registry_->models()[0]->engine->slots_used() < 3) std::this_thread::yield();
+  call->Cancel();
+  EXPECT_EQ(call->Wait().error_code(), grpc::StatusCode::CANCELLED);
+  ExpectAllSlotsFreeSoon();
+}
+
+TEST_F(GenerateCallTest, ADeadlineThatHasPassedEndsTheCall) {
+  const auto call = Start(Message(1, 30000), false, std::chrono::seconds(-1));
+  EXPECT_EQ(call->Wait().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  ExpectAllSlotsFreeSoon();
+}
+
+TEST_F(GenerateCallTest, AReaderThatFallsTooFarBehindIsCutOff) {
+  const auto call = Start(Message(1, 30000), true);
+  EXPECT_EQ(call->Wait().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(call->tokens().empty());
+  ExpectAllSlotsFreeSoon();
+}
+
+TEST_F(GenerateCallTest, ARefusedRequestEndsAtOnceAndIsCounted) {
+  v1::GenerateRequest message = Message(1, 5);
+  message.set_n(0);
+  EXPECT_EQ(Start(message)->Wait().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  message = Message(1, 5);
+  message.set_model("other");
+  const grpc::Status status = Start(message)->Wait();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(status.error_message(), HasSubstr("wanted one of demo, got other"));
+}
+
+TEST_F(GenerateCallTest, DrainingRefusesNewCallsAndCutsOffAtTheDeadline) {
+  const auto running = Start(Message(1, 30000));
+  EXPECT_FALSE(registry_->Drain(Clock::now() + std::chrono::milliseconds(50)));
+  EXPECT_EQ(running->Wait().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(Start(Message(1, 5))->Wait().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(registry_->Drain(Clock::now() + std::chrono::seconds(1)));
+}
+
+}  // namespace
+}  // namespace fla
