@@ -61,7 +61,7 @@ TEST_P(LinearTest, TakesNoRows) {
 TEST_P(LinearTest, ARowDoesNotDependOnItsCompany) {
   if (stream().device().is_cuda()) GTEST_SKIP() << "cuBLASLt picks its kernel by the row count";
   for (const int in : {384, 1500}) {
-    constexpr int kRows = 100, kOut = 70;
+    constexpr int kRows = 100, kOut = 40;
     const auto x = RandomNormal(static_cast<size_t>(kRows) * in, 1, dtype());
     const auto x_device = Upload(kRows, in, x);
     const auto w_device =
@@ -69,7 +69,7 @@ TEST_P(LinearTest, ARowDoesNotDependOnItsCompany) {
     DeviceMatrix together(stream(), DType::kF32, kRows, kOut);
     Linear(stream(), x_device.view(), w_device.view(), nullptr, together.view());
     const std::vector<float> wanted = together.Read();
-    for (const int count : {1, 2, 3, 4, 5, 6, 7, 16, 32, 97, 99}) {
+    for (const int count : {1, 2, 3, 4, 5, 6, 7, 97}) {
       const int first = kRows - count;
       DeviceMatrix part(stream(), DType::kF32, count, kOut);
       Linear(stream(), x_device.view().Rows(first, count), w_device.view(), nullptr, part.view());
