@@ -4,25 +4,15 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/cpu/parallel.h"
 #include "kernels/cpu/recurrence_heads.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #ifdef __SSE2__
 #include <xmmintrin.h>
 #endif
 
 namespace fla::cpu {
 namespace {
-
-#ifdef _OPENMP
-int MaxThreads() { return omp_get_max_threads(); }
-int ThreadIndex() { return omp_get_thread_num(); }
-#else
-int MaxThreads() { return 1; }
-int ThreadIndex() { return 0; }
-#endif
 
 // While it lives, this thread's denormal floats count as 0. A state that decays ends among them,
 // and each operation on one costs a hundred others.
@@ -80,16 +70,11 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
   const int threads = ThreadsFor(args, tasks);
   const size_t workspace = StepWorkspace(spec);
   float* const scratch = static_cast<float*>(stream.Scratch(sizeof(float) * workspace * threads));
-#pragma omp parallel num_threads(threads)
-  {
+  ParallelFor(tasks, threads, [&](int64_t i, int thread) {
     const DenormalsAreZero denormals_are_zero;
-    float* const mine = scratch + workspace * ThreadIndex();
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < tasks; ++i) {
-      StepHead({&args, static_cast<int>(i / spec.heads), static_cast<int>(i % spec.heads), 0,
-                spec.value_dim, mine});
-    }
-  }
+    StepHead({&args, static_cast<int>(i / spec.heads), static_cast<int>(i % spec.heads), 0,
+              spec.value_dim, scratch + workspace * thread});
+  });
 }
 
 void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {
@@ -103,18 +88,13 @@ void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {
   const int threads = ThreadsFor(args, tasks);
   const size_t workspace = PrefillWorkspace(spec, columns);
   float* const scratch = static_cast<float*>(stream.Scratch(sizeof(float) * workspace * threads));
-#pragma omp parallel num_threads(threads)
-  {
+  ParallelFor(tasks, threads, [&](int64_t i, int thread) {
     const DenormalsAreZero denormals_are_zero;
-    float* const mine = scratch + workspace * ThreadIndex();
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < tasks; ++i) {
-      const int64_t head = i / blocks;
-      const int begin = static_cast<int>(i % blocks) * columns;
-      PrefillHead({&args, static_cast<int>(head / spec.heads), static_cast<int>(head % spec.heads),
-                   begin, std::min(columns, spec.value_dim - begin), mine});
-    }
-  }
+    const int64_t head = i / blocks;
+    const int begin = static_cast<int>(i % blocks) * columns;
+    PrefillHead({&args, static_cast<int>(head / spec.heads), static_cast<int>(head % spec.heads),
+                 begin, std::min(columns, spec.value_dim - begin), scratch + workspace * thread});
+  });
 }
 
 }  // namespace fla::cpu

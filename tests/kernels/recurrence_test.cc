@@ -9,11 +9,8 @@
 #include <numeric>
 #include <ostream>
 
+#include "kernels/cpu/parallel.h"
 #include "tests/kernels/recurrence_problem.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace fla::testing {
 namespace {
@@ -242,17 +239,16 @@ TEST_P(RecurrenceTest, EmptyCalls) {
   }
 }
 
-#ifdef _OPENMP
 TEST_P(RecurrenceTest, ThreadsDoNotChangeResults) {
   if (device().is_cuda()) GTEST_SKIP() << "about the CPU's threads";
   const auto problem = RandomProblem(Spec(64, 272, 1), dtype(), {100, 3}, 18);
   const auto decode = Part(problem, Everyone(problem), 0, 1, problem.state);
-  const int threads = omp_get_max_threads();
-  omp_set_num_threads(1);
+  const int threads = cpu::MaxThreads();
+  cpu::SetMaxThreads(1);
   const auto wanted = RunPrefill(device(), problem);
   const auto wanted_step = RunStep(device(), decode);
   for (int count : {2, 3, 7, 16}) {
-    omp_set_num_threads(count);
+    cpu::SetMaxThreads(count);
     const auto prefill = RunPrefill(device(), problem);
     ExpectSame(prefill.out, wanted.out, "out");
     ExpectSame(prefill.state, wanted.state, "state");
@@ -260,9 +256,8 @@ TEST_P(RecurrenceTest, ThreadsDoNotChangeResults) {
     ExpectSame(step.out, wanted_step.out, "step out");
     ExpectSame(step.state, wanted_step.state, "step state");
   }
-  omp_set_num_threads(threads);
+  cpu::SetMaxThreads(threads);
 }
-#endif
 
 // The cells of one update rule contain each other.
 class RecurrenceCellsTest : public ::testing::TestWithParam<Setting> {
