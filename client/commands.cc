@@ -16,31 +16,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-const char* NameOf(grpc::StatusCode code) {
-  static constexpr const char* kNames[] = {"OK",
-                                           "CANCELLED",
-                                           "UNKNOWN",
-                                           "INVALID_ARGUMENT",
-                                           "DEADLINE_EXCEEDED",
-                                           "NOT_FOUND",
-                                           "ALREADY_EXISTS",
-                                           "PERMISSION_DENIED",
-                                           "RESOURCE_EXHAUSTED",
-                                           "FAILED_PRECONDITION",
-                                           "ABORTED",
-                                           "OUT_OF_RANGE",
-                                           "UNIMPLEMENTED",
-                                           "INTERNAL",
-                                           "UNAVAILABLE",
-                                           "DATA_LOSS",
-                                           "UNAUTHENTICATED"};
-  return code >= 0 && code < static_cast<int>(std::size(kNames)) ? kNames[code] : "?";
-}
-
-void ThrowUnlessOk(const grpc::Status& status) {
-  if (!status.ok()) throw RpcError(status);
-}
-
 void PrintJson(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
@@ -152,23 +127,6 @@ std::string Escape(const std::string& bytes) {
 }
 
 }  // namespace
-
-RpcError::RpcError(const grpc::Status& status)
-    : std::runtime_error(std::string(NameOf(status.error_code())) + ": " + status.error_message()) {
-}
-
-std::shared_ptr<grpc::Channel> Connection::Open() const {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);  // log-probabilities of a long prompt are large
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
-}
-
-void Connection::Apply(grpc::ClientContext& context) const {
-  if (!timeout_seconds) return;
-  context.set_deadline(std::chrono::system_clock::now() +
-                       std::chrono::duration_cast<std::chrono::system_clock::duration>(
-                           std::chrono::duration<double>(*timeout_seconds)));
-}
 
 int Generate(const Connection& connection, const GenerateCommand& command) {
   const auto stub = v1::Inference::NewStub(connection.Open());

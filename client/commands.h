@@ -2,32 +2,12 @@
 // throw RpcError when the server refuses.
 #pragma once
 
-#include <grpcpp/grpcpp.h>
-
-#include <memory>
-#include <optional>
-#include <stdexcept>
 #include <string>
-#include <vector>
 
+#include "client/connection.h"
 #include "fla/v1/inference.pb.h"
 
 namespace fla::client {
-
-// "NOT_FOUND: model: wanted one of ...".
-class RpcError : public std::runtime_error {
- public:
-  explicit RpcError(const grpc::Status& status);
-};
-
-// Where the server is and how long one call may take.
-struct Connection {
-  std::string address = "127.0.0.1:50051";
-  std::optional<double> timeout_seconds;
-
-  std::shared_ptr<grpc::Channel> Open() const;
-  void Apply(grpc::ClientContext& context) const;
-};
 
 struct GenerateCommand {
   v1::GenerateRequest request;

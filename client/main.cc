@@ -6,6 +6,7 @@
 #include <iterator>
 #include <string>
 
+#include "client/bench_command.h"
 #include "client/commands.h"
 
 namespace fla::client {
@@ -157,6 +158,10 @@ int Main(int argc, char** argv) {
       ->required();
   detokenize.add_flag("--skip-special-tokens", skip_special, "Leave special tokens out");
 
+  BenchCommand bench;
+  CLI::App& load = *app.add_subcommand("bench", "Put load on the server and report latencies");
+  AddBench(load, bench);
+
   CLI::App& models = *app.add_subcommand("models", "Show what the server serves");
   std::string service;
   CLI::App& health = *app.add_subcommand("health", "Exit with 0 if the server is serving");
@@ -183,6 +188,7 @@ int Main(int argc, char** argv) {
       ids.set_skip_special_tokens(skip_special);
       return Detokenize(connection, ids);
     }
+    if (app.got_subcommand(&load)) return Bench(connection, bench);
     if (app.got_subcommand(&models)) return ListModels(connection);
     if (app.got_subcommand(&health)) return CheckHealth(connection, service);
   } catch (const std::exception& error) {

@@ -80,6 +80,60 @@ def test_models_and_health(server):
     assert cli(server, "health", "--service", "nothing").returncode == 1
 
 
+def bench(server, *arguments):
+    result = cli(server, "bench", "--prompt-tokens", "4-12", "--output-tokens", "2-8", "--json",
+                 *arguments)
+    assert result.stderr == ""
+    return result.returncode, json.loads(result.stdout)
+
+
+def test_bench_repeats_itself(server):
+    code, first = bench(server, "--concurrency", "3", "--requests", "12", "--seed", "5")
+    assert code == 0 and first["succeeded"] == 12 and first["errors"] == {}
+    for metric in ("ttft_seconds", "tpot_seconds", "gap_seconds", "e2e_seconds"):
+        row = first[metric]
+        assert 0 < row["p50"] <= row["p90"] <= row["p95"] <= row["p99"] <= row["max"]
+    assert first["ttft_seconds"]["count"] == first["e2e_seconds"]["count"] == 12
+    # The same requests get the same tokens, however they are sent.
+    _, again = bench(server, "--rate", "50", "--requests", "12", "--seed", "5")
+    assert again["output_digest"] == first["output_digest"]
+    _, other = bench(server, "--rate", "50", "--evenly", "--requests", "12", "--seed", "6")
+    assert other["output_digest"] != first["output_digest"]
+
+
+def test_bench_agrees_with_the_server(server, tmp_path):
+    before = server.metrics()
+    file = tmp_path / "report.json"
+    code, report = bench(server, "--rate", "40", "--duration", "1", "--goodput", "e2e:60000",
+                         "--output", str(file))
+    assert code == 0 and json.loads(file.read_text()) == report
+    assert report["good_requests_per_second"] == report["requests_per_second"] > 0
+    after = server.metrics()
+
+    def grown(name, **labels):
+        key = ("fla_" + name, tuple(labels.items()))
+        return after[key] - before[key]
+
+    assert grown("requests_total", finish_reason="length") == report["requests"]
+    for name, rate in [("prompt_tokens_total", "prompt_tokens_per_second"),
+                       ("generation_tokens_total", "output_tokens_per_second")]:
+        assert abs(grown(name) - report[rate] * report["seconds"]) < 0.5
+
+
+def test_bench_counts_errors_and_cancellations(server):
+    code, report = bench(server, "--concurrency", "4", "--requests", "20", "--cancel-fraction", "1")
+    assert code == 0 and report["failed"] == 0
+    assert report["cancelled"] + report["succeeded"] == 20 and report["cancelled"] > 0
+    assert cli(server, "bench", "--rate", "2", "--output-tokens", "100000000").returncode != 0
+    result = cli(server, "bench", "--concurrency", "2", "--requests", "3", "--output-tokens",
+                 "1000000", "--warmup", "1")
+    assert result.returncode == 1
+    assert "3: 0 succeeded, 3 failed" in result.stdout
+    assert "INVALID_ARGUMENT 3: max_new_tokens" in result.stdout
+    assert cli(server, "bench").returncode != 0
+    assert cli(server, "bench", "--concurrency", "2", "--rate", "2").returncode != 0
+
+
 def test_errors_are_said(server):
     result = cli(server, "generate", "--prompt", "a", "--model", "gpt")
     assert result.returncode == 1 and "NOT_FOUND" in result.stderr and "demo" in result.stderr
