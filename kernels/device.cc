@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "kernels/check.h"
+
 #ifdef FLA_WITH_CUDA
 #include "kernels/cuda/device_cuda.h"
 #endif
@@ -126,6 +128,7 @@ void Stream::CudaContextDeleter::operator()([[maybe_unused]] CudaContext* contex
 }
 
 void* Stream::Scratch(size_t bytes) {
+  FLA_CHECK(!recording_);
   if (bytes > scratch_.size()) {
     Synchronize();
     scratch_ = Buffer();  // before the new one exists, so that both never count at once
@@ -161,6 +164,113 @@ void Stream::Zero(void* device_target, size_t bytes) {
 void Stream::Synchronize() {
 #ifdef FLA_WITH_CUDA
   if (cuda_) cuda::Synchronize(*cuda_);
+#endif
+}
+
+size_t Stream::workspace_bytes() const {
+  size_t bytes = scratch_.size();
+#ifdef FLA_WITH_CUDA
+  if (cuda_) bytes += cuda::WorkspaceBytes(*cuda_);
+#endif
+  return bytes;
+}
+
+HostBuffer::HostBuffer(Device device, size_t size) : device_(device), size_(size) {
+  if (size == 0) return;
+#ifdef FLA_WITH_CUDA
+  if (device.is_cuda()) {
+    data_ = cuda::AllocateHost(device.index, size);
+    return;
+  }
+#endif
+  data_ = Allocate({}, size);
+}
+
+HostBuffer::~HostBuffer() {
+  if (data_ == nullptr) return;
+#ifdef FLA_WITH_CUDA
+  if (device_.is_cuda()) {
+    cuda::FreeHost(device_.index, data_);
+    return;
+  }
+#endif
+  Free({}, data_);
+}
+
+HostBuffer::HostBuffer(HostBuffer&& other) noexcept
+    : device_(other.device_),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
+  std::swap(device_, other.device_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+Fence::Fence([[maybe_unused]] Device device) {
+#ifdef FLA_WITH_CUDA
+  if (device.is_cuda()) event_ = cuda::CreateEvent(device.index);
+#endif
+}
+
+Fence::~Fence() {
+#ifdef FLA_WITH_CUDA
+  if (event_ != nullptr) cuda::DestroyEvent(event_);
+#endif
+}
+
+Fence::Fence(Fence&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+
+Fence& Fence::operator=(Fence&& other) noexcept {
+  std::swap(event_, other.event_);
+  return *this;
+}
+
+void Fence::Record([[maybe_unused]] Stream& stream) {
+#ifdef FLA_WITH_CUDA
+  if (event_ != nullptr) cuda::RecordEvent(*stream.cuda(), event_);
+#endif
+}
+
+void Fence::Wait() {
+#ifdef FLA_WITH_CUDA
+  if (event_ != nullptr) cuda::WaitForEvent(event_);
+#endif
+}
+
+Recording::Recording([[maybe_unused]] Stream& stream,
+                     [[maybe_unused]] const std::function<void()>& queue_ops) {
+  FLA_CHECK(Supported(stream.device()));
+#ifdef FLA_WITH_CUDA
+  stream.recording_ = true;
+  try {
+    graph_ = cuda::Record(*stream.cuda(), queue_ops);
+  } catch (...) {
+    stream.recording_ = false;
+    throw;
+  }
+  stream.recording_ = false;
+#endif
+}
+
+Recording::~Recording() {
+#ifdef FLA_WITH_CUDA
+  if (graph_ != nullptr) cuda::DestroyGraph(graph_);
+#endif
+}
+
+Recording::Recording(Recording&& other) noexcept : graph_(std::exchange(other.graph_, nullptr)) {}
+
+Recording& Recording::operator=(Recording&& other) noexcept {
+  std::swap(graph_, other.graph_);
+  return *this;
+}
+
+void Recording::Replay([[maybe_unused]] Stream& stream) const {
+#ifdef FLA_WITH_CUDA
+  cuda::ReplayGraph(*stream.cuda(), graph_);
 #endif
 }
 

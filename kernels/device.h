@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -73,7 +74,7 @@ class Stream {
 
   // Scratch memory for the inside of one op: valid until the next call of Scratch. Growing
   // allocates and synchronises; callers that must not do so in the steady state call it once with
-  // the largest size at load.
+  // the largest size at load. Not for ops inside a Recording, which would keep the address: aborts.
   void* Scratch(size_t bytes);
 
   void CopyToDevice(void* device_target, const void* host_source, size_t bytes);
@@ -82,17 +83,84 @@ class Stream {
   void Zero(void* device_target, size_t bytes);
   void Synchronize();
 
+  // Device memory that the stream holds for the inside of ops.
+  size_t workspace_bytes() const;
+
   // The CUDA backend's part (cudaStream_t and handles), null on a CPU. Only kernels/cuda looks in.
   struct CudaContext;
   CudaContext* cuda() const { return cuda_.get(); }
 
  private:
+  friend class Recording;
   struct CudaContextDeleter {
     void operator()(CudaContext*) const;
   };
   Device device_;
   Buffer scratch_;
+  bool recording_ = false;
   std::unique_ptr<CudaContext, CudaContextDeleter> cuda_;
+};
+
+// Host memory that a Stream's copies reach without staging: page-locked for a GPU, so that a copy
+// from or to it is only queued. Its owner keeps what a queued copy reads until a Fence says that it
+// is done. Movable, not copyable. Allocation failure throws DeviceError.
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  HostBuffer(Device device, size_t size);
+  ~HostBuffer();
+  HostBuffer(HostBuffer&& other) noexcept;
+  HostBuffer& operator=(HostBuffer&& other) noexcept;
+
+  char* data() const { return static_cast<char*>(data_); }
+  size_t size() const { return size_; }
+
+ private:
+  Device device_;
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// A place in a stream's order that the host can wait for.
+//
+// Thread safety: one thread at a time.
+class Fence {
+ public:
+  explicit Fence(Device device);
+  ~Fence();
+  Fence(Fence&& other) noexcept;
+  Fence& operator=(Fence&& other) noexcept;
+
+  // Here: after all that the stream was given so far.
+  void Record(Stream& stream);
+  // Returns when the device has passed the place; at once if none was recorded. Throws DeviceError
+  // if what was queued before it has failed.
+  void Wait();
+
+ private:
+  void* event_ = nullptr;  // cudaEvent_t; null on a CPU
+};
+
+// Ops recorded once and queued again by one call: a CUDA graph. Pointers and sizes are those of the
+// recording.
+//
+// Thread safety: as the stream's.
+class Recording {
+ public:
+  // False on a CPU.
+  static bool Supported(Device device) { return device.is_cuda(); }
+
+  // Runs `queue_ops`, which must only queue ops on `stream`: no copies from or to the host, no
+  // Synchronize, and memory that is still there at every Replay. They do not execute now.
+  Recording(Stream& stream, const std::function<void()>& queue_ops);
+  ~Recording();
+  Recording(Recording&& other) noexcept;
+  Recording& operator=(Recording&& other) noexcept;
+
+  void Replay(Stream& stream) const;
+
+ private:
+  void* graph_ = nullptr;  // cudaGraphExec_t
 };
 
 // Bytes of memory free on the device (for a CPU: available system memory).

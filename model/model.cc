@@ -152,6 +152,10 @@ const ModelConfig& Model::config() const { return parts_->config; }
 Stream& Model::stream() { return parts_->stream; }
 int64_t Model::parameters() const { return parts_->parameters; }
 int64_t Model::weight_bytes() const { return parts_->weight_bytes; }
+int64_t Model::workspace_bytes() const {
+  return static_cast<int64_t>(parts_->arena.bytes() + parts_->device_indices.size() +
+                              parts_->stream.workspace_bytes());
+}
 DType Model::dtype() const { return parts_->dtype; }
 
 BatchView Model::Parts::View(const Batch& batch) {

@@ -52,6 +52,8 @@ class Model {
   Stream& stream();
   int64_t parameters() const;
   int64_t weight_bytes() const;
+  // Device memory for intermediate results; grows to what the largest batch so far has needed.
+  int64_t workspace_bytes() const;
   DType dtype() const;
 
  private:

@@ -27,6 +27,7 @@ class StatePool {
 
   int total() const { return total_; }
   int used() const { return used_; }
+  int64_t bytes() const { return static_cast<int64_t>(memory_.size()); }
 
   // What a layer's kernels read and write, for all slots.
   struct LayerState {

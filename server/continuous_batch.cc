@@ -23,6 +23,8 @@ BatchLimits LimitsFor(const ModelConfig& config, int max_batch_tokens) {
   return limits;
 }
 
+std::string DeviceOf(Model& model) { return NameOf(model.stream().device()); }
+
 }  // namespace
 
 bool IsCancelled(const Request& request) {
@@ -40,8 +42,17 @@ ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, int s
       metrics_(metrics),
       limits_(LimitsFor(model.config(), max_batch_tokens)),
       pool_(model.stream(), model.config(), slots),
-      sampler_(model.stream()) {
-  UpdateGauges();
+      sampler_(model.stream()),
+      running_gauge_(metrics.running()),
+      slots_used_gauge_(metrics.slots_used()),
+      slots_total_gauge_(metrics.slots_total()),
+      weights_gauge_(metrics.memory(DeviceOf(model), MemoryKind::kWeights)),
+      states_gauge_(metrics.memory(DeviceOf(model), MemoryKind::kStates)),
+      workspace_gauge_(metrics.memory(DeviceOf(model), MemoryKind::kWorkspace)) {
+  slots_total_gauge_.Set(pool_.total());
+  weights_gauge_.Set(model.weight_bytes());
+  states_gauge_.Set(pool_.bytes());
+  workspace_gauge_.Set(model.workspace_bytes());
 }
 
 void ContinuousBatch::Admit(QueuedRequest request) {
@@ -69,9 +80,12 @@ void ContinuousBatch::DropEnded(Clock::time_point now) {
 }
 
 void ContinuousBatch::RunStep() {
+  const Clock::time_point begin = Clock::now();
   const Step step = Compose();
   Launch(step);
   Collect(step);
+  metrics_.ObserveStep(Clock::now() - begin);
+  workspace_gauge_.Set(model_.workspace_bytes());
 }
 
 ContinuousBatch::Step ContinuousBatch::Compose() {
@@ -93,7 +107,8 @@ ContinuousBatch::Step ContinuousBatch::Compose() {
   for (const BatchPlan::Piece& piece : plan.pieces) {
     AddPiece(running_[piece.sequence], piece.tokens, step);
   }
-  metrics_.ObserveBatch(static_cast<int>(step.batch.tokens.size()));
+  metrics_.ObserveBatch(plan.num_decode,
+                        static_cast<int>(step.batch.tokens.size()) - plan.num_decode);
   return step;
 }
 
@@ -205,8 +220,8 @@ int ContinuousBatch::Deliver() {
 }
 
 void ContinuousBatch::UpdateGauges() {
-  metrics_.SetRunning(pool_.used());
-  metrics_.SetSlots(pool_.used(), pool_.total());
+  running_gauge_.Set(pool_.used());
+  slots_used_gauge_.Set(pool_.used());
 }
 
 }  // namespace fla

@@ -10,7 +10,7 @@
 #include "model/sampler.h"
 #include "model/state_pool.h"
 #include "model/tokenizer.h"
-#include "server/metrics.h"
+#include "server/model_metrics.h"
 #include "server/request_queue.h"
 #include "server/scheduler.h"
 #include "server/sequence.h"
@@ -86,6 +86,12 @@ class ContinuousBatch {
   const BatchLimits limits_;
   StatePool pool_;
   Sampler sampler_;
+  GaugePart running_gauge_;
+  GaugePart slots_used_gauge_;
+  GaugePart slots_total_gauge_;
+  GaugePart weights_gauge_;
+  GaugePart states_gauge_;
+  GaugePart workspace_gauge_;
   std::vector<Running> running_;
   int64_t turns_ = 0;  // pieces of batches so far
 };

@@ -36,9 +36,11 @@ struct Engine::Parts {
         tokenizer(std::move(tokenizer_in)),
         options(Validated(options_in)),
         metrics(metrics_in),
+        waiting(metrics.waiting()),
+        waiting_limit(metrics.waiting_limit()),
         queue(options.max_queued_requests),
         batch(*model, *tokenizer, options.slots, options.max_batch_tokens, metrics) {
-    metrics.SetWaiting(0);
+    waiting_limit.Set(options.max_queued_requests);
   }
 
   // The engine's thread.
@@ -57,6 +59,8 @@ struct Engine::Parts {
   const std::shared_ptr<const Tokenizer> tokenizer;
   const EngineOptions options;
   ModelMetrics& metrics;
+  GaugePart waiting;
+  GaugePart waiting_limit;
   RequestQueue queue;
   ContinuousBatch batch;  // of the engine's thread, once it runs
 
@@ -81,6 +85,7 @@ void Engine::Parts::Run() {
     } catch (const std::exception& error) {
       spdlog::critical("the engine has failed and takes no more requests: {}", error.what());
       failed = true;
+      metrics.SetServing(false);
       queue.Close();
       EndEverything(
           absl::InternalError(std::string("the model's device has failed: ") + error.what()));
@@ -98,7 +103,7 @@ void Engine::Parts::Tick() {
     if (!next.has_value()) break;
     batch.Admit(std::move(*next));
   }
-  metrics.SetWaiting(queue.size());
+  waiting.Set(queue.size());
   if (batch.empty()) return;
   batch.RunStep();
   Deliver();
@@ -114,7 +119,7 @@ void Engine::Parts::DropEndedInQueue(Clock::time_point now) {
 void Engine::Parts::EndQueued(std::vector<QueuedRequest> requests, FinishReason reason,
                               const absl::Status& status) {
   if (requests.empty()) return;
-  metrics.SetWaiting(queue.size());
+  waiting.Set(queue.size());
   for (const QueuedRequest& queued : requests) {
     const Request& request = queued.request;
     Finish finish;

@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
-#include "server/metrics.h"
+#include "server/model_metrics.h"
 #include "server/request.h"
 
 namespace fla {

@@ -48,6 +48,7 @@ struct RequestTimes {
   Clock::time_point first_token;
   Clock::time_point last_token;
   Clock::time_point finished;
+  Clock::duration longest_gap{};  // between two tokens
 };
 
 struct Finish {
@@ -101,6 +102,7 @@ struct Request {
   int priority = 0;          // lower first
 
   Clock::time_point received;
+  Clock::time_point due;  // requests are served in this order; see DueTime
   std::optional<Clock::time_point> deadline;
   std::shared_ptr<std::atomic<bool>> cancelled;
   std::shared_ptr<EventSink> sink;

@@ -111,6 +111,7 @@ void Totals::Add(const Finish& finish) {
   times_.first_token = Earlier(times_.first_token, finish.times.first_token);
   times_.last_token = std::max(times_.last_token, finish.times.last_token);
   times_.finished = std::max(times_.finished, finish.times.finished);
+  times_.longest_gap = std::max(times_.longest_gap, finish.times.longest_gap);
 }
 
 v1::Usage Totals::usage() const {
@@ -127,6 +128,7 @@ v1::Timings Totals::timings() const {
   timings.set_decode_seconds(Seconds(times_.first_token, times_.last_token));
   timings.set_first_token_seconds(Seconds(times_.received, times_.first_token));
   timings.set_total_seconds(Seconds(times_.received, times_.finished));
+  timings.set_longest_gap_seconds(std::chrono::duration<double>(times_.longest_gap).count());
   return timings;
 }
 

@@ -51,7 +51,8 @@ class Totals {
   int finished_ = 0;
   int prompt_tokens_ = 0;
   int completion_tokens_ = 0;
-  RequestTimes times_;  // earliest admission and first token, latest last token and finish
+  // Earliest admission and first token, latest last token and finish, longest gap.
+  RequestTimes times_;
 };
 
 }  // namespace fla

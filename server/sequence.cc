@@ -107,8 +107,12 @@ void Sequence::Append(const SampledToken& token, Clock::time_point now) {
   last_token_ = token.token;
   ++num_output_;
   if (has_penalties_) history_.AddOutput(token.token);
+  if (num_output_ == 1) {
+    times_.first_token = now;
+  } else {
+    times_.longest_gap = std::max(times_.longest_gap, now - times_.last_token);
+  }
   times_.last_token = now;
-  if (num_output_ == 1) times_.first_token = now;
   event_.tokens.push_back(token.token);
   if (request_.logprobs >= 0) event_.logprobs.push_back(EntryOf(token));
   has_event_ = true;

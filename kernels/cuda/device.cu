@@ -90,9 +90,25 @@ size_t FreeDeviceMemory(int index) {
   return free;
 }
 
+void* AllocateHost(int index, size_t bytes) {
+  Check(cudaSetDevice(index), "cudaSetDevice");
+  void* data = nullptr;
+  Check(cudaMallocHost(&data, bytes), "cudaMallocHost");
+  return data;
+}
+
+void FreeHost(int index, void* data) noexcept {
+  cudaSetDevice(index);
+  cudaFreeHost(data);
+}
+
 Stream::CudaContext* CreateContext(int index) { return new Stream::CudaContext(index); }
 
 void DestroyContext(Stream::CudaContext* context) noexcept { delete context; }
+
+size_t WorkspaceBytes(const Stream::CudaContext& context) {
+  return context.workspace.size() + context.bias.size();
+}
 
 void CopyToDevice(Stream::CudaContext& context, void* target, const void* source, size_t bytes) {
   // From pageable memory this returns once the source has been read, as the contract wants. Pinned
@@ -112,6 +128,55 @@ void ZeroDevice(Stream::CudaContext& context, void* target, size_t bytes) {
 
 void Synchronize(Stream::CudaContext& context) {
   Check(cudaStreamSynchronize(context.stream), "cudaStreamSynchronize");
+}
+
+void* CreateEvent(int index) {
+  Check(cudaSetDevice(index), "cudaSetDevice");
+  cudaEvent_t event = nullptr;
+  Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  return event;
+}
+
+void DestroyEvent(void* event) noexcept { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
+
+void RecordEvent(Stream::CudaContext& context, void* event) {
+  Check(cudaEventRecord(static_cast<cudaEvent_t>(event), context.stream), "cudaEventRecord");
+}
+
+void WaitForEvent(void* event) {
+  Check(cudaEventSynchronize(static_cast<cudaEvent_t>(event)), "cudaEventSynchronize");
+}
+
+void* Record(Stream::CudaContext& context, const std::function<void()>& queue_ops) {
+  Check(cudaSetDevice(context.index), "cudaSetDevice");
+  Check(cudaStreamBeginCapture(context.stream, cudaStreamCaptureModeThreadLocal),
+        "cudaStreamBeginCapture");
+  cudaGraph_t graph = nullptr;
+  try {
+    queue_ops();
+  } catch (...) {
+    cudaStreamEndCapture(context.stream, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    cudaGetLastError();
+    throw;
+  }
+  Check(cudaStreamEndCapture(context.stream, &graph), "cudaStreamEndCapture");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  Check(status, "cudaGraphInstantiate");
+  const cudaError_t uploaded = cudaGraphUpload(executable, context.stream);
+  if (uploaded != cudaSuccess) cudaGraphExecDestroy(executable);
+  Check(uploaded, "cudaGraphUpload");
+  return executable;
+}
+
+void ReplayGraph(Stream::CudaContext& context, void* graph) {
+  Check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), context.stream), "cudaGraphLaunch");
+}
+
+void DestroyGraph(void* graph) noexcept {
+  cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
 }
 
 }  // namespace cuda

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 
 #include "kernels/device.h"
 
@@ -16,9 +17,14 @@ void* AllocateDevice(int index, size_t bytes);
 void FreeDevice(int index, void* data) noexcept;
 size_t FreeDeviceMemory(int index);
 
+// Page-locked host memory. bytes > 0.
+void* AllocateHost(int index, size_t bytes);
+void FreeHost(int index, void* data) noexcept;
+
 // A stream on GPU `index` with its handles and workspaces.
 Stream::CudaContext* CreateContext(int index);
 void DestroyContext(Stream::CudaContext* context) noexcept;
+size_t WorkspaceBytes(const Stream::CudaContext& context);  // of device memory
 
 // In the order of the context's stream. Host memory may be pageable: when CopyToDevice returns,
 // `source` may be reused; what CopyToHost writes is valid after Synchronize. bytes > 0.
@@ -26,5 +32,15 @@ void CopyToDevice(Stream::CudaContext& context, void* target, const void* source
 void CopyToHost(Stream::CudaContext& context, void* target, const void* source, size_t bytes);
 void ZeroDevice(Stream::CudaContext& context, void* target, size_t bytes);
 void Synchronize(Stream::CudaContext& context);
+
+// cudaEvent_t and cudaGraphExec_t behind void*.
+void* CreateEvent(int index);
+void DestroyEvent(void* event) noexcept;
+void RecordEvent(Stream::CudaContext& context, void* event);
+void WaitForEvent(void* event);
+
+void* Record(Stream::CudaContext& context, const std::function<void()>& queue_ops);
+void ReplayGraph(Stream::CudaContext& context, void* graph);
+void DestroyGraph(void* graph) noexcept;
 
 }  // namespace fla::cuda

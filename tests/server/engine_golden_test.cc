@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/engine.h"
+#include "server/metrics.h"
 #include "tests/server/event_log.h"
 #include "tests/testing/byte_tokenizer.h"
 #include "tests/testing/devices.h"

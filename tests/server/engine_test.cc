@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/metrics.h"
 #include "tests/server/event_log.h"
 #include "tests/server/fake_model.h"
 #include "tests/testing/byte_tokenizer.h"

@@ -115,6 +115,7 @@ const ModelConfig& Model::config() const { return parts_->config; }
 Stream& Model::stream() { return parts_->stream; }
 int64_t Model::parameters() const { return 0; }
 int64_t Model::weight_bytes() const { return 0; }
+int64_t Model::workspace_bytes() const { return 0; }
 DType Model::dtype() const { return DType::kF32; }
 
 }  // namespace fla

@@ -48,6 +48,17 @@ TEST(MetricsTest, EveryNameIsThereFromTheFirstScrape) {
         "fla_state_slots_used{model=\"demo\"} 0",
         "fla_state_slots_total{model=\"demo\"} 0",
         "fla_model_load_seconds{model=\"demo\"} 0",
+        "fla_requests_waiting_limit{model=\"demo\"} 0",
+        "fla_model_serving{model=\"demo\"} 0",
+        "fla_model_swaps_total{model=\"demo\",result=\"success\"} 0",
+        "fla_model_swaps_total{model=\"demo\",result=\"failure\"} 0",
+        "fla_batch_decode_sequences_count{model=\"demo\"} 0",
+        "fla_step_seconds_bucket{model=\"demo\",le=\"0.00025\"} 0",
+        "fla_request_prompt_tokens_count{model=\"demo\"} 0",
+        "fla_request_generation_tokens_count{model=\"demo\"} 0",
+        "fla_config_reload_total{result=\"success\"} 0",
+        "fla_config_reload_total{result=\"failure\"} 0",
+        "fla_config_last_reload_successful 1",
         "fla_state_nonfinite_total{model=\"demo\"} 0"}) {
     EXPECT_THAT(text, HasSubstr(series));
   }
@@ -114,6 +125,57 @@ TEST(MetricsTest, ASecondLoadReplacesTheModelsLabels) {
   EXPECT_THAT(text, HasSubstr("fla_model_load_seconds{model=\"m\"} 2.5"));
   EXPECT_THAT(text, HasSubstr("model_type=\"kda\""));
   EXPECT_THAT(text, Not(HasSubstr("model_type=\"gla\"")));
+  EXPECT_THAT(text, HasSubstr("fla_model_serving{model=\"m\"} 1"));
+  model.SetUnloaded();
+  EXPECT_THAT(Scrape(metrics), Not(HasSubstr("fla_model_info{")));
+  EXPECT_THAT(Scrape(metrics), HasSubstr("fla_model_serving{model=\"m\"} 0"));
+}
+
+TEST(MetricsTest, EnginesOfAModelAddUpAndTakeTheirPartAway) {
+  Metrics metrics;
+  ModelMetrics& model = metrics.ForModel("m");
+  GaugePart old_engine(model.running());
+  old_engine.Set(3);
+  {
+    GaugePart new_engine(model.running());
+    new_engine.Set(5);
+    new_engine.Set(4);
+    EXPECT_THAT(Scrape(metrics), HasSubstr("fla_requests_running{model=\"m\"} 7\n"));
+  }
+  EXPECT_THAT(Scrape(metrics), HasSubstr("fla_requests_running{model=\"m\"} 3\n"));
+}
+
+TEST(MetricsTest, MemoryIsByKindAndDevice) {
+  Metrics metrics;
+  ModelMetrics& model = metrics.ForModel("m");
+  const GaugePart unused(model.memory("cpu", MemoryKind::kWeights));
+  GaugePart states(model.memory("cuda:0", MemoryKind::kStates));
+  states.Set(int64_t{5} << 32);
+  const std::string text = Scrape(metrics);
+  EXPECT_THAT(text, HasSubstr("{device=\"cuda:0\",kind=\"states\",model=\"m\"} 21474836480\n"));
+  EXPECT_THAT(text, HasSubstr("{device=\"cpu\",kind=\"weights\",model=\"m\"} 0\n"));
+}
+
+TEST(MetricsTest, ABatchIsObservedWholeAndByItsDecodePart) {
+  Metrics metrics;
+  ModelMetrics& model = metrics.ForModel("m");
+  model.ObserveBatch(/*decode=*/3, /*prefill=*/40);
+  const std::string text = Scrape(metrics);
+  EXPECT_THAT(text, HasSubstr("fla_batch_tokens_sum{model=\"m\"} 43\n"));
+  EXPECT_THAT(text, HasSubstr("fla_batch_decode_sequences_sum{model=\"m\"} 3\n"));
+}
+
+TEST(MetricsTest, ReloadsAndSwapsAreCountedByResult) {
+  Metrics metrics;
+  metrics.ForModel("m").CountSwap(SwapResult::kFailure);
+  metrics.CountConfigReload(true);
+  metrics.CountConfigReload(false);
+  const std::string text = Scrape(metrics);
+  EXPECT_THAT(text, HasSubstr("fla_model_swaps_total{model=\"m\",result=\"failure\"} 1"));
+  EXPECT_THAT(text, HasSubstr("fla_model_swaps_total{model=\"m\",result=\"success\"} 0"));
+  EXPECT_THAT(text, HasSubstr("fla_config_reload_total{result=\"success\"} 1"));
+  EXPECT_THAT(text, HasSubstr("fla_config_reload_total{result=\"failure\"} 1"));
+  EXPECT_THAT(text, HasSubstr("fla_config_last_reload_successful 0"));
 }
 
 }  // namespace

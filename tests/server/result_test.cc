@@ -116,11 +116,12 @@ TEST(Totals, SpansTheChoices) {
            std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
   };
   Totals totals;
-  totals.Add(
-      {.prompt_tokens = 7, .completion_tokens = 3, .times = {at(0), at(1), at(2), at(5), at(5.5)}});
+  totals.Add({.prompt_tokens = 7,
+              .completion_tokens = 3,
+              .times = {at(0), at(1), at(2), at(5), at(5.5), std::chrono::milliseconds(250)}});
   totals.Add({.prompt_tokens = 7,
               .completion_tokens = 4,
-              .times = {at(0), at(1.5), at(3), at(9), at(9.5)}});
+              .times = {at(0), at(1.5), at(3), at(9), at(9.5), std::chrono::milliseconds(125)}});
   EXPECT_EQ(totals.finished(), 2);
   EXPECT_EQ(totals.usage().prompt_tokens(), 7);
   EXPECT_EQ(totals.usage().completion_tokens(), 7);
@@ -130,6 +131,7 @@ TEST(Totals, SpansTheChoices) {
   EXPECT_DOUBLE_EQ(timings.first_token_seconds(), 2);
   EXPECT_DOUBLE_EQ(timings.decode_seconds(), 7);
   EXPECT_DOUBLE_EQ(timings.total_seconds(), 9.5);
+  EXPECT_DOUBLE_EQ(timings.longest_gap_seconds(), 0.25);
 }
 
 TEST(Totals, AMomentThatDidNotComeGivesNoSpan) {
