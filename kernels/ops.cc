@@ -19,9 +19,14 @@ bool SameShape(const Matrix& a, const Matrix& b) { return a.rows == b.rows && a.
 
 }  // namespace
 
-void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out) {
+void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out,
+                     const int* sampled) {
   FLA_CHECK(table.cols == out.cols);
-  FLA_FORWARD(EmbeddingLookup, tokens, table, out);
+  FLA_FORWARD(EmbeddingLookup, tokens, table, out, sampled);
+}
+
+void ZeroRows(Stream& stream, const ByteRows* regions, int count, int64_t row) {
+  FLA_FORWARD(ZeroRows, regions, count, row);
 }
 
 void GatherRows(Stream& stream, Matrix x, const int* rows, Matrix out) {

@@ -12,12 +12,22 @@ namespace fla {
 
 enum class Activation : uint8_t { kIdentity, kSilu, kSigmoid, kRelu, kEluPlusOne, kGelu };
 
-// out[t] = table[tokens[t]]. table [vocab, D] of any dtype; tokens are in range (checked by the
-// caller: an id outside is undefined behaviour).
-void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out);
+// out[t] = table[tokens[t]]. table [vocab, D] of any dtype. A token below 0 stands for
+// sampled[-1 - token]: one that the device has chosen and the host has not seen. Tokens are in
+// range (checked by the caller: an id outside is undefined behaviour).
+void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out,
+                     const int* sampled = nullptr);
 
 // out[i] = x[rows[i]].
 void GatherRows(Stream& stream, Matrix x, const int* rows, Matrix out);
+
+// Memory in rows of `bytes` bytes (an even number), one after the other.
+struct ByteRows {
+  void* begin;
+  int64_t bytes;
+};
+// Zeroes row `row` of each of `count` regions, whose descriptions are in device memory.
+void ZeroRows(Stream& stream, const ByteRows* regions, int count, int64_t row);
 
 // out = x * rsqrt(mean(x^2) + eps) * weight, per row. weight [D].
 void RmsNorm(Stream& stream, Matrix x, const float* weight, float eps, Matrix out);

@@ -9,7 +9,9 @@
 
 namespace fla::cpu {
 
-void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out);
+void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out,
+                     const int* sampled);
+void ZeroRows(Stream& stream, const ByteRows* regions, int count, int64_t row);
 void GatherRows(Stream& stream, Matrix x, const int* rows, Matrix out);
 void RmsNorm(Stream& stream, Matrix x, const float* weight, float eps, Matrix out);
 void AddRmsNorm(Stream& stream, Matrix residual, Matrix delta, const float* weight, float eps,

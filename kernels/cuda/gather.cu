@@ -1,4 +1,4 @@
-// Rows picked by index: EmbeddingLookup and GatherRows.
+// Rows picked by index: EmbeddingLookup, GatherRows and ZeroRows.
 #include <algorithm>
 
 #include "kernels/cuda/context.h"
@@ -11,12 +11,13 @@ namespace {
 
 constexpr int kMaxThreads = 256;
 
-// out[i] = source[rows[i]], converted from S to T.
+// out[i] = source[rows[i]], converted from S to T; a row below 0 stands for indirect[-1 - row].
 // grid (rows of out), block (columns / N rounded up to a warp, at most kMaxThreads)
 template <typename S, typename T, int N>
-__global__ void GatherRowsKernel(Matrix source, const int* rows, Matrix out) {
+__global__ void GatherRowsKernel(Matrix source, const int* rows, const int* indirect, Matrix out) {
   const int64_t row = blockIdx.x;
-  const S* from = RowOf<const S>(source, rows[row]);
+  const int picked = rows[row];
+  const S* from = RowOf<const S>(source, picked >= 0 ? picked : indirect[-1 - picked]);
   T* to = RowOf<T>(out, row);
   for (int column = threadIdx.x * N; column < out.cols; column += blockDim.x * N) {
     float values[N];
@@ -25,37 +26,63 @@ __global__ void GatherRowsKernel(Matrix source, const int* rows, Matrix out) {
   }
 }
 
+constexpr int kZeroBlocks = 16;  // of a region
+
+// grid (kZeroBlocks, regions), block (kMaxThreads)
+__global__ void ZeroRowsKernel(const ByteRows* regions, int64_t row) {
+  const ByteRows region = regions[blockIdx.y];
+  char* const begin = static_cast<char*>(region.begin) + row * region.bytes;
+  const int64_t first = blockIdx.x * kMaxThreads + threadIdx.x;
+  constexpr int64_t kStep = kZeroBlocks * kMaxThreads;
+  if (region.bytes % 16 == 0 && reinterpret_cast<uintptr_t>(begin) % 16 == 0) {
+    auto* const target = reinterpret_cast<uint4*>(begin);
+    for (int64_t i = first; i < region.bytes / 16; i += kStep) target[i] = make_uint4(0, 0, 0, 0);
+  } else {
+    auto* const target = reinterpret_cast<uint16_t*>(begin);
+    for (int64_t i = first; i < region.bytes / 2; i += kStep) target[i] = 0;
+  }
+}
+
 template <typename S>
-void Gather(Stream& stream, const char* name, Matrix source, const int* rows, Matrix out) {
+void Gather(Stream& stream, const char* name, Matrix source, const int* rows, const int* indirect,
+            Matrix out) {
   if (out.rows == 0) return;
   DispatchElements(out.dtype, Vectorizable(out.cols, {source, out}), [&]<typename T, int N>() {
     const int64_t threads = std::min<int64_t>(kMaxThreads, (out.cols / N + 31) / 32 * 32);
     GatherRowsKernel<S, T, N>
         <<<static_cast<unsigned>(out.rows), static_cast<unsigned>(std::max<int64_t>(threads, 32)),
-           0, MakeCurrent(stream)>>>(source, rows, out);
+           0, MakeCurrent(stream)>>>(source, rows, indirect, out);
     CheckLaunch(name);
   });
 }
 
-void Gather(Stream& stream, const char* name, Matrix source, const int* rows, Matrix out) {
+void Gather(Stream& stream, const char* name, Matrix source, const int* rows, const int* indirect,
+            Matrix out) {
   switch (source.dtype) {
     case DType::kF32:
-      return Gather<float>(stream, name, source, rows, out);
+      return Gather<float>(stream, name, source, rows, indirect, out);
     case DType::kF16:
-      return Gather<__half>(stream, name, source, rows, out);
+      return Gather<__half>(stream, name, source, rows, indirect, out);
     case DType::kBF16:
-      return Gather<__nv_bfloat16>(stream, name, source, rows, out);
+      return Gather<__nv_bfloat16>(stream, name, source, rows, indirect, out);
   }
 }
 
 }  // namespace
 
-void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out) {
-  Gather(stream, "EmbeddingLookup", table, tokens, out);
+void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out,
+                     const int* sampled) {
+  Gather(stream, "EmbeddingLookup", table, tokens, sampled, out);
 }
 
 void GatherRows(Stream& stream, Matrix x, const int* rows, Matrix out) {
-  Gather(stream, "GatherRows", x, rows, out);
+  Gather(stream, "GatherRows", x, rows, nullptr, out);
+}
+
+void ZeroRows(Stream& stream, const ByteRows* regions, int count, int64_t row) {
+  if (count == 0) return;
+  ZeroRowsKernel<<<dim3(kZeroBlocks, count), kMaxThreads, 0, MakeCurrent(stream)>>>(regions, row);
+  CheckLaunch("ZeroRows");
 }
 
 }  // namespace fla::cuda

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <string>
@@ -90,6 +91,47 @@ TEST_P(DeviceTest, CopiesBothWaysAndZeroes) {
   stream.Synchronize();
   std::fill(source.begin() + 10, source.begin() + 30, 0);
   EXPECT_EQ(target, source);
+}
+
+TEST_P(DeviceTest, FenceWaitsForCopiesToAndFromHostBuffers) {
+  Stream stream(device());
+  constexpr size_t kCount = size_t{1} << 22;
+  HostBuffer source(device(), kCount * sizeof(int)), target(device(), kCount * sizeof(int));
+  auto* const values = reinterpret_cast<int*>(source.data());
+  std::iota(values, values + kCount, 7);
+  std::memset(target.data(), 0, target.size());
+  Buffer buffer(device(), source.size());
+  Fence fence(device());
+  fence.Wait();  // nothing was recorded
+  stream.CopyToDevice(buffer.data(), source.data(), source.size());
+  stream.CopyToHost(target.data(), buffer.data(), target.size());
+  fence.Record(stream);
+  fence.Wait();
+  EXPECT_EQ(std::memcmp(source.data(), target.data(), source.size()), 0);
+}
+
+TEST_P(DeviceTest, RecordingReplaysWhatItsOpsReadThen) {
+  if (!Recording::Supported(device())) GTEST_SKIP() << "a CPU records nothing";
+  Stream stream(device());
+  const std::vector<int> rows = {1, 0};
+  std::vector<float> x = {1, 2, 3, 4}, out(4, -1);
+  Buffer rows_buffer(device(), sizeof(int) * 2), x_buffer(device(), sizeof(float) * 4),
+      out_buffer(device(), sizeof(float) * 4);
+  const auto matrix = [](const Buffer& buffer) {
+    return Matrix{buffer.data(), DType::kF32, 2, 2, 2};
+  };
+  stream.CopyToDevice(rows_buffer.data(), rows.data(), rows_buffer.size());
+  const Recording recording(stream, [&] {
+    GatherRows(stream, matrix(x_buffer), rows_buffer.as<int>(), matrix(out_buffer));
+  });
+  for (int replay = 0; replay < 2; ++replay) {
+    stream.CopyToDevice(x_buffer.data(), x.data(), x_buffer.size());
+    recording.Replay(stream);
+    stream.CopyToHost(out.data(), out_buffer.data(), out_buffer.size());
+    stream.Synchronize();
+    EXPECT_EQ(out, (std::vector<float>{x[2], x[3], x[0], x[1]}));
+    x = {5, 6, 7, 8};
+  }
 }
 
 TEST_P(DeviceTest, ScratchGrowsAndStays) {
