@@ -64,6 +64,12 @@ int DeviceCount() noexcept {
   return count;
 }
 
+std::string PciBusId(int index) {
+  char text[32] = {};
+  Check(cudaDeviceGetPCIBusId(text, sizeof(text), index), "cudaDeviceGetPCIBusId");
+  return text;
+}
+
 void* AllocateDevice(int index, size_t bytes) {
   Check(cudaSetDevice(index), "cudaSetDevice");
   void* data = nullptr;

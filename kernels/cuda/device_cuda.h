@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <string>
 
 #include "kernels/device.h"
 
@@ -11,6 +12,8 @@ namespace fla::cuda {
 
 // Number of usable GPUs; 0 also where there is no driver. Does not throw.
 int DeviceCount() noexcept;
+// "0000:1b:00.0"
+std::string PciBusId(int index);
 
 // Device memory, aligned to at least 256 bytes. bytes > 0.
 void* AllocateDevice(int index, size_t bytes);
