@@ -1,23 +1,16 @@
 // What a server serves and how: one JSON file as validated values.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "kernels/tensor.h"
+#include "server/model_options.h"
 
 namespace fla {
-
-struct ModelOptions {
-  std::string name;             // what clients say in `model`
-  std::filesystem::path path;   // a checkpoint folder; relative paths are of the config file's
-  std::string device = "auto";  // as for ParseDevice
-  DType dtype = DType::kF32;    // f32 or bf16
-  int slots = 64;
-  int max_batch_tokens = 512;
-};
 
 // Bounds on one request, and on how many may wait.
 struct Limits {
@@ -43,16 +36,20 @@ struct LogOptions {
 struct ServerOptions {
   std::string listen = "127.0.0.1:50051";  // port 0: any free one
   std::string metrics_listen;              // empty: no /metrics
-  std::vector<ModelOptions> models;        // >= 1, names differ
+  std::vector<ModelOptions> models;        // >= 1, names and aliases differ
   std::string default_model;               // one of the names; the first if not said
+  // Bytes that all models of a device ("cpu", "cuda:0") may take; one that is not named: what is
+  // free.
+  std::map<std::string, int64_t> memory_bytes;
+  double checkpoint_poll_seconds = 5.0;  // how often checkpoints are looked at; 0: never
   Limits limits;
   double drain_timeout_seconds = 30.0;
   LogOptions log;
 };
 
-// Throws std::runtime_error "file: key path: wanted ..., got ..." for a file that cannot be read or
-// is no JSON, for an unknown, doubled or missing key, a wrong type and a value out of its range.
-// Does not look at what the paths name.
+// Throws std::runtime_error "file:line: key path: wanted ..., got ..." for a file that cannot be
+// read or is no JSON, for an unknown, doubled or missing key, a wrong type, a value out of its
+// range and a model's path that leads out of model_root. Does not look at what the paths name.
 ServerOptions LoadServerOptions(const std::filesystem::path& file);
 
 // The same for JSON text; `file` is for messages and for relative paths.

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <stdexcept>
 #include <string>
 
@@ -10,6 +11,7 @@ namespace fla {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 ServerOptions Parse(const std::string& text) { return ParseServerOptions(text, "/etc/fla/s.json"); }
@@ -19,7 +21,7 @@ std::string ErrorOf(const std::string& text) {
   try {
     Parse(text);
   } catch (const std::runtime_error& error) {
-    EXPECT_EQ(std::string(error.what()).rfind("/etc/fla/s.json: ", 0), 0u) << error.what();
+    EXPECT_THAT(error.what(), ::testing::MatchesRegex("/etc/fla/s\\.json:[0-9]+: (.|\n)*"));
     return error.what();
   }
   ADD_FAILURE() << "taken: " << text;
@@ -41,6 +43,13 @@ TEST(Options, FillsDefaults) {
   ASSERT_EQ(options.models.size(), 1u);
   EXPECT_EQ(options.models[0].device, "auto");
   EXPECT_EQ(options.models[0].dtype, DType::kF32);
+  EXPECT_EQ(options.models[0].state_dtype, DType::kF32);
+  EXPECT_TRUE(options.models[0].aliases.empty());
+  EXPECT_TRUE(options.models[0].preload && options.models[0].pinned);
+  EXPECT_EQ(options.models[0].when_full, WhenFull::kRefuse);
+  EXPECT_FALSE(options.models[0].sampling.temperature.has_value());
+  EXPECT_TRUE(options.memory_bytes.empty());
+  EXPECT_EQ(options.checkpoint_poll_seconds, 5.0);
   EXPECT_EQ(options.limits.max_logprobs, Limits().max_logprobs);
   EXPECT_EQ(options.drain_timeout_seconds, 30.0);
   EXPECT_EQ(options.log.level, "info");
@@ -50,10 +59,15 @@ TEST(Options, ReadsEveryKey) {
   const ServerOptions options = Parse(R"({
     "listen": "[::1]:0", "metrics_listen": "0.0.0.0:9090",
     "models": [
-      {"name": "a", "path": "x/../y", "device": "cuda:3", "dtype": "bf16", "slots": 7,
-       "max_batch_tokens": 99},
-      {"name": "b", "path": "/abs", "device": "cpu", "dtype": "f32"}],
+      {"name": "a", "aliases": ["a1", "a2"], "path": "x/../y", "device": "cuda:3",
+       "dtype": "bf16", "state_dtype": "bf16", "slots": 7, "max_batch_tokens": 99,
+       "load": "on_demand", "pinned": true, "when_full": "drain_then_load",
+       "sampling": {"temperature": 0.5, "top_k": 3, "top_p": 0.75, "min_p": 0.25,
+                    "repetition_penalty": 1.5}},
+      {"name": "b", "path": "/abs", "device": "cpu", "dtype": "f32", "load": "on_demand"}],
     "default_model": "b",
+    "memory_mib": {"cpu": 2, "cuda:3": 1000},
+    "checkpoint_poll_seconds": 0.5,
     "limits": {"max_prompt_tokens": 1, "max_new_tokens": 2, "default_max_new_tokens": 1, "max_n": 4,
       "max_stop_strings": 5, "max_stop_string_bytes": 6, "max_stop_token_ids": 7,
       "max_logprobs": 8, "max_logit_bias": 9, "max_queued_requests": 10, "max_unread_events": 11,
@@ -68,7 +82,21 @@ TEST(Options, ReadsEveryKey) {
   EXPECT_EQ(options.models[0].dtype, DType::kBF16);
   EXPECT_EQ(options.models[0].slots, 7);
   EXPECT_EQ(options.models[0].max_batch_tokens, 99);
+  EXPECT_THAT(options.models[0].aliases, ElementsAre("a1", "a2"));
+  EXPECT_EQ(options.models[0].state_dtype, DType::kBF16);
+  EXPECT_FALSE(options.models[0].preload);
+  EXPECT_TRUE(options.models[0].pinned);
+  EXPECT_EQ(options.models[0].when_full, WhenFull::kDrainThenLoad);
+  EXPECT_EQ(options.models[0].sampling.temperature, 0.5f);
+  EXPECT_EQ(options.models[0].sampling.top_k, 3);
+  EXPECT_EQ(options.models[0].sampling.top_p, 0.75f);
+  EXPECT_EQ(options.models[0].sampling.min_p, 0.25f);
+  EXPECT_EQ(options.models[0].sampling.repetition_penalty, 1.5f);
   EXPECT_EQ(options.models[1].path, "/abs");
+  EXPECT_FALSE(options.models[1].preload || options.models[1].pinned);
+  EXPECT_EQ(options.memory_bytes.at("cpu"), 2 << 20);
+  EXPECT_EQ(options.memory_bytes.at("cuda:3"), int64_t{1000} << 20);
+  EXPECT_EQ(options.checkpoint_poll_seconds, 0.5);
   EXPECT_EQ(options.default_model, "b");
   EXPECT_EQ(options.limits.max_prompt_tokens, 1);
   EXPECT_EQ(options.limits.max_new_tokens, 2);
@@ -129,7 +157,80 @@ TEST(Options, RefusesValuesOutOfRange) {
   EXPECT_THAT(ErrorOf(WithModel(R"(, "log": {"level": "loud"})")), HasSubstr("log.level"));
   EXPECT_THAT(ErrorOf(WithModel(R"(, "default_model": "b")")), HasSubstr("default_model"));
   EXPECT_THAT(ErrorOf(R"({"models": [{"name": "a", "path": "m"}, {"name": "a", "path": "n"}]})"),
-              HasSubstr("models[1].name: wanted a name that no other model has"));
+              HasSubstr("models[1].name: wanted a name that no other model or alias has"));
+}
+
+TEST(Options, NamesTheLine) {
+  const std::string text =
+      "{\n\"models\": [\n{\"name\": \"a\", \"path\": \"m\"},\n{\"name\": %}\n]}";
+  const auto with = [&](const std::string& rest) {
+    return ErrorOf(std::string(text).replace(text.find('%'), 1, rest));
+  };
+  EXPECT_THAT(with("\"a\",\n\n\"path\": \"n\""),
+              HasSubstr("s.json:4: models[1].name: wanted a name that no other model"));
+  EXPECT_THAT(with("\"b\",\n\n\"path\": 7"), HasSubstr("s.json:6: models[1].path: wanted a str"));
+  EXPECT_THAT(with("\"b\",\n\"path\": \"n\",\n\"slot\": 7"),
+              HasSubstr("s.json:6: models[1].slot: "));
+  EXPECT_THAT(with("\"b\""), HasSubstr("s.json:4: models[1].path: wanted a string, got nothing"));
+  EXPECT_THAT(with("\"b\",\n\n\"path\" 7"), HasSubstr("s.json:6: the file: wanted JSON"));
+  EXPECT_THAT(with("\"b\",\n\"path\": \"n\",\n\"name\": \"c\""),
+              HasSubstr("s.json:6: models[1].name: wanted once, got twice"));
+}
+
+TEST(Options, RefusesAliasesThatAreTaken) {
+  const auto models = [](const std::string& first, const std::string& second) {
+    return R"({"models": [{"name": "a", "path": "m", "aliases": [)" + first +
+           R"(]}, {"name": "b", "path": "m", "aliases": [)" + second + "]}]}";
+  };
+  EXPECT_NO_THROW(Parse(models(R"("c", "d")", R"("e")")));
+  EXPECT_THAT(ErrorOf(models(R"("c", "c")", "")), HasSubstr("models[0].aliases[1]: wanted a name"));
+  EXPECT_THAT(ErrorOf(models(R"("a")", "")), HasSubstr("models[0].aliases[0]: wanted a name"));
+  EXPECT_THAT(ErrorOf(models(R"("b")", "")), HasSubstr("models[1].name: wanted a name"));
+  EXPECT_THAT(ErrorOf(models(R"("c")", R"("c")")), HasSubstr("models[1].aliases[0]: wanted a nam"));
+  EXPECT_THAT(ErrorOf(models(R"("")", "")), HasSubstr("models[0].aliases[0]: wanted 1 to 128"));
+  EXPECT_THAT(ErrorOf(models("1", "")), HasSubstr("models[0].aliases[0]: wanted a string"));
+  EXPECT_THAT(ErrorOf(Model(R"(, "aliases": "c")")), HasSubstr("models[0].aliases: wanted a list"));
+}
+
+TEST(Options, KeepsModelPathsWithinTheRoot) {
+  const std::filesystem::path folder = std::filesystem::path(::testing::TempDir()) / "root_test";
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder / "models/a");
+  std::filesystem::create_directories(folder / "models2");
+  std::filesystem::create_directory_symlink(folder / "models2", folder / "models/out");
+  std::filesystem::create_directory_symlink("a", folder / "models/in");
+  const auto parse = [&](const std::string& path) {
+    return ParseServerOptions(R"({"model_root": "models",
+      "models": [{"name": "a",
+                  "path": ")" + path +
+                                  R"("}]})",
+                              folder / "config.json");
+  };
+  EXPECT_EQ(parse("a").models[0].path, folder / "models/a");
+  EXPECT_EQ(parse("b/../in").models[0].path, folder / "models/in");
+  EXPECT_EQ(parse((folder / "models/a").string()).models[0].path, folder / "models/a");
+  for (const std::string bad : {"..", "../models2", "a/../../models2", "/etc", "out", "out/b"}) {
+    try {
+      parse(bad);
+      ADD_FAILURE() << "taken: " << bad;
+    } catch (const std::runtime_error& error) {
+      EXPECT_THAT(error.what(), HasSubstr("config.json:3: models[0].path: wanted a folder within"));
+    }
+  }
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Options, RefusesWhatModelsCannotBe) {
+  EXPECT_THAT(ErrorOf(Model(R"(, "load": "later")")), HasSubstr("models[0].load"));
+  EXPECT_THAT(ErrorOf(Model(R"(, "when_full": "crash")")), HasSubstr("models[0].when_full"));
+  EXPECT_THAT(ErrorOf(Model(R"(, "state_dtype": "bf16")")), HasSubstr("models[0].state_dtype"));
+  EXPECT_THAT(ErrorOf(Model(R"(, "sampling": {"top_p": 0})")),
+              HasSubstr("models[0].sampling.top_p"));
+  EXPECT_THAT(ErrorOf(Model(R"(, "sampling": {"seed": 1})")), HasSubstr("models[0].sampling.seed"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "memory_mib": {"cpu": 0})")), HasSubstr("memory_mib.cpu"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "memory_mib": {"gpu": 1})")), HasSubstr("memory_mib.gpu"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "checkpoint_poll_seconds": -1)")),
+              HasSubstr("checkpoint_poll_seconds"));
 }
 
 TEST(Options, ChecksDevices) {

@@ -1,0 +1,154 @@
+#include "server/model_options.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "server/config_section.h"
+
+namespace fla {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string ReadName(ConfigSection& section) {
+  std::string name;
+  section.Require("name", "a string");
+  section.Read("name", name);
+  if (name.empty() || name.size() > 128) {
+    section.Fail(section.PathOf("name"), "1 to 128 bytes", Json(name));
+  }
+  return name;
+}
+
+std::vector<std::string> ReadAliases(ConfigSection& section) {
+  std::vector<std::string> aliases;
+  const Json* json = section.Find("aliases");
+  if (json == nullptr) return aliases;
+  const std::string path = section.PathOf("aliases");
+  if (!json->is_array()) section.Fail(path, "a list of names", *json);
+  for (const Json& alias : *json) {
+    const std::string at = path + "[" + std::to_string(aliases.size()) + "]";
+    if (!alias.is_string()) section.Fail(at, "a string", alias);
+    aliases.push_back(alias.get<std::string>());
+    if (aliases.back().empty() || aliases.back().size() > 128) {
+      section.Fail(at, "1 to 128 bytes", alias);
+    }
+  }
+  return aliases;
+}
+
+// True if `path` is `root` or below it. Both are absolute and normal.
+bool IsWithin(const std::filesystem::path& path, const std::filesystem::path& root) {
+  const auto [at, _] = std::mismatch(root.begin(), root.end(), path.begin(), path.end());
+  return at == root.end() || (at->empty() && std::next(at) == root.end());
+}
+
+std::filesystem::path ReadPath(ConfigSection& section, const ModelFolders& folders) {
+  std::string text;
+  section.Require("path", "a string");
+  section.Read("path", text);
+  if (text.empty()) section.Fail(section.PathOf("path"), "a folder", Json(text));
+  if (folders.root.empty()) return (folders.config / text).lexically_normal();
+  const std::filesystem::path path = (folders.root / text).lexically_normal();
+  // Both as written and where its symbolic links lead.
+  if (!IsWithin(path, folders.root.lexically_normal()) ||
+      !IsWithin(std::filesystem::weakly_canonical(path),
+                std::filesystem::weakly_canonical(folders.root))) {
+    section.Fail(section.PathOf("path"),
+                 "a folder within model_root (" + folders.root.string() + ")", Json(text));
+  }
+  return path;
+}
+
+std::string ReadDevice(ConfigSection& section) {
+  std::string device = "auto";
+  section.Read("device", device);
+  const std::string index = device.rfind("cuda:", 0) == 0 ? device.substr(5) : "0";
+  const bool is_index = !index.empty() && index.size() <= 3 &&
+                        index.find_first_not_of("0123456789") == std::string::npos;
+  if (!is_index ||
+      (device != "auto" && device != "cpu" && device != "cuda" && device.rfind("cuda:", 0) != 0)) {
+    section.Fail(section.PathOf("device"), "\"auto\", \"cpu\", \"cuda\" or \"cuda:N\"",
+                 Json(device));
+  }
+  return device;
+}
+
+DType ReadDType(ConfigSection& section, const char* key) {
+  std::string dtype = "f32";
+  section.Read(key, dtype);
+  if (dtype != "f32" && dtype != "bf16") {
+    section.Fail(section.PathOf(key), "\"f32\" or \"bf16\"", Json(dtype));
+  }
+  return dtype == "f32" ? DType::kF32 : DType::kBF16;
+}
+
+template <typename Number>
+void ReadOptional(ConfigSection& section, const char* key, std::optional<Number>& value,
+                  double least, double most) {
+  if (section.Find(key) == nullptr) return;
+  double number = 0;
+  section.Read(key, number, least, most);
+  value = static_cast<Number>(number);
+}
+
+GenerationDefaults ReadSampling(ConfigSection section) {
+  GenerationDefaults sampling;
+  ReadOptional(section, "temperature", sampling.temperature, 0, 1e6);
+  if (section.Find("top_k") != nullptr) {
+    int top_k = 0;
+    section.Read("top_k", top_k, 0, 1 << 30);
+    sampling.top_k = top_k;
+  }
+  ReadOptional(section, "top_p", sampling.top_p, 1e-6, 1);
+  ReadOptional(section, "min_p", sampling.min_p, 0, 1);
+  ReadOptional(section, "repetition_penalty", sampling.repetition_penalty, 1e-6, 1e6);
+  section.RefuseOthers();
+  return sampling;
+}
+
+}  // namespace
+
+ModelOptions ReadModelOptions(ConfigSection section, const ModelFolders& folders) {
+  ModelOptions model;
+  model.name = ReadName(section);
+  model.aliases = ReadAliases(section);
+  model.path = ReadPath(section, folders);
+  model.device = ReadDevice(section);
+  model.dtype = ReadDType(section, "dtype");
+  model.state_dtype = ReadDType(section, "state_dtype");
+  if (model.state_dtype == DType::kBF16 && (model.dtype != DType::kBF16 || model.device == "cpu")) {
+    section.Fail(section.PathOf("state_dtype"), "\"f32\", unless dtype is bf16, on a GPU",
+                 Json("bf16"));
+  }
+  section.Read("slots", model.slots, 1, 65536);
+  section.Read("max_batch_tokens", model.max_batch_tokens, 1, 1 << 20);
+  if (model.max_batch_tokens < model.slots) {
+    section.Fail(section.PathOf("max_batch_tokens"),
+                 "at least slots (" + std::to_string(model.slots) +
+                     "), so that every sequence can take a step",
+                 Json(model.max_batch_tokens));
+  }
+  if (const Json* sampling = section.Find("sampling")) {
+    model.sampling = ReadSampling(section.Child("sampling", *sampling));
+  }
+
+  std::string load = "preload";
+  section.Read("load", load);
+  if (load != "preload" && load != "on_demand") {
+    section.Fail(section.PathOf("load"), "\"preload\" or \"on_demand\"", Json(load));
+  }
+  model.preload = model.pinned = load == "preload";
+  section.Read("pinned", model.pinned);
+
+  std::string when_full = "refuse";
+  section.Read("when_full", when_full);
+  if (when_full != "refuse" && when_full != "drain_then_load") {
+    section.Fail(section.PathOf("when_full"), "\"refuse\" or \"drain_then_load\"", Json(when_full));
+  }
+  if (when_full == "drain_then_load") model.when_full = WhenFull::kDrainThenLoad;
+  section.RefuseOthers();
+  return model;
+}
+
+}  // namespace fla

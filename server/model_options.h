@@ -1,0 +1,47 @@
+// The `models` part of the config file.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "kernels/tensor.h"
+#include "model/config.h"
+
+namespace fla {
+
+class ConfigSection;
+
+// What to do where a new version of a model and the old one do not fit in memory together.
+enum class WhenFull {
+  kRefuse,         // the old version goes on serving
+  kDrainThenLoad,  // the old one finishes what it runs and goes; requests wait meanwhile
+};
+
+struct ModelOptions {
+  std::string name;                  // what clients say in `model`
+  std::vector<std::string> aliases;  // what they may say instead
+  std::filesystem::path path;        // a checkpoint folder
+  std::string device = "auto";       // as for ParseDevice
+  DType dtype = DType::kF32;         // of weights and activations: f32 or bf16
+  DType state_dtype = DType::kF32;   // of the recurrent states: f32, or bf16 beside bf16
+  int slots = 64;
+  int max_batch_tokens = 512;
+  GenerationDefaults sampling;  // goes before the checkpoint's generation_config.json
+  bool preload = true;          // else loaded at its first use
+  bool pinned = true;           // else unloaded when another model needs its memory
+  WhenFull when_full = WhenFull::kRefuse;
+};
+
+// Where a config file's model paths begin and end.
+struct ModelFolders {
+  std::filesystem::path config;  // the config file's folder: relative paths are of it
+  std::filesystem::path root;    // model_root; empty: none. Relative paths are of it instead, and
+                                 // none may lead out of it
+};
+
+// Reads one element of `models`. Looks at the file system for symbolic links out of the root only.
+ModelOptions ReadModelOptions(ConfigSection section, const ModelFolders& folders);
+
+}  // namespace fla
