@@ -2,8 +2,6 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <prometheus/exposer.h>
-#include <prometheus/registry.h>
 #include <signal.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
@@ -20,6 +18,7 @@
 #include "server/control_service.h"
 #include "server/inference_service.h"
 #include "server/metrics.h"
+#include "server/metrics_endpoint.h"
 #include "server/model_registry.h"
 #include "server/options.h"
 #include "server/writer_thread.h"
@@ -45,16 +44,11 @@ int WaitForSignal(const sigset_t& signals, std::chrono::milliseconds time) {
   return std::max(0, sigtimedwait(&signals, nullptr, &timeout));
 }
 
-std::unique_ptr<prometheus::Exposer> ExposeMetrics(const std::string& address,
-                                                   const Metrics& metrics) {
-  if (address.empty()) return nullptr;
-  try {
-    auto exposer = std::make_unique<prometheus::Exposer>(address, 2);
-    exposer->RegisterCollectable(metrics.registry());
-    return exposer;
-  } catch (const std::exception& error) {
-    throw std::runtime_error("metrics_listen: cannot listen on " + address + ": " + error.what());
-  }
+std::unique_ptr<MetricsEndpoint> ExposeMetrics(const ServerOptions& options, Metrics& metrics) {
+  metrics.SetBuild(ServerVersion(), ServerBuild());
+  if (options.metrics_listen.empty()) return nullptr;
+  return std::make_unique<MetricsEndpoint>(options.metrics_listen, metrics,
+                                           options.metrics_vllm_names);
 }
 
 struct Listening {
@@ -113,8 +107,7 @@ int Serve(const ServerOptions& options, const PortFiles& port_files) {
   const sigset_t signals = BlockEndingSignals();
   Metrics metrics;
   WriterThread writer;  // outlives the engines, which post to it
-  const std::unique_ptr<prometheus::Exposer> exposer =
-      ExposeMetrics(options.metrics_listen, metrics);
+  const std::unique_ptr<MetricsEndpoint> metrics_endpoint = ExposeMetrics(options, metrics);
   const ModelRegistry registry(options, metrics);
   InferenceService inference({registry, options.limits, writer, options.log.requests});
   ControlService control(registry);
@@ -123,8 +116,8 @@ int Serve(const ServerOptions& options, const PortFiles& port_files) {
   grpc::HealthCheckServiceInterface& health = *listening.server->GetHealthCheckService();
   for (const char* service : kServices) health.SetServingStatus(service, true);
   health.SetServingStatus(true);
-  if (exposer != nullptr) {
-    const int port = exposer->GetListeningPorts().front();
+  if (metrics_endpoint != nullptr) {
+    const int port = metrics_endpoint->port();
     spdlog::info("metrics on port {}, /metrics", port);
     WritePortFile(port_files.metrics, port);
   }

@@ -113,6 +113,7 @@ ServerOptions ParseServerOptions(std::string_view text, const std::filesystem::p
   if (!options.metrics_listen.empty()) {
     CheckAddress(root, "metrics_listen", options.metrics_listen, false);
   }
+  root.Read("metrics_vllm_names", options.metrics_vllm_names);
 
   ModelFolders folders;
   folders.config = file.parent_path();

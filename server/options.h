@@ -36,6 +36,7 @@ struct LogOptions {
 struct ServerOptions {
   std::string listen = "127.0.0.1:50051";  // port 0: any free one
   std::string metrics_listen;              // empty: no /metrics
+  bool metrics_vllm_names = false;         // there once more under vLLM's names
   std::vector<ModelOptions> models;        // >= 1, names and aliases differ
   std::string default_model;               // one of the names; the first if not said
   // Bytes that all models of a device ("cpu", "cuda:0") may take; one that is not named: what is

@@ -51,6 +51,7 @@ TEST(Options, FillsDefaults) {
   EXPECT_TRUE(options.memory_bytes.empty());
   EXPECT_EQ(options.checkpoint_poll_seconds, 5.0);
   EXPECT_EQ(options.limits.max_logprobs, Limits().max_logprobs);
+  EXPECT_FALSE(options.metrics_vllm_names);
   EXPECT_EQ(options.drain_timeout_seconds, 30.0);
   EXPECT_EQ(options.log.level, "info");
 }
@@ -72,6 +73,7 @@ TEST(Options, ReadsEveryKey) {
       "max_stop_strings": 5, "max_stop_string_bytes": 6, "max_stop_token_ids": 7,
       "max_logprobs": 8, "max_logit_bias": 9, "max_queued_requests": 10, "max_unread_events": 11,
       "max_message_bytes": 4096},
+    "metrics_vllm_names": true,
     "drain_timeout_seconds": 1.5,
     "log": {"level": "debug", "requests": false}})");
   EXPECT_EQ(options.listen, "[::1]:0");
@@ -110,6 +112,7 @@ TEST(Options, ReadsEveryKey) {
   EXPECT_EQ(options.limits.max_queued_requests, 10);
   EXPECT_EQ(options.limits.max_unread_events, 11);
   EXPECT_EQ(options.limits.max_message_bytes, 4096);
+  EXPECT_TRUE(options.metrics_vllm_names);
   EXPECT_EQ(options.drain_timeout_seconds, 1.5);
   EXPECT_EQ(options.log.level, "debug");
   EXPECT_FALSE(options.log.requests);
