@@ -55,7 +55,7 @@ struct ShortConvolutionArgs {
   float* state =
       nullptr;  // slot s, channel c, input j at state[s * slot_stride + c * (W - 1) + j],
   int64_t slot_stride = 0;               // oldest input first
-  const int* slots = nullptr;            // [N]
+  const int* slots = nullptr;            // [N]; -1 where all sequences have one token: no sequence
   const int* cu_seqlens = nullptr;       // [N + 1]; device memory
   const int* cu_seqlens_host = nullptr;  // the same in host memory
   int num_sequences = 0;

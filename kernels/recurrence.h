@@ -54,7 +54,8 @@ struct RecurrenceArgs {
   const float* beta = nullptr;       // [T, H], kDelta only
   void* state = nullptr;             // [S, H, K, V], read and updated in place
   DType state_dtype = DType::kF32;   // f32, or bf16 where the backend supports it
-  const int* slots = nullptr;        // [N] row of `state` of each sequence, no two equal
+  const int* slots = nullptr;        // [N] row of `state` of each sequence, no two equal. -1 in
+                                     // RecurrentStep on a GPU: no sequence, `out` is not written
   const int* cu_seqlens = nullptr;   // [N + 1] first token of each sequence; device memory
   const int* cu_seqlens_host = nullptr;  // the same in host memory (equal pointers on a CPU)
   int num_sequences = 0;                 // N

@@ -9,14 +9,17 @@ struct BatchView {
   int num_tokens = 0;     // T
   int num_sequences = 0;  // N
   int num_decode = 0;
-  const int* tokens = nullptr;      // [T]
+  const int* tokens = nullptr;  // [T], -1 - i for sampled[i]
+  const int* sampled = nullptr;
   const int* positions = nullptr;   // [T], in the sequence
-  const int* slots = nullptr;       // [N]
+  const int* slots = nullptr;       // [N]; -1, of decode rows alone: the row is padding
   const int* cu_seqlens = nullptr;  // [N + 1]
   const int* cu_seqlens_host = nullptr;
   // Of the prompts alone, counted from their own first token: [N - num_decode + 1].
   const int* prompt_cu_seqlens = nullptr;
   const int* prompt_cu_seqlens_host = nullptr;
+  const int* logits_rows = nullptr;  // rows whose logits are wanted, ascending
+  int num_logits_rows = 0;
 };
 
 }  // namespace fla

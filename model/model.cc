@@ -6,7 +6,7 @@
 
 #include "kernels/ops.h"
 #include "model/activation_arena.h"
-#include "model/batch_view.h"
+#include "model/batch_indices.h"
 #include "model/mixer.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
@@ -35,60 +35,13 @@ Layer TakeLayer(const ModelConfig& config, int index, int max_tokens, WeightRead
           weights.Take(prefix + "mlp.down_proj.weight", hidden, inner)};
 }
 
-// The index arrays of a batch in host memory, one after the other, to be copied in one go.
-class IndexArrays {
- public:
-  // Where the array will begin, in ints.
-  size_t Add(const std::vector<int>& values) {
-    const size_t begin = host_.size();
-    host_.insert(host_.end(), values.begin(), values.end());
-    return begin;
-  }
-  // Copies all to the device; pointers from At are valid until the next Upload.
-  void Upload(Stream& stream, Buffer& device) {
-    const size_t bytes = host_.size() * sizeof(int);
-    if (device.size() < bytes) device = Buffer(stream.device(), 2 * bytes);
-    stream.CopyToDevice(device.data(), host_.data(), bytes);
-    device_ = device.as<int>();
-  }
-  const int* At(size_t begin) const { return device_ + begin; }
-  const int* HostAt(size_t begin) const { return host_.data() + begin; }
-  void Clear() { host_.clear(); }
-
- private:
-  std::vector<int> host_;
-  const int* device_ = nullptr;
-};
-
-[[noreturn]] void BadBatch(const std::string& what) {
-  throw std::invalid_argument("batch: " + what);
-}
-
-void CheckBatch(const Batch& batch, const ModelConfig& config, int slots) {
-  const size_t sequences = batch.slots.size();
-  if (batch.cu_seqlens.size() != sequences + 1 || batch.positions.size() != sequences ||
-      batch.cu_seqlens.front() != 0 ||
-      batch.cu_seqlens.back() != static_cast<int>(batch.tokens.size())) {
-    BadBatch("arrays do not fit together");
-  }
-  if (batch.num_decode < 0 || batch.num_decode > static_cast<int>(sequences)) {
-    BadBatch("num_decode");
-  }
-  for (size_t i = 0; i < sequences; ++i) {
-    const int length = batch.cu_seqlens[i + 1] - batch.cu_seqlens[i];
-    if (length < 1 || (static_cast<int>(i) < batch.num_decode && length != 1)) {
-      BadBatch("length of sequence " + std::to_string(i));
-    }
-    if (batch.slots[i] < 0 || batch.slots[i] >= slots) BadBatch("slot out of range");
-  }
-  for (const int token : batch.tokens) {
-    if (token < 0 || token >= config.vocab_size) {
-      BadBatch("token " + std::to_string(token) + " is out of range");
-    }
-  }
-  for (const int row : batch.logits_rows) {
-    if (row < 0 || row >= static_cast<int>(batch.tokens.size())) BadBatch("logits row");
-  }
+// Rows of the decode batches that are recorded: at most an eighth of the rows is padding,
+// beyond 16.
+std::vector<int> RecordedRows(int max_decode) {
+  std::vector<int> sizes;
+  for (int rows = 1; rows < max_decode; rows += std::max(1, rows / 8)) sizes.push_back(rows);
+  sizes.push_back(max_decode);
+  return sizes;
 }
 
 }  // namespace
@@ -98,18 +51,34 @@ struct Model::Parts {
       : config(std::move(model_config)),
         dtype(options.dtype),
         stream(options.device),
-        arena(options.device) {}
+        max_batch_tokens(options.max_batch_tokens),
+        arena(options.device),
+        indices(stream, options.max_batch_tokens) {}
 
-  BatchView View(const Batch& batch);
-  Matrix HiddenOfRows(const Batch& batch, Matrix residual, Matrix delta);
+  // A decode batch of up to `rows` rows, the states and sampled tokens of `pool` and `sampled`.
+  struct RecordedDecode {
+    int rows;
+    Recording recording;
+    Matrix logits;
+  };
+
+  Matrix Run(const BatchView& batch, const StatePool& pool);
+  Matrix HiddenOfRows(const BatchView& batch, Matrix residual, Matrix delta);
+  void RunLargest(StatePool& pool, int sequences, int max_logits_rows);
+  void RecordDecode(const StatePool& pool, const int* sampled, int max_decode);
+  // The smallest recording that holds the batch, or null.
+  const RecordedDecode* FindRecorded(const Batch& batch, const StatePool& pool) const;
 
   ModelConfig config;
   DType dtype;
   Stream stream;
+  int max_batch_tokens;
   ActivationArena arena;
-  IndexArrays indices;
-  Buffer device_indices;
-  const int* logits_rows = nullptr;  // device
+  BatchIndices indices;
+
+  std::vector<RecordedDecode> recorded;  // ascending rows
+  const StatePool* recorded_pool = nullptr;
+  const int* recorded_sampled = nullptr;
 
   std::vector<Buffer> memory;  // of all weights
   Matrix embeddings;           // [vocab, D]
@@ -153,48 +122,19 @@ Stream& Model::stream() { return parts_->stream; }
 int64_t Model::parameters() const { return parts_->parameters; }
 int64_t Model::weight_bytes() const { return parts_->weight_bytes; }
 int64_t Model::workspace_bytes() const {
-  return static_cast<int64_t>(parts_->arena.bytes() + parts_->device_indices.size() +
+  return static_cast<int64_t>(parts_->arena.bytes() + parts_->indices.bytes() +
                               parts_->stream.workspace_bytes());
 }
 DType Model::dtype() const { return parts_->dtype; }
 
-BatchView Model::Parts::View(const Batch& batch) {
-  const int sequences = static_cast<int>(batch.slots.size());
-  std::vector<int> positions, prompt_cu_seqlens;
-  for (int i = 0; i < sequences; ++i) {
-    const int length = batch.cu_seqlens[i + 1] - batch.cu_seqlens[i];
-    for (int t = 0; t < length; ++t) positions.push_back(batch.positions[i] + t);
-  }
-  for (int i = batch.num_decode; i <= sequences; ++i) {
-    prompt_cu_seqlens.push_back(batch.cu_seqlens[i] - batch.num_decode);
-  }
-  indices.Clear();
-  const size_t at_tokens = indices.Add(batch.tokens), at_positions = indices.Add(positions);
-  const size_t at_slots = indices.Add(batch.slots), at_cu_seqlens = indices.Add(batch.cu_seqlens);
-  const size_t at_prompts = indices.Add(prompt_cu_seqlens);
-  const size_t at_rows = indices.Add(batch.logits_rows);
-  indices.Upload(stream, device_indices);
-  logits_rows = indices.At(at_rows);
-  return {.num_tokens = static_cast<int>(batch.tokens.size()),
-          .num_sequences = sequences,
-          .num_decode = batch.num_decode,
-          .tokens = indices.At(at_tokens),
-          .positions = indices.At(at_positions),
-          .slots = indices.At(at_slots),
-          .cu_seqlens = indices.At(at_cu_seqlens),
-          .cu_seqlens_host = indices.HostAt(at_cu_seqlens),
-          .prompt_cu_seqlens = indices.At(at_prompts),
-          .prompt_cu_seqlens_host = indices.HostAt(at_prompts)};
-}
-
 // Final hidden states, normalised, of the rows whose logits are wanted.
-Matrix Model::Parts::HiddenOfRows(const Batch& batch, Matrix residual, Matrix delta) {
-  const int64_t rows = static_cast<int64_t>(batch.logits_rows.size()), hidden = config.hidden_size;
+Matrix Model::Parts::HiddenOfRows(const BatchView& batch, Matrix residual, Matrix delta) {
+  const int64_t rows = batch.num_logits_rows, hidden = config.hidden_size;
   if (rows < residual.rows) {
     const Matrix wanted_residual = arena.Take(rows, hidden, residual.dtype);
     const Matrix wanted_delta = arena.Take(rows, hidden, delta.dtype);
-    GatherRows(stream, residual, logits_rows, wanted_residual);
-    GatherRows(stream, delta, logits_rows, wanted_delta);
+    GatherRows(stream, residual, batch.logits_rows, wanted_residual);
+    GatherRows(stream, delta, batch.logits_rows, wanted_delta);
     residual = wanted_residual;
     delta = wanted_delta;
   }
@@ -203,44 +143,100 @@ Matrix Model::Parts::HiddenOfRows(const Batch& batch, Matrix residual, Matrix de
   return out;
 }
 
+Matrix Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
+  const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
+  arena.ReturnTo({});
+  // The residual stream is f32 whatever the dtype: its rounding would add up over the layers.
+  const Matrix residual = arena.Take(tokens, hidden, DType::kF32);
+  const Matrix delta = arena.Take(tokens, hidden, dtype);  // what the last block adds
+  const Matrix normed = arena.Take(tokens, hidden, dtype);
+  EmbeddingLookup(stream, batch.tokens, embeddings, residual, batch.sampled);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Layer& layer = layers[i];
+    const ActivationArena::Mark mark = arena.mark();
+    if (i == 0) {
+      RmsNorm(stream, residual, layer.mixer_norm, config.norm_eps, normed);
+    } else {
+      AddRmsNorm(stream, residual, delta, layer.mixer_norm, config.norm_eps, normed);
+    }
+    layer.mixer.Forward(stream, arena, batch, pool.layer(static_cast<int>(i)), pool.state_dtype(),
+                        normed, delta);
+    arena.ReturnTo(mark);
+
+    AddRmsNorm(stream, residual, delta, layer.mlp_norm, config.norm_eps, normed);
+    const Matrix gate_up = arena.Take(tokens, 2 * config.intermediate_size, dtype);
+    const Matrix inner = arena.Take(tokens, config.intermediate_size, dtype);
+    Linear(stream, normed, layer.gate_up, nullptr, gate_up);
+    SwiGlu(stream, gate_up, inner);
+    Linear(stream, inner, layer.down, nullptr, delta);
+    arena.ReturnTo(mark);
+  }
+  if (batch.num_logits_rows == 0) return {};
+  const Matrix last = HiddenOfRows(batch, residual, delta);
+  const Matrix logits = arena.Take(last.rows, config.vocab_size, DType::kF32);
+  Linear(stream, last, head, nullptr, logits);
+  return logits;
+}
+
 Matrix Model::Forward(const Batch& batch, StatePool& pool) {
   Parts& m = *parts_;
-  CheckBatch(batch, m.config, pool.total());
+  CheckBatch(batch, m.config.vocab_size, pool.total());
   if (batch.tokens.empty()) return {};
-  const BatchView view = m.View(batch);
-  const int64_t tokens = view.num_tokens, hidden = m.config.hidden_size;
-  m.arena.ReturnTo({});
-
-  // The residual stream is f32 whatever the dtype: its rounding would add up over the layers.
-  const Matrix residual = m.arena.Take(tokens, hidden, DType::kF32);
-  const Matrix delta = m.arena.Take(tokens, hidden, m.dtype);  // what the last block adds
-  const Matrix normed = m.arena.Take(tokens, hidden, m.dtype);
-  EmbeddingLookup(m.stream, view.tokens, m.embeddings, residual);
-  for (size_t i = 0; i < m.layers.size(); ++i) {
-    const Layer& layer = m.layers[i];
-    const ActivationArena::Mark mark = m.arena.mark();
-    if (i == 0) {
-      RmsNorm(m.stream, residual, layer.mixer_norm, m.config.norm_eps, normed);
-    } else {
-      AddRmsNorm(m.stream, residual, delta, layer.mixer_norm, m.config.norm_eps, normed);
-    }
-    layer.mixer.Forward(m.stream, m.arena, view, pool.layer(static_cast<int>(i)),
-                        pool.state_dtype(), normed, delta);
-    m.arena.ReturnTo(mark);
-
-    AddRmsNorm(m.stream, residual, delta, layer.mlp_norm, m.config.norm_eps, normed);
-    const Matrix gate_up = m.arena.Take(tokens, 2 * m.config.intermediate_size, m.dtype);
-    const Matrix inner = m.arena.Take(tokens, m.config.intermediate_size, m.dtype);
-    Linear(m.stream, normed, layer.gate_up, nullptr, gate_up);
-    SwiGlu(m.stream, gate_up, inner);
-    Linear(m.stream, inner, layer.down, nullptr, delta);
-    m.arena.ReturnTo(mark);
+  if (const Parts::RecordedDecode* decode = m.FindRecorded(batch, pool)) {
+    m.indices.UploadDecode(m.stream, batch, decode->rows);
+    decode->recording.Replay(m.stream);
+    return decode->logits.Rows(0, static_cast<int64_t>(batch.tokens.size()));
   }
-  if (batch.logits_rows.empty()) return {};
-  const Matrix last = m.HiddenOfRows(batch, residual, delta);
-  const Matrix logits = m.arena.Take(last.rows, m.config.vocab_size, DType::kF32);
-  Linear(m.stream, last, m.head, nullptr, logits);
-  return logits;
+  return m.Run(m.indices.Upload(m.stream, batch), pool);
+}
+
+void Model::Prepare(StatePool& pool, const int* sampled, int max_decode, int max_logits_rows) {
+  Parts& m = *parts_;
+  if (!m.stream.device().is_cuda()) return;
+  const int most = std::min(m.max_batch_tokens, pool.total());
+  m.RunLargest(pool, 1, max_logits_rows);
+  m.RunLargest(pool, most, max_logits_rows);
+  m.RecordDecode(pool, sampled, std::min(max_decode, most));
+  m.stream.Synchronize();
+}
+
+// max_batch_tokens tokens as prompts of as many sequences.
+void Model::Parts::RunLargest(StatePool& pool, int sequences, int max_logits_rows) {
+  Batch batch;
+  batch.tokens.assign(max_batch_tokens, 0);
+  batch.positions.assign(sequences, 0);
+  for (int i = 0; i <= sequences; ++i) {
+    batch.cu_seqlens.push_back(static_cast<int>(int64_t{max_batch_tokens} * i / sequences));
+    if (i < sequences) batch.slots.push_back(i);
+  }
+  for (int row = 0; row < std::min(max_batch_tokens, max_logits_rows); ++row) {
+    batch.logits_rows.push_back(row);
+  }
+  CheckBatch(batch, config.vocab_size, pool.total());
+  Run(indices.Upload(stream, batch), pool);
+}
+
+void Model::Parts::RecordDecode(const StatePool& pool, const int* sampled, int max_decode) {
+  recorded.clear();
+  recorded_pool = &pool;
+  recorded_sampled = sampled;
+  for (const int rows : RecordedRows(max_decode)) {
+    // Once for real, on padding alone: libraries load what they need, memory is taken.
+    indices.UploadDecode(stream, {}, rows);
+    const BatchView view = indices.DecodeView(rows, sampled);
+    Matrix logits = Run(view, pool);
+    recorded.push_back({rows, Recording(stream, [&] { logits = Run(view, pool); }), logits});
+  }
+}
+
+const Model::Parts::RecordedDecode* Model::Parts::FindRecorded(const Batch& batch,
+                                                               const StatePool& pool) const {
+  if (&pool != recorded_pool || !IsPureDecode(batch)) return nullptr;
+  if (batch.sampled != nullptr && batch.sampled != recorded_sampled) return nullptr;
+  const auto found = std::find_if(recorded.begin(), recorded.end(), [&](const RecordedDecode& r) {
+    return static_cast<size_t>(r.rows) >= batch.tokens.size();
+  });
+  return found == recorded.end() ? nullptr : &*found;
 }
 
 }  // namespace fla

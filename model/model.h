@@ -19,19 +19,22 @@ namespace fla {
 // One step of a model over N sequences with T tokens in all. The first `num_decode` sequences have
 // exactly one token each; the others are prompts or pieces of prompts of any length >= 1.
 struct Batch {
-  std::vector<int> tokens;      // [T], each in [0, vocab)
+  std::vector<int> tokens;      // [T], each in [0, vocab), or -1 - i for sampled[i]
   std::vector<int> slots;       // [N], no two equal
   std::vector<int> cu_seqlens;  // [N + 1], from 0 to T
   std::vector<int> positions;   // [N], of each sequence's first token here, counted from 0
   int num_decode = 0;
   std::vector<int> logits_rows;  // rows of `tokens` whose next-token logits are wanted, ascending
+  // Device memory: tokens in [0, vocab) that were sampled on the device and that the host need not
+  // have seen. Null where no token refers to them.
+  const int* sampled = nullptr;
 };
 
 struct LoadOptions {
   std::filesystem::path path;  // a checkpoint folder: config.json, safetensors
   Device device;
   DType dtype = DType::kF32;    // of weights and activations: f32 or bf16
-  int max_batch_tokens = 2048;  // the largest T that Forward will see
+  int max_batch_tokens = 2048;  // the largest T that Forward will see; Prepare takes memory for it
   // Called now and then during the load with the fraction done, 0 to 1. May be empty.
   std::function<void(double)> progress;
 };
@@ -43,6 +46,13 @@ class Model {
   // memory is short.
   static std::unique_ptr<Model> Load(const LoadOptions& options);
   ~Model();
+
+  // To be called before serving, with no slot in use; does nothing on a CPU. Runs the largest
+  // batches, so that Forward never allocates later, and records decode batches of up to
+  // `max_decode` rows, so that such a batch costs one launch. `sampled` is what those batches' Batch::sampled will be;
+  // `max_logits_rows` the most rows of logits that a batch wants. Leaves the states undefined.
+  // `pool` must outlive this model's use. Throws DeviceError when memory is short.
+  void Prepare(StatePool& pool, const int* sampled, int max_decode, int max_logits_rows);
 
   // Runs the batch, updating the states of its slots in `pool`. Returns logits
   // [logits_rows.size(), vocab] f32 in device memory, valid until the next call.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/check.h"
+
 namespace fla {
 namespace {
 
@@ -29,9 +31,9 @@ void Reserve(Buffer& buffer, Device device, size_t size) {
 }
 
 template <typename T>
-T ReadAt(const std::vector<char>& bytes, size_t offset, size_t index) {
+T ReadAt(const char* bytes, size_t offset, size_t index) {
   T value;
-  std::memcpy(&value, bytes.data() + offset + index * sizeof(T), sizeof(T));
+  std::memcpy(&value, bytes + offset + index * sizeof(T), sizeof(T));
   return value;
 }
 
@@ -49,9 +51,24 @@ TokenCount& TokenHistory::CountOf(int token) {
   return counts_[it->second];
 }
 
+Sampler::Sampler(Stream& stream, int max_rows)
+    : stream_(stream),
+      staging_(stream.device()),
+      inputs_(stream.device(), max_rows * sizeof(SamplingRow)),
+      results_(stream.device(), ResultLayout(max_rows).size) {
+  for (int i = 0; i <= kMaxAhead; ++i) {
+    flights_.emplace_back(stream.device());
+    flights_.back().results = HostBuffer(stream.device(), results_.size());
+  }
+}
+
 void Sampler::Launch(const Matrix& logits, std::span<const SampleRequest> requests) {
-  num_top_.clear();
+  FLA_CHECK(launched_ - collected_ <= kMaxAhead);
+  Flight& flight = flights_[launched_++ % flights_.size()];
+  flight.num_top.clear();
   if (requests.empty()) return;
+  const ResultLayout layout(requests.size());
+  FLA_CHECK(layout.size <= results_.size());
 
   size_t num_counts = 0, num_biases = 0;
   for (const SampleRequest& request : requests) {
@@ -60,35 +77,8 @@ void Sampler::Launch(const Matrix& logits, std::span<const SampleRequest> reques
   }
   const size_t counts_offset = requests.size() * sizeof(SamplingRow);
   const size_t biases_offset = counts_offset + num_counts * sizeof(TokenCount);
-  host_inputs_.resize(biases_offset + num_biases * sizeof(LogitBias));
-
-  int counts = 0, biases = 0;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    const SampleRequest& request = requests[i];
-    SamplingRow row = request.row;
-    row.num_top_logprobs = std::clamp(row.num_top_logprobs, 0, kMaxTopLogprobs);
-    row.counts_begin = counts;
-    row.biases_begin = biases;
-    if (!request.counts.empty()) {
-      std::memcpy(host_inputs_.data() + counts_offset + counts * sizeof(TokenCount),
-                  request.counts.data(), request.counts.size_bytes());
-    }
-    if (!request.biases.empty()) {
-      std::memcpy(host_inputs_.data() + biases_offset + biases * sizeof(LogitBias),
-                  request.biases.data(), request.biases.size_bytes());
-    }
-    counts += static_cast<int>(request.counts.size());
-    biases += static_cast<int>(request.biases.size());
-    row.counts_end = counts;
-    row.biases_end = biases;
-    std::memcpy(host_inputs_.data() + i * sizeof(SamplingRow), &row, sizeof(row));
-    num_top_.push_back(row.num_top_logprobs);
-  }
-
-  const ResultLayout layout(requests.size());
-  Reserve(inputs_, stream_.device(), host_inputs_.size());
-  Reserve(results_, stream_.device(), layout.size);
-  stream_.CopyToDevice(inputs_.data(), host_inputs_.data(), host_inputs_.size());
+  CopyInputs(requests, counts_offset, biases_offset, biases_offset + num_biases * sizeof(LogitBias),
+             flight);
 
   SampleArgs args;
   args.logits = logits;
@@ -104,25 +94,57 @@ void Sampler::Launch(const Matrix& logits, std::span<const SampleRequest> reques
   args.top_logprobs = reinterpret_cast<float*>(results + layout.top_logprobs);
   Sample(stream_, args);
 
-  const bool want_top = std::any_of(num_top_.begin(), num_top_.end(), [](int n) { return n > 0; });
-  host_results_.resize(want_top ? layout.size : layout.top_tokens);
-  stream_.CopyToHost(host_results_.data(), results_.data(), host_results_.size());
+  const bool want_top =
+      std::any_of(flight.num_top.begin(), flight.num_top.end(), [](int n) { return n > 0; });
+  stream_.CopyToHost(flight.results.data(), results, want_top ? layout.size : layout.top_tokens);
+  flight.done.Record(stream_);
+}
+
+void Sampler::CopyInputs(std::span<const SampleRequest> requests, size_t counts_offset,
+                         size_t biases_offset, size_t bytes, Flight& flight) {
+  char* const host = staging_.Fill(bytes);
+  int counts = 0, biases = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const SampleRequest& request = requests[i];
+    SamplingRow row = request.row;
+    row.num_top_logprobs = std::clamp(row.num_top_logprobs, 0, kMaxTopLogprobs);
+    row.counts_begin = counts;
+    row.biases_begin = biases;
+    if (!request.counts.empty()) {
+      std::memcpy(host + counts_offset + counts * sizeof(TokenCount), request.counts.data(),
+                  request.counts.size_bytes());
+    }
+    if (!request.biases.empty()) {
+      std::memcpy(host + biases_offset + biases * sizeof(LogitBias), request.biases.data(),
+                  request.biases.size_bytes());
+    }
+    counts += static_cast<int>(request.counts.size());
+    biases += static_cast<int>(request.biases.size());
+    row.counts_end = counts;
+    row.biases_end = biases;
+    std::memcpy(host + i * sizeof(SamplingRow), &row, sizeof(row));
+    flight.num_top.push_back(row.num_top_logprobs);
+  }
+  Reserve(inputs_, stream_.device(), bytes);
+  staging_.Upload(stream_, inputs_.data(), bytes);
 }
 
 std::vector<SampledToken> Sampler::Collect() {
-  std::vector<SampledToken> sampled(num_top_.size());
+  FLA_CHECK(collected_ < launched_);
+  Flight& flight = flights_[collected_++ % flights_.size()];
+  std::vector<SampledToken> sampled(flight.num_top.size());
   if (sampled.empty()) return sampled;
-  stream_.Synchronize();
+  flight.done.Wait();
   const ResultLayout layout(sampled.size());
+  const char* const results = flight.results.data();
   for (size_t i = 0; i < sampled.size(); ++i) {
     SampledToken& row = sampled[i];
-    row.token = ReadAt<int>(host_results_, layout.tokens, i);
-    row.logprob = ReadAt<float>(host_results_, layout.logprobs, i);
-    row.nonfinite = ReadAt<uint8_t>(host_results_, layout.nonfinite, i) != 0;
-    for (int j = 0; j < num_top_[i]; ++j) {
-      row.top.emplace_back(
-          ReadAt<int>(host_results_, layout.top_tokens, i * kMaxTopLogprobs + j),
-          ReadAt<float>(host_results_, layout.top_logprobs, i * kMaxTopLogprobs + j));
+    row.token = ReadAt<int>(results, layout.tokens, i);
+    row.logprob = ReadAt<float>(results, layout.logprobs, i);
+    row.nonfinite = ReadAt<uint8_t>(results, layout.nonfinite, i) != 0;
+    for (int j = 0; j < flight.num_top[i]; ++j) {
+      row.top.emplace_back(ReadAt<int>(results, layout.top_tokens, i * kMaxTopLogprobs + j),
+                           ReadAt<float>(results, layout.top_logprobs, i * kMaxTopLogprobs + j));
     }
   }
   return sampled;

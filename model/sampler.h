@@ -10,6 +10,7 @@
 #include "kernels/device.h"
 #include "kernels/sampling.h"
 #include "kernels/tensor.h"
+#include "model/staging.h"
 
 namespace fla {
 
@@ -42,29 +43,45 @@ struct SampledToken {
   std::vector<std::pair<int, float>> top;  // row.num_top_logprobs of them, most probable first
 };
 
-// Samples the rows of one step at a time: Launch queues the work on the stream, Collect waits for
-// it. Buffers grow to the largest step seen.
+// Samples the rows of steps: Launch queues the work on the stream, Collect waits for it. Launches
+// may run ahead of Collect by kMaxAhead steps, which are collected in their order.
 //
 // Thread safety: one thread at a time, that which owns the stream.
 class Sampler {
  public:
-  // `stream` must outlive the sampler.
-  explicit Sampler(Stream& stream) : stream_(stream) {}
+  static constexpr int kMaxAhead = 2;
+
+  // Takes memory for steps of up to `max_rows` rows. `stream` must outlive the sampler.
+  Sampler(Stream& stream, int max_rows);
+
+  // The tokens of the last Launch, in device memory: [max_rows], always at the same place.
+  const int* tokens() const { return results_.as<int>(); }
 
   // Queues the sampling of `logits` [N, vocab] f32, row i as requests[i] says. The logits are
   // overwritten; the spans of the requests are read before this returns.
   void Launch(const Matrix& logits, std::span<const SampleRequest> requests);
 
-  // What the last Launch chose, one a row. To be called once after each Launch.
+  // What the first Launch that was not collected chose, one a row. To be called once for each.
   std::vector<SampledToken> Collect();
 
  private:
+  // One Launch on its way to the host.
+  struct Flight {
+    explicit Flight(Device device) : done(device) {}
+    HostBuffer results;
+    Fence done;
+    std::vector<int> num_top;  // of each row
+  };
+  void CopyInputs(std::span<const SampleRequest> requests, size_t counts_offset,
+                  size_t biases_offset, size_t bytes, Flight& flight);
+
   Stream& stream_;
+  Staging staging_;
   Buffer inputs_;
   Buffer results_;
-  std::vector<char> host_inputs_;
-  std::vector<char> host_results_;
-  std::vector<int> num_top_;  // of each row of the last Launch
+  std::vector<Flight> flights_;  // kMaxAhead + 1 that take turns
+  size_t launched_ = 0;          // Launches so far
+  size_t collected_ = 0;
 };
 
 }  // namespace fla

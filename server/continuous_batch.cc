@@ -35,20 +35,22 @@ bool IsExpired(const Request& request, Clock::time_point now) {
   return request.deadline.has_value() && *request.deadline <= now;
 }
 
-ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, int slots,
-                                 int max_batch_tokens, ModelMetrics& metrics)
+ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, const Options& options,
+                                 ModelMetrics& metrics)
     : model_(model),
       tokenizer_(tokenizer),
       metrics_(metrics),
-      limits_(LimitsFor(model.config(), max_batch_tokens)),
-      pool_(model.stream(), model.config(), slots),
-      sampler_(model.stream()),
+      limits_(LimitsFor(model.config(), options.max_batch_tokens)),
+      pool_(model.stream(), model.config(), options.slots, options.state_dtype),
+      sampler_(model.stream(), options.slots + limits_.max_scored_rows),
+      launch_ahead_(options.launch_ahead),
       running_gauge_(metrics.running()),
       slots_used_gauge_(metrics.slots_used()),
       slots_total_gauge_(metrics.slots_total()),
       weights_gauge_(metrics.memory(DeviceOf(model), MemoryKind::kWeights)),
       states_gauge_(metrics.memory(DeviceOf(model), MemoryKind::kStates)),
       workspace_gauge_(metrics.memory(DeviceOf(model), MemoryKind::kWorkspace)) {
+  model.Prepare(pool_, sampler_.tokens(), options.slots, options.slots + limits_.max_scored_rows);
   slots_total_gauge_.Set(pool_.total());
   weights_gauge_.Set(model.weight_bytes());
   states_gauge_.Set(pool_.bytes());
@@ -58,7 +60,7 @@ ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, int s
 void ContinuousBatch::Admit(QueuedRequest request) {
   FLA_CHECK(!full());
   Running running;
-  running.sequence = std::make_unique<Sequence>(std::move(request.request), tokenizer_,
+  running.sequence = std::make_shared<Sequence>(std::move(request.request), tokenizer_,
                                                 model_.config().eos_token_ids, Clock::now());
   running.arrival = request.arrival;
   running.last_turn = turns_;
@@ -80,19 +82,44 @@ void ContinuousBatch::DropEnded(Clock::time_point now) {
 }
 
 void ContinuousBatch::RunStep() {
-  const Clock::time_point begin = Clock::now();
-  const Step step = Compose();
-  Launch(step);
-  Collect(step);
-  metrics_.ObserveStep(Clock::now() - begin);
-  workspace_gauge_.Set(model_.workspace_bytes());
+  const auto collect = [this](const Step& step) {
+    Collect(step);
+    metrics_.ObserveStep(Clock::now() - step.composed);
+    workspace_gauge_.Set(model_.workspace_bytes());
+  };
+  if (in_flight_.has_value() && MustCollectFirst()) {
+    collect(*std::exchange(in_flight_, std::nullopt));
+  }
+  Step next = Compose();
+  const bool launched = !next.batch.tokens.empty();
+  if (launched) {
+    metrics_.ObserveBatch(next.batch.num_decode,
+                          static_cast<int>(next.batch.tokens.size()) - next.batch.num_decode);
+    Launch(next);
+  }
+  if (in_flight_.has_value()) collect(*std::exchange(in_flight_, std::nullopt));
+  if (!launched) return;
+  if (launch_ahead_) {
+    in_flight_ = std::move(next);
+  } else {
+    collect(next);
+  }
+}
+
+bool ContinuousBatch::MustCollectFirst() const {
+  return std::any_of(in_flight_->rows.begin(), in_flight_->rows.end(), [](const Step::Row& row) {
+    return !row.sequence->finished() && !row.sequence->CanRunAhead();
+  });
 }
 
 ContinuousBatch::Step ContinuousBatch::Compose() {
   std::vector<RunningSequence> views;
-  for (const Running& running : running_) {
+  std::vector<Running*> candidates;
+  for (Running& running : running_) {
     const Sequence& sequence = *running.sequence;
-    views.push_back({.priority = sequence.request().priority,
+    if (sequence.finished() || (sequence.prompt_left() == 0 && !sequence.WantsMore())) continue;
+    candidates.push_back(&running);
+    views.push_back({.due = sequence.request().due.time_since_epoch().count(),
                      .arrival = running.arrival,
                      .position = sequence.position(),
                      .prompt_left = sequence.prompt_left(),
@@ -102,13 +129,13 @@ ContinuousBatch::Step ContinuousBatch::Compose() {
   const BatchPlan plan = ComposeBatch(views, limits_);
 
   Step step;
+  step.composed = Clock::now();
   step.batch.num_decode = plan.num_decode;
+  step.batch.sampled = sampler_.tokens();
   step.batch.cu_seqlens.push_back(0);
   for (const BatchPlan::Piece& piece : plan.pieces) {
-    AddPiece(running_[piece.sequence], piece.tokens, step);
+    AddPiece(*candidates[piece.sequence], piece.tokens, step);
   }
-  metrics_.ObserveBatch(plan.num_decode,
-                        static_cast<int>(step.batch.tokens.size()) - plan.num_decode);
   return step;
 }
 
@@ -130,15 +157,16 @@ void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
     const int scored = sequence.scores_prompt() ? tokens - (prompt_done ? 1 : 0) : 0;
     for (int i = 0; i < scored; ++i) {
       batch.logits_rows.push_back(first_row + i);
-      step.rows.push_back({&sequence, /*scores_prompt=*/true});
+      step.rows.push_back({running.sequence, /*scores_prompt=*/true});
       step.samples.push_back(sequence.ScoreSample(position + i));
     }
-    if (prompt_done) step.prompts_done.push_back(&sequence);
+    if (prompt_done) step.prompts_done.push_back(running.sequence);
   }
   if (prompt_done && sequence.request().max_new_tokens > 0) {
     batch.logits_rows.push_back(first_row + tokens - 1);
-    step.rows.push_back({&sequence, /*scores_prompt=*/false});
+    step.rows.push_back({running.sequence, /*scores_prompt=*/false});
     step.samples.push_back(sequence.NextSample());
+    if (launch_ahead_) sequence.Expect(static_cast<int>(step.rows.size()) - 1);
   }
 }
 
@@ -156,7 +184,7 @@ void ContinuousBatch::Collect(const Step& step) {
       sequence.AppendPromptLogprob(sampled[i]);
     }
   }
-  for (Sequence* sequence : step.prompts_done) {
+  for (const std::shared_ptr<Sequence>& sequence : step.prompts_done) {
     if (!sequence->finished()) sequence->FinishPrompt(now);
   }
   int generated = 0;

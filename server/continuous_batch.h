@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,14 +25,26 @@ bool IsExpired(const Request& request, Clock::time_point now);
 // Sequences join (Admit) and leave (finish, DropEnded, EndAll) between steps. What happened to them
 // is told by Deliver.
 //
+// On a GPU a step is launched before the tokens of the step before it have reached the host: they
+// stay on the device as its input, and what the host does with them happens under the next step. A
+// sequence that such a token ends has one row computed in vain. Sequences with penalties need the
+// token on the host first, and steps with one of them wait for it.
+//
 // Thread safety: one thread at a time, that which owns the model's stream; slots_used() from any.
 class ContinuousBatch {
  public:
-  // The arguments must outlive this object. Allocates the states of `slots` sequences.
-  ContinuousBatch(Model& model, const Tokenizer& tokenizer, int slots, int max_batch_tokens,
+  struct Options {
+    int slots = 64;
+    int max_batch_tokens = 512;
+    DType state_dtype = DType::kF32;
+    bool launch_ahead = false;  // the device runs behind the host
+  };
+  // The arguments must outlive this object. Allocates the states and prepares the model.
+  ContinuousBatch(Model& model, const Tokenizer& tokenizer, const Options& options,
                   ModelMetrics& metrics);
 
-  bool empty() const { return running_.empty(); }
+  // Nothing to do: no sequence, and no step on its way.
+  bool empty() const { return running_.empty() && !in_flight_.has_value(); }
   bool full() const { return running_.size() == static_cast<size_t>(pool_.total()); }
   int slots_used() const { return pool_.used(); }
 
@@ -42,7 +55,8 @@ class ContinuousBatch {
   // Finishes those that are cancelled or past their deadline.
   void DropEnded(Clock::time_point now);
 
-  // Runs one batch through the model and appends what came out. Throws DeviceError.
+  // Launches one batch, if any sequence is to go on, and appends what came out: of it, or,
+  // launching ahead, of the batch before. Throws DeviceError.
   void RunStep();
 
   // Finishes all with a status that is not OK.
@@ -54,7 +68,7 @@ class ContinuousBatch {
 
  private:
   struct Running {
-    std::unique_ptr<Sequence> sequence;
+    std::shared_ptr<Sequence> sequence;  // shared with the step on its way
     uint64_t arrival = 0;
     int slot = -1;  // -1: none yet
     int64_t last_turn = 0;
@@ -65,13 +79,16 @@ class ContinuousBatch {
     Batch batch;
     // Of each row of logits: whose it is, and whether it scores the prompt or picks a token.
     struct Row {
-      Sequence* sequence;
+      std::shared_ptr<Sequence> sequence;
       bool scores_prompt;
     };
     std::vector<Row> rows;
     std::vector<SampleRequest> samples;
-    std::vector<Sequence*> prompts_done;  // whose last prompt piece is in the batch
+    std::vector<std::shared_ptr<Sequence>> prompts_done;  // whose last prompt piece is in the batch
+    Clock::time_point composed;
   };
+  // Whether the next step needs tokens on the host that the step on its way will bring.
+  bool MustCollectFirst() const;
   Step Compose();
   void AddPiece(Running& running, int tokens, Step& step);
   void Launch(const Step& step);
@@ -86,6 +103,8 @@ class ContinuousBatch {
   const BatchLimits limits_;
   StatePool pool_;
   Sampler sampler_;
+  const bool launch_ahead_;
+  std::optional<Step> in_flight_;  // launched, not collected
   GaugePart running_gauge_;
   GaugePart slots_used_gauge_;
   GaugePart slots_total_gauge_;

@@ -10,8 +10,11 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "server/continuous_batch.h"
 #include "server/request_queue.h"
+#include "server/retry_after.h"
 
 namespace fla {
 namespace {
@@ -38,8 +41,13 @@ struct Engine::Parts {
         metrics(metrics_in),
         waiting(metrics.waiting()),
         waiting_limit(metrics.waiting_limit()),
-        queue(options.max_queued_requests),
-        batch(*model, *tokenizer, options.slots, options.max_batch_tokens, metrics) {
+        queue(options.max_queued_requests, options.max_queued_tokens),
+        batch(*model, *tokenizer,
+              {.slots = options.slots,
+               .max_batch_tokens = options.max_batch_tokens,
+               .state_dtype = options.state_dtype,
+               .launch_ahead = options.launch_ahead},
+              metrics) {
     waiting_limit.Set(options.max_queued_requests);
   }
 
@@ -54,6 +62,7 @@ struct Engine::Parts {
 
   // Any thread.
   void AddOutstanding(int requests);
+  absl::Status QueueIsFull(RequestQueue::PushResult result, int requests) const;
 
   const std::unique_ptr<Model> model;
   const std::shared_ptr<const Tokenizer> tokenizer;
@@ -83,7 +92,9 @@ void Engine::Parts::Run() {
     try {
       Tick();
     } catch (const std::exception& error) {
-      spdlog::critical("the engine has failed and takes no more requests: {}", error.what());
+      if (!failed) {
+        spdlog::critical("the engine has failed and takes no more requests: {}", error.what());
+      }
       failed = true;
       metrics.SetServing(false);
       queue.Close();
@@ -99,7 +110,7 @@ void Engine::Parts::Tick() {
   batch.DropEnded(now);
   Deliver();
   while (!batch.full()) {
-    std::optional<QueuedRequest> next = queue.Pop();
+    std::optional<QueuedRequest> next = queue.Pop(now);
     if (!next.has_value()) break;
     batch.Admit(std::move(*next));
   }
@@ -149,6 +160,20 @@ void Engine::Parts::AddOutstanding(int requests) {
   if (outstanding == 0) all_done.notify_all();
 }
 
+absl::Status Engine::Parts::QueueIsFull(RequestQueue::PushResult result, int requests) const {
+  const std::chrono::milliseconds wait = queue.RetryAfter(requests);
+  const std::string bound =
+      result == RequestQueue::PushResult::kTooManyRequests
+          ? absl::StrCat("max_queued_requests is ", options.max_queued_requests, ", ", queue.size(),
+                         " wait, ", requests, " came")
+          : absl::StrCat("max_queued_tokens is ", options.max_queued_tokens, ", prompts of ",
+                         queue.tokens(), " wait");
+  return WithRetryAfter(
+      absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", bound, "; try again in ",
+                                                absl::StrFormat("%.1f s", wait.count() / 1e3))),
+      wait);
+}
+
 Engine::Engine(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer,
                const EngineOptions& options, ModelMetrics& metrics)
     : parts_(std::make_unique<Parts>(std::move(model), std::move(tokenizer), options, metrics)) {
@@ -168,11 +193,10 @@ absl::Status Engine::Submit(std::vector<Request> choices) {
   const RequestQueue::PushResult result = parts_->queue.Push(std::move(choices));
   if (result == RequestQueue::PushResult::kQueued) return absl::OkStatus();
   parts_->AddOutstanding(-count);
-  if (result == RequestQueue::PushResult::kFull) {
+  if (result == RequestQueue::PushResult::kTooManyRequests ||
+      result == RequestQueue::PushResult::kTooManyTokens) {
     parts_->metrics.CountRejection(Rejection::kQueueFull, count);
-    return absl::ResourceExhaustedError("the request queue is full (" +
-                                        std::to_string(parts_->options.max_queued_requests) +
-                                        " requests); try again when some have finished");
+    return parts_->QueueIsFull(result, count);
   }
   if (parts_->failed) {
     parts_->metrics.CountRejection(Rejection::kFailed, count);

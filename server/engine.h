@@ -16,7 +16,10 @@ namespace fla {
 struct EngineOptions {
   int slots = 64;              // sequences that run at once
   int max_batch_tokens = 512;  // tokens of one step, decode rows and prompt pieces together
+  DType state_dtype = DType::kF32;
+  bool launch_ahead = false;  // see ContinuousBatch: for a device that runs behind the host
   int max_queued_requests = 256;
+  int64_t max_queued_tokens = 1 << 20;  // of the prompts that wait
 };
 
 // Runs continuous batching: requests join and leave between steps. Each tick drops cancelled and
@@ -33,8 +36,9 @@ class Engine {
   // Ends what still runs (UNAVAILABLE) and joins the thread.
   ~Engine();
 
-  // Queues all choices of a client's request, or none: RESOURCE_EXHAUSTED when the queue is full,
-  // UNAVAILABLE when draining. After OK every choice gets exactly one event with a finish.
+  // Queues all choices of a client's request, or none: RESOURCE_EXHAUSTED, with a hint when to
+  // retry (RetryAfterOf), when the queue is full, UNAVAILABLE when draining. After OK every choice
+  // gets exactly one event with a finish.
   absl::Status Submit(std::vector<Request> choices);
 
   // Wakes the engine after a request's `cancelled` flag was set, so that the slot is freed soon.

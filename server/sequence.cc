@@ -96,15 +96,22 @@ SampleRequest Sequence::NextSample() const {
   sample.row.presence_penalty = sampling.presence_penalty;
   sample.row.frequency_penalty = sampling.frequency_penalty;
   sample.row.seed = sampling.seed;
-  sample.row.position = static_cast<int64_t>(request_.prompt.size()) + num_output_;
+  const int number = num_output_ + num_expected_;
+  sample.row.position = static_cast<int64_t>(request_.prompt.size()) + number;
   sample.row.num_top_logprobs = std::max(0, request_.logprobs);
   sample.counts = history_.counts();
-  sample.biases = num_output_ < request_.min_new_tokens ? biases_without_stops_ : biases_;
+  sample.biases = number < request_.min_new_tokens ? biases_without_stops_ : biases_;
   return sample;
 }
 
+void Sequence::Expect(int row) {
+  last_token_ = -1 - row;
+  ++num_expected_;
+}
+
 void Sequence::Append(const SampledToken& token, Clock::time_point now) {
-  last_token_ = token.token;
+  if (num_expected_ > 0) --num_expected_;
+  if (num_expected_ == 0) last_token_ = token.token;
   ++num_output_;
   if (has_penalties_) history_.AddOutput(token.token);
   if (num_output_ == 1) {

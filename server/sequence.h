@@ -17,7 +17,8 @@ namespace fla {
 
 // Belongs to the engine's thread. The order of calls: Feed until prompt_left() is 0 (with
 // ScoreSample and AppendPromptLogprob for each prompt position but the last if scores_prompt()),
-// then FinishPrompt; then, while not finished, NextSample, Append and Feed(1).
+// then FinishPrompt; then, while not finished, NextSample, Append and Feed(1). Launching ahead of
+// the host, Expect stands in for Append: NextSample, Expect, Feed(1), NextSample, Append and so on.
 class Sequence {
  public:
   // `tokenizer` must outlive the sequence. `eos_tokens` end it unless the request ignores them.
@@ -38,7 +39,7 @@ class Sequence {
   bool scores_prompt() const { return request_.prompt_logprobs >= 0; }
 
   // Adds the next `count` input tokens to `tokens`: a piece of the prompt, or, when none is left,
-  // the token that was generated last (count 1).
+  // the token that was generated last (count 1), by its place where it is only expected.
   void Feed(int count, std::vector<int>& tokens);
 
   // How the logits after prompt[position] are scored: the next prompt token is forced. Position
@@ -50,6 +51,12 @@ class Sequence {
 
   // How the next token is chosen. Its spans are valid until the next call of Append.
   SampleRequest NextSample() const;
+  // A token is being generated that Append will bring: number `row` of its step's samples.
+  void Expect(int row);
+  // True while the next token can be chosen without knowing those that are expected, and is wanted
+  // whatever they are, unless they end the sequence.
+  bool CanRunAhead() const { return !has_penalties_; }
+  bool WantsMore() const { return num_output_ + num_expected_ < request_.max_new_tokens; }
   // Takes a generated token; may finish the sequence.
   void Append(const SampledToken& token, Clock::time_point now);
 
@@ -76,7 +83,8 @@ class Sequence {
 
   int position_ = 0;
   int num_output_ = 0;
-  int last_token_ = -1;
+  int num_expected_ = 0;  // tokens that Append will bring
+  int last_token_ = -1;   // that Feed adds next: a token, or -1 - row of one that is expected
   bool finished_ = false;
   std::vector<LogprobEntry> prompt_logprobs_;
   RequestTimes times_;

@@ -161,7 +161,7 @@ __device__ float* StateOf(const ShortConvolutionArgs& args, int sequence, int ch
          static_cast<int64_t>(channel) * (args.width - 1);
 }
 
-// Sequences of at most kStepTokens tokens.
+// Sequences of at most kStepTokens tokens. Nothing happens to one whose slot is -1.
 // grid (ceil(C / N / block), sequences), block (kThreads)
 template <typename T, int N, int kWidth>
 __global__ void __launch_bounds__(kThreads) StepKernel(ShortConvolutionArgs args) {
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads) StepKernel(ShortConvolutionArgs args
   if (channel >= args.x.cols) return;
   const int sequence = blockIdx.y;
   const int begin = args.cu_seqlens[sequence], end = args.cu_seqlens[sequence + 1];
-  if (begin == end) return;
+  if (begin == end || args.slots[sequence] < 0) return;
   float* state = StateOf(args, sequence, channel);
   Window<kWidth, N> window;
   window.LoadTaps(args, channel);

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) NormalizerKernel(NormalizerArgs args
   __shared__ float divisors[kTileTokens];
   const int head = blockIdx.x, sequence = blockIdx.y;
   const int begin = args.cu_seqlens[sequence], end = args.cu_seqlens[sequence + 1];
-  if (begin == end) return;
+  if (begin == end || args.slots[sequence] < 0) return;
   const int K = args.key_dim, V = args.value_dim;
   const int k_head = head / (args.heads / args.k_heads);
   float* state = args.state + (static_cast<int64_t>(args.slots[sequence]) * args.heads + head) * K;

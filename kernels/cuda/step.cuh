@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(32 * kStepWarps, 4)
   const int h = blockIdx.y, n = blockIdx.z;
   const int begin = p.cu_seqlens ? p.cu_seqlens[n] : n;
   const int end = p.cu_seqlens ? p.cu_seqlens[n + 1] : n + 1;
-  if (begin >= end) return;
+  if (begin >= end || p.slots[n] < 0) return;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column_lane = lane % lanes;
   const int column = (blockIdx.x * lanes + column_lane) * 4;
   const bool active = column < p.value_dim;

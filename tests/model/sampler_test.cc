@@ -48,7 +48,7 @@ class SamplerTest : public ::testing::TestWithParam<std::string> {
   }
 
   Stream stream_{ParseDevice(GetParam())};
-  Sampler sampler_{stream_};
+  Sampler sampler_{stream_, 16};
 };
 
 TEST_P(SamplerTest, NothingInNothingOut) { EXPECT_THAT(Run({}), IsEmpty()); }

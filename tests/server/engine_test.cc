@@ -6,6 +6,7 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <memory>
@@ -17,6 +18,8 @@
 #include <vector>
 
 #include "server/metrics.h"
+#include "server/request_queue.h"
+#include "server/retry_after.h"
 #include "tests/server/event_log.h"
 #include "tests/server/fake_model.h"
 #include "tests/testing/byte_tokenizer.h"
@@ -30,9 +33,13 @@ using testing::ChoiceLog;
 using testing::EventLog;
 using ::testing::HasSubstr;
 
-class EngineTest : public ::testing::Test {
+// Each with steps that are collected at once, and launched ahead of the host.
+class EngineTest : public ::testing::TestWithParam<bool> {
  protected:
-  void Start(const EngineOptions& options = {.slots = 4, .max_batch_tokens = 48}) {
+  static bool launch_ahead() { return GetParam(); }
+
+  void Start(EngineOptions options = {.slots = 4, .max_batch_tokens = 48}) {
+    options.launch_ahead = launch_ahead();
     model_options_.max_batch_tokens = options.max_batch_tokens;
     engine_ =
         std::make_unique<Engine>(testing::MakeFakeModel(model_options_),
@@ -79,7 +86,7 @@ class EngineTest : public ::testing::Test {
   std::unique_ptr<Engine> engine_;
 };
 
-TEST_F(EngineTest, AnswersARequest) {
+TEST_P(EngineTest, AnswersARequest) {
   Start();
   const auto log = std::make_shared<EventLog>();
   ASSERT_TRUE(engine_->Submit({MakeRequest({10, 20, 30}, 5, log)}).ok());
@@ -99,7 +106,7 @@ TEST_F(EngineTest, AnswersARequest) {
   EXPECT_THAT(text, HasSubstr("fla_requests_total{finish_reason=\"length\",model=\"fake\"} 1\n"));
 }
 
-TEST_F(EngineTest, TokensDoNotDependOnTheCompany) {
+TEST_P(EngineTest, TokensDoNotDependOnTheCompany) {
   Start({.slots = 5, .max_batch_tokens = 40});
   std::mt19937 random(3);
   const auto draw = [&](int low, int high) {
@@ -116,7 +123,7 @@ TEST_F(EngineTest, TokensDoNotDependOnTheCompany) {
     lengths.push_back(draw(1, 40));
     logs.push_back(std::make_shared<EventLog>());
     Request request = MakeRequest(prompt, lengths.back(), logs.back());
-    request.priority = draw(0, 2);
+    request.due = Clock::now() + seconds(draw(0, 2));
     ASSERT_TRUE(engine_->Submit({request}).ok());
   }
   for (int i = 0; i < kRequests; ++i) {
@@ -129,7 +136,7 @@ TEST_F(EngineTest, TokensDoNotDependOnTheCompany) {
   ExpectIdle();
 }
 
-TEST_F(EngineTest, MoreSlotsThanTokensInABatch) {
+TEST_P(EngineTest, MoreSlotsThanTokensInABatch) {
   Start({.slots = 12, .max_batch_tokens = 4});
   std::vector<std::shared_ptr<EventLog>> logs;
   for (int i = 0; i < 12; ++i) {
@@ -139,7 +146,7 @@ TEST_F(EngineTest, MoreSlotsThanTokensInABatch) {
   for (int i = 0; i < 12; ++i) EXPECT_EQ(logs[i]->Wait().tokens, Expected({i, 7, 9}, 20));
 }
 
-TEST_F(EngineTest, SampledTokensDependOnTheSeedAlone) {
+TEST_P(EngineTest, SampledTokensDependOnTheSeedAlone) {
   Start();
   const auto generate = [&](uint64_t seed, int company) {
     std::vector<std::shared_ptr<EventLog>> logs;
@@ -158,7 +165,7 @@ TEST_F(EngineTest, SampledTokensDependOnTheSeedAlone) {
   EXPECT_NE(generate(12, 0), alone);
 }
 
-TEST_F(EngineTest, ChoicesShareASink) {
+TEST_P(EngineTest, ChoicesShareASink) {
   Start();
   const auto log = std::make_shared<EventLog>(3);
   std::vector<Request> choices;
@@ -172,7 +179,7 @@ TEST_F(EngineTest, ChoicesShareASink) {
   }
 }
 
-TEST_F(EngineTest, EndOfTextOfTheConfigStops) {
+TEST_P(EngineTest, EndOfTextOfTheConfigStops) {
   Start();
   const auto log = std::make_shared<EventLog>();
   Request request = MakeRequest({1}, 50, log);
@@ -185,7 +192,7 @@ TEST_F(EngineTest, EndOfTextOfTheConfigStops) {
   EXPECT_EQ(result.tokens.back(), testing::kFakeEos);
 }
 
-TEST_F(EngineTest, ScoresALongPromptInPieces) {
+TEST_P(EngineTest, ScoresALongPromptInPieces) {
   Start({.slots = 2, .max_batch_tokens = 48});
   std::vector<int> prompt;
   for (int i = 0; i < 333; ++i) prompt.push_back((i * 37 + i / 7) % 256);
@@ -214,7 +221,7 @@ TEST_F(EngineTest, ScoresALongPromptInPieces) {
   EXPECT_EQ(other->Wait().tokens, Expected({1, 2}, 20));
 }
 
-TEST_F(EngineTest, ScoringAndGeneratingGoTogether) {
+TEST_P(EngineTest, ScoringAndGeneratingGoTogether) {
   Start();
   const auto log = std::make_shared<EventLog>();
   Request request = MakeRequest({9, 8, 7}, 3, log);
@@ -232,7 +239,7 @@ TEST_F(EngineTest, ScoringAndGeneratingGoTogether) {
   }
 }
 
-TEST_F(EngineTest, ACancelledRequestEndsWithinOneStep) {
+TEST_P(EngineTest, ACancelledRequestEndsWithinOneStep) {
   Start();
   auto cancelled = std::make_shared<std::atomic<bool>>(false);
   int tokens = 0, slots_at_finish = -1;
@@ -249,11 +256,11 @@ TEST_F(EngineTest, ACancelledRequestEndsWithinOneStep) {
   EXPECT_TRUE(result.finish->status.ok());
   EXPECT_EQ(result.finish->completion_tokens, 3);
   EXPECT_EQ(slots_at_finish, 0);
-  EXPECT_EQ(model_options_.steps, 3);
+  EXPECT_EQ(model_options_.steps, launch_ahead() ? 4 : 3);
   ExpectIdle();
 }
 
-TEST_F(EngineTest, ACancelledPromptEndsBeforeItsFirstToken) {
+TEST_P(EngineTest, ACancelledPromptEndsBeforeItsFirstToken) {
   model_options_.step_milliseconds = 1;
   Start({.slots = 1, .max_batch_tokens = 8});
   const auto log = std::make_shared<EventLog>();
@@ -266,7 +273,7 @@ TEST_F(EngineTest, ACancelledPromptEndsBeforeItsFirstToken) {
   ExpectIdle();
 }
 
-TEST_F(EngineTest, QueuedRequestsCanBeCancelledAndCanExpire) {
+TEST_P(EngineTest, QueuedRequestsCanBeCancelledAndCanExpire) {
   Start({.slots = 1, .max_batch_tokens = 48});
   model_options_.step_milliseconds = 1;
   const auto running = std::make_shared<EventLog>(), queued = std::make_shared<EventLog>(),
@@ -292,7 +299,7 @@ TEST_F(EngineTest, QueuedRequestsCanBeCancelledAndCanExpire) {
   ExpectIdle();
 }
 
-TEST_F(EngineTest, ADeadlineKeepsWhatWasGenerated) {
+TEST_P(EngineTest, ADeadlineKeepsWhatWasGenerated) {
   model_options_.step_milliseconds = 2;
   Start();
   const auto log = std::make_shared<EventLog>();
@@ -308,7 +315,7 @@ TEST_F(EngineTest, ADeadlineKeepsWhatWasGenerated) {
   ExpectIdle();
 }
 
-TEST_F(EngineTest, AFullQueueRefusesAllChoices) {
+TEST_P(EngineTest, AFullQueueRefusesAllChoices) {
   Start({.slots = 1, .max_batch_tokens = 48, .max_queued_requests = 2});
   model_options_.step_milliseconds = 1;
   const auto running = std::make_shared<EventLog>();
@@ -321,6 +328,9 @@ TEST_F(EngineTest, AFullQueueRefusesAllChoices) {
   ASSERT_TRUE(engine_->Submit(choices).ok());
   const absl::Status status = engine_->Submit({MakeRequest({3}, 3, refused)});
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("max_queued_requests is 2, 2 wait, 1 came; try again in "));
+  EXPECT_TRUE(RetryAfterOf(status).has_value());
   EXPECT_THAT(Scrape(), HasSubstr("fla_admission_rejections_total{model=\"fake\",reason=\"queue_"
                                   "full\"} 1\n"));
   *first.cancelled = true;
@@ -330,7 +340,7 @@ TEST_F(EngineTest, AFullQueueRefusesAllChoices) {
   ExpectIdle();
 }
 
-TEST_F(EngineTest, LowerPriorityValuesAreAdmittedFirst) {
+TEST_P(EngineTest, WhoIsDueFirstIsAdmittedFirst) {
   Start({.slots = 1, .max_batch_tokens = 48});
   model_options_.step_milliseconds = 1;
   const auto running = std::make_shared<EventLog>(), low = std::make_shared<EventLog>(),
@@ -339,15 +349,15 @@ TEST_F(EngineTest, LowerPriorityValuesAreAdmittedFirst) {
   ASSERT_TRUE(engine_->Submit({first}).ok());
   while (engine_->slots_used() == 0) std::this_thread::yield();
   Request second = MakeRequest({2}, 3, low), third = MakeRequest({3}, 3, high);
-  second.priority = 1;
-  third.priority = 0;
+  second.due = DueTime(second.received, 1, seconds(10));
+  third.due = DueTime(third.received, 0, seconds(10));
   ASSERT_TRUE(engine_->Submit({second}).ok());
   ASSERT_TRUE(engine_->Submit({third}).ok());
   *first.cancelled = true;
   EXPECT_GE(low->Wait().finish->times.admitted, high->Wait().finish->times.finished);
 }
 
-TEST_F(EngineTest, DrainWaitsAndRefuses) {
+TEST_P(EngineTest, DrainWaitsAndRefuses) {
   Start();
   model_options_.step_milliseconds = 1;
   const auto log = std::make_shared<EventLog>();
@@ -360,7 +370,7 @@ TEST_F(EngineTest, DrainWaitsAndRefuses) {
   ExpectIdle();
 }
 
-TEST_F(EngineTest, DrainCutsOffWhatTakesTooLong) {
+TEST_P(EngineTest, DrainCutsOffWhatTakesTooLong) {
   Start({.slots = 1, .max_batch_tokens = 48});
   model_options_.step_milliseconds = 1;
   const auto running = std::make_shared<EventLog>(), queued = std::make_shared<EventLog>();
@@ -374,7 +384,7 @@ TEST_F(EngineTest, DrainCutsOffWhatTakesTooLong) {
   ExpectIdle();
 }
 
-TEST_F(EngineTest, DestructionEndsEverything) {
+TEST_P(EngineTest, DestructionEndsEverything) {
   Start({.slots = 1, .max_batch_tokens = 48});
   model_options_.step_milliseconds = 1;
   const auto running = std::make_shared<EventLog>(), queued = std::make_shared<EventLog>();
@@ -387,7 +397,7 @@ TEST_F(EngineTest, DestructionEndsEverything) {
   }
 }
 
-TEST_F(EngineTest, ADeviceFaultEndsAllAndTheEngine) {
+TEST_P(EngineTest, ADeviceFaultEndsAllAndTheEngine) {
   Start({.slots = 1, .max_batch_tokens = 48});
   model_options_.fail_at_step = 5;
   const auto running = std::make_shared<EventLog>(), queued = std::make_shared<EventLog>();
@@ -398,14 +408,15 @@ TEST_F(EngineTest, ADeviceFaultEndsAllAndTheEngine) {
     EXPECT_EQ(result.finish->status.code(), absl::StatusCode::kInternal);
     EXPECT_THAT(std::string(result.finish->status.message()), HasSubstr("the fake device broke"));
   }
-  EXPECT_EQ(running->Peek().tokens, Expected({1}, 5));
+  // Launching ahead, the token of the step before is still on the device when the fault shows.
+  EXPECT_EQ(running->Peek().tokens, Expected({1}, launch_ahead() ? 4 : 5));
   EXPECT_FALSE(engine_->healthy());
   EXPECT_EQ(engine_->Submit({MakeRequest({1}, 3, running)}).code(), absl::StatusCode::kInternal);
   EXPECT_TRUE(engine_->Drain(Clock::now() + seconds(60)));
   ExpectIdle();
 }
 
-TEST_F(EngineTest, LogitsThatAreNotFiniteEndOneRequest) {
+TEST_P(EngineTest, LogitsThatAreNotFiniteEndOneRequest) {
   Start();
   model_options_.poisoned_token = 200;
   const auto good = std::make_shared<EventLog>(), bad = std::make_shared<EventLog>(),
@@ -428,7 +439,7 @@ TEST_F(EngineTest, LogitsThatAreNotFiniteEndOneRequest) {
   ExpectIdle();
 }
 
-TEST_F(EngineTest, ManyClientsSubmitAndCancelAtOnce) {
+TEST_P(EngineTest, ManyClientsSubmitAndCancelAtOnce) {
   Start({.slots = 3, .max_batch_tokens = 16, .max_queued_requests = 8});
   std::vector<std::thread> clients;
   for (int client = 0; client < 4; ++client) {
@@ -460,6 +471,27 @@ TEST_F(EngineTest, ManyClientsSubmitAndCancelAtOnce) {
   EXPECT_TRUE(engine_->Drain(Clock::now() + seconds(60)));
   ExpectIdle();
 }
+
+TEST_P(EngineTest, PenaltiesSeeEveryTokenBefore) {
+  Start();
+  const auto generate = [&](float penalty) {
+    const auto log = std::make_shared<EventLog>(), other = std::make_shared<EventLog>();
+    Request request = MakeRequest({4, 4}, 40, log);
+    request.sampling.presence_penalty = penalty;
+    EXPECT_TRUE(engine_->Submit({request, MakeRequest({8}, 30, other)}).ok());
+    EXPECT_EQ(other->Wait().tokens, Expected({8}, 30));
+    return log->Wait().tokens;
+  };
+  EXPECT_EQ(generate(0.0f), Expected({4, 4}, 40));
+  // The runner-up is at most 2 below: a penalty of 100 forbids what was there before.
+  std::vector<int> tokens = generate(100.0f);
+  std::sort(tokens.begin(), tokens.end());
+  EXPECT_EQ(std::unique(tokens.begin(), tokens.end()), tokens.end());
+}
+
+INSTANTIATE_TEST_SUITE_P(Engine, EngineTest, ::testing::Bool(), [](const auto& info) {
+  return info.param ? "launch_ahead" : "collect_at_once";
+});
 
 TEST(EngineOptionsTest, NamesWhatIsTooSmall) {
   testing::FakeModelOptions model;

@@ -96,7 +96,9 @@ Matrix Model::Forward(const Batch& batch, StatePool& pool) {
     if (batch.positions[n] == 0) seen.clear();
     Check(batch.positions[n] == static_cast<int>(seen.size()), "positions");
     for (int row = begin; row < end; ++row) {
-      seen.push_back(batch.tokens[row]);
+      const int token = batch.tokens[row];
+      Check(token >= 0 || batch.sampled != nullptr, "a token that was sampled nowhere");
+      seen.push_back(token >= 0 ? token : batch.sampled[-1 - token]);
       if (next == batch.logits_rows.size() || batch.logits_rows[next] != row) continue;
       float* logits = &parts_->logits[next++ * testing::kFakeVocab];
       const uint32_t hash = testing::HashOf(seen);
@@ -110,6 +112,8 @@ Matrix Model::Forward(const Batch& batch, StatePool& pool) {
   return {parts_->logits.data(), DType::kF32, static_cast<int64_t>(batch.logits_rows.size()),
           testing::kFakeVocab, testing::kFakeVocab};
 }
+
+void Model::Prepare(StatePool&, const int*, int, int) {}
 
 const ModelConfig& Model::config() const { return parts_->config; }
 Stream& Model::stream() { return parts_->stream; }

@@ -1,0 +1,135 @@
+#include "model/batch_indices.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/check.h"
+
+namespace fla {
+namespace {
+
+[[noreturn]] void BadBatch(const std::string& what) {
+  throw std::invalid_argument("batch: " + what);
+}
+
+// Ints of all arrays of a batch of T tokens in at most as many sequences.
+size_t MostInts(int max_tokens) { return 6 * static_cast<size_t>(max_tokens) + 2; }
+
+}  // namespace
+
+void CheckBatch(const Batch& batch, int vocab_size, int slots) {
+  const size_t sequences = batch.slots.size();
+  if (batch.cu_seqlens.size() != sequences + 1 || batch.positions.size() != sequences ||
+      batch.cu_seqlens.front() != 0 ||
+      batch.cu_seqlens.back() != static_cast<int>(batch.tokens.size())) {
+    BadBatch("arrays do not fit together");
+  }
+  if (batch.num_decode < 0 || batch.num_decode > static_cast<int>(sequences)) {
+    BadBatch("num_decode");
+  }
+  for (size_t i = 0; i < sequences; ++i) {
+    const int length = batch.cu_seqlens[i + 1] - batch.cu_seqlens[i];
+    if (length < 1 || (static_cast<int>(i) < batch.num_decode && length != 1)) {
+      BadBatch("length of sequence " + std::to_string(i));
+    }
+    if (batch.slots[i] < 0 || batch.slots[i] >= slots) BadBatch("slot out of range");
+  }
+  for (const int token : batch.tokens) {
+    if (token >= vocab_size || (token < 0 && batch.sampled == nullptr)) {
+      BadBatch("token " + std::to_string(token) + " is out of range");
+    }
+  }
+  for (const int row : batch.logits_rows) {
+    if (row < 0 || row >= static_cast<int>(batch.tokens.size())) BadBatch("logits row");
+  }
+}
+
+bool IsPureDecode(const Batch& batch) {
+  // Ascending rows, as many as there are, are all of them.
+  return batch.num_decode == static_cast<int>(batch.tokens.size()) &&
+         batch.logits_rows.size() == batch.tokens.size();
+}
+
+BatchIndices::BatchIndices(Stream& stream, int max_tokens)
+    : staging_(stream.device()),
+      device_(stream.device(), MostInts(max_tokens) * sizeof(int)),
+      counting_(max_tokens + 1),
+      counting_device_(stream.device(), (static_cast<size_t>(max_tokens) + 1) * sizeof(int)) {
+  std::iota(counting_.begin(), counting_.end(), 0);
+  stream.CopyToDevice(counting_device_.data(), counting_.data(), counting_device_.size());
+}
+
+BatchView BatchIndices::Upload(Stream& stream, const Batch& batch) {
+  const int sequences = static_cast<int>(batch.slots.size());
+  host_.clear();
+  const auto add = [this](const std::vector<int>& values) {
+    host_.insert(host_.end(), values.begin(), values.end());
+    return host_.size() - values.size();
+  };
+  const size_t at_tokens = add(batch.tokens), at_positions = host_.size();
+  for (int i = 0; i < sequences; ++i) {
+    const int length = batch.cu_seqlens[i + 1] - batch.cu_seqlens[i];
+    for (int t = 0; t < length; ++t) host_.push_back(batch.positions[i] + t);
+  }
+  const size_t at_slots = add(batch.slots), at_cu_seqlens = add(batch.cu_seqlens);
+  const size_t at_prompts = host_.size();
+  for (int i = batch.num_decode; i <= sequences; ++i) {
+    host_.push_back(batch.cu_seqlens[i] - batch.num_decode);
+  }
+  const size_t at_rows = add(batch.logits_rows);
+
+  const size_t bytes = host_.size() * sizeof(int);
+  if (bytes > device_.size()) BadBatch("more tokens than the model was loaded for");
+  std::memcpy(staging_.Fill(bytes), host_.data(), bytes);
+  staging_.Upload(stream, device_.data(), bytes);
+  const int* const device = device_.as<int>();
+  return {.num_tokens = static_cast<int>(batch.tokens.size()),
+          .num_sequences = sequences,
+          .num_decode = batch.num_decode,
+          .tokens = device + at_tokens,
+          .sampled = batch.sampled,
+          .positions = device + at_positions,
+          .slots = device + at_slots,
+          .cu_seqlens = device + at_cu_seqlens,
+          .cu_seqlens_host = host_.data() + at_cu_seqlens,
+          .prompt_cu_seqlens = device + at_prompts,
+          .prompt_cu_seqlens_host = host_.data() + at_prompts,
+          .logits_rows = device + at_rows,
+          .num_logits_rows = static_cast<int>(batch.logits_rows.size())};
+}
+
+BatchView BatchIndices::DecodeView(int rows, const int* sampled) const {
+  const int* const device = device_.as<int>();
+  const int* const counting = counting_device_.as<int>();
+  return {.num_tokens = rows,
+          .num_sequences = rows,
+          .num_decode = rows,
+          .tokens = device,
+          .sampled = sampled,
+          .positions = device + rows,
+          .slots = device + 2 * rows,
+          .cu_seqlens = counting,
+          .cu_seqlens_host = counting_.data(),
+          .prompt_cu_seqlens = counting,  // of no prompts
+          .prompt_cu_seqlens_host = counting_.data(),
+          .logits_rows = counting,
+          .num_logits_rows = rows};
+}
+
+void BatchIndices::UploadDecode(Stream& stream, const Batch& batch, int rows) {
+  FLA_CHECK(batch.tokens.size() <= static_cast<size_t>(rows));
+  const size_t bytes = 3 * static_cast<size_t>(rows) * sizeof(int);
+  int* const host = reinterpret_cast<int*>(staging_.Fill(bytes));
+  const auto place = [rows](const std::vector<int>& values, int padding, int* target) {
+    std::fill(std::copy(values.begin(), values.end(), target), target + rows, padding);
+  };
+  place(batch.tokens, 0, host);
+  place(batch.positions, 0, host + rows);
+  place(batch.slots, -1, host + 2 * rows);
+  staging_.Upload(stream, device_.data(), bytes);
+}
+
+}  // namespace fla

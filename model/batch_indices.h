@@ -1,0 +1,44 @@
+// The index arrays of a batch on their way to the device.
+#pragma once
+
+#include <vector>
+
+#include "kernels/device.h"
+#include "model/batch_view.h"
+#include "model/model.h"
+#include "model/staging.h"
+
+namespace fla {
+
+// Throws std::invalid_argument for a batch that Model::Forward does not take.
+void CheckBatch(const Batch& batch, int vocab_size, int slots);
+
+// True for a batch that decodes only, and wants the logits of every row.
+bool IsPureDecode(const Batch& batch);
+
+// Thread safety: one thread at a time, that which owns the stream.
+class BatchIndices {
+ public:
+  // Takes device memory for batches of up to `max_tokens` tokens.
+  BatchIndices(Stream& stream, int max_tokens);
+
+  // Queues a copy of the batch's arrays; the view is valid until the next upload.
+  BatchView Upload(Stream& stream, const Batch& batch);
+
+  // The view of a decode batch of `rows` rows, at a place that depends on `rows` alone: for ops
+  // that are recorded once and replayed after UploadDecode.
+  BatchView DecodeView(int rows, const int* sampled) const;
+  // Queues a copy of a batch for which IsPureDecode holds, padded to `rows` rows.
+  void UploadDecode(Stream& stream, const Batch& batch, int rows);
+
+  size_t bytes() const { return device_.size() + counting_device_.size(); }
+
+ private:
+  Staging staging_;
+  Buffer device_;
+  std::vector<int> counting_;  // 0, 1, 2, ... max_tokens
+  Buffer counting_device_;
+  std::vector<int> host_;  // of the last Upload
+};
+
+}  // namespace fla
