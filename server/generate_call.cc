@@ -7,6 +7,10 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "server/grpc_status.h"
+#include "server/request_queue.h"
+#include "server/retry_after.h"
 #include "server/translate.h"
 
 namespace fla {
@@ -25,6 +29,10 @@ std::optional<Clock::time_point> SteadyDeadline(std::chrono::system_clock::time_
   return now + std::chrono::duration_cast<Clock::duration>(left);
 }
 
+Clock::duration InClock(double seconds) {
+  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
 const char* NameOf(const Finish& finish) {
   if (!finish.status.ok()) return "error";
   switch (finish.reason) {
@@ -40,20 +48,21 @@ const char* NameOf(const Finish& finish) {
   return "?";
 }
 
-absl::Status StatusOf(const Finish& finish) {
-  if (!finish.status.ok()) return finish.status;
-  if (finish.reason == FinishReason::kCancelled) return absl::CancelledError("cancelled");
-  if (finish.reason == FinishReason::kDeadline) {
-    return absl::DeadlineExceededError("the deadline passed while generating");
-  }
-  return absl::OkStatus();
+// What went wrong is for the log; a client learns nothing of the server's inside.
+absl::Status InternalError(uint64_t id, const std::exception& error) {
+  spdlog::error("request {}: {}", id, error.what());
+  return absl::InternalError("the server has failed; its log says more, at request " +
+                             std::to_string(id));
 }
 
 }  // namespace
 
-grpc::Status ToGrpcStatus(const absl::Status& status) {
-  const std::string message(status.message());
-  return {static_cast<grpc::StatusCode>(status.code()), message};
+GenerateCall::GenerateCall(const CallContext& context) : context_(context) {
+  if (context_.open_calls != nullptr) ++*context_.open_calls;
+}
+
+GenerateCall::~GenerateCall() {
+  if (context_.open_calls != nullptr) --*context_.open_calls;
 }
 
 void GenerateCall::Start(const v1::GenerateRequest& message, uint64_t id,
@@ -64,7 +73,7 @@ void GenerateCall::Start(const v1::GenerateRequest& message, uint64_t id,
     client_request_id_ = message.request_id();
     status = Submit(message, deadline);
   } catch (const std::exception& error) {
-    status = absl::InternalError(error.what());
+    status = InternalError(id_, error);
   }
   if (status.ok()) return;
   {
@@ -78,6 +87,13 @@ void GenerateCall::Start(const v1::GenerateRequest& message, uint64_t id,
 absl::Status GenerateCall::Submit(const v1::GenerateRequest& message,
                                   std::chrono::system_clock::time_point deadline) {
   const Clock::time_point received = Clock::now();
+  const Limits& limits = context_.limits;
+  if (context_.open_calls != nullptr && *context_.open_calls > limits.max_concurrent_streams) {
+    return WithRetryAfter(
+        absl::ResourceExhaustedError(absl::StrCat(
+            "too many calls at once: max_concurrent_streams is ", limits.max_concurrent_streams)),
+        std::chrono::seconds(1));
+  }
   absl::StatusOr<ServedModel*> model = context_.registry.Find(message.model());
   if (!model.ok()) return model.status();
   model_ = *model;
@@ -87,15 +103,33 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& message,
     model_->metrics->CountRejection(Rejection::kInvalid);
     return choices.status();
   }
+  const Clock::time_point latest = received + InClock(limits.max_request_seconds);
+  const std::optional<Clock::time_point> wanted = SteadyDeadline(deadline, received);
+  deadline_is_the_servers_ = !wanted || *wanted > latest;
   for (Request& choice : *choices) {
     choice.id = id_;
     choice.received = received;
-    choice.deadline = SteadyDeadline(deadline, received);
+    choice.due = DueTime(received, choice.priority, InClock(limits.priority_aging_seconds));
+    choice.deadline = deadline_is_the_servers_ ? latest : *wanted;
     choice.cancelled = cancelled_;
     choice.sink = shared_from_this();
   }
   choices_ = static_cast<int>(choices->size());
   return model_->engine->Submit(*std::move(choices));
+}
+
+absl::Status GenerateCall::StatusOf(const Finish& finish) const {
+  if (finish.reason == FinishReason::kDeadline && deadline_is_the_servers_) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("the request took longer than max_request_seconds, ",
+                     context_.limits.max_request_seconds, " s"));
+  }
+  if (!finish.status.ok()) return finish.status;
+  if (finish.reason == FinishReason::kCancelled) return absl::CancelledError("cancelled");
+  if (finish.reason == FinishReason::kDeadline) {
+    return absl::DeadlineExceededError("the deadline passed while generating");
+  }
+  return absl::OkStatus();
 }
 
 void GenerateCall::Deliver(Event event) {
@@ -113,7 +147,8 @@ void GenerateCall::Deliver(Event event) {
       buffer_.Push(std::move(event));
       if (max_unread_events() > 0 && buffer_.waiting() > static_cast<size_t>(max_unread_events())) {
         failure_ = absl::ResourceExhaustedError(
-            "the stream was not read: too many events waited for the client");
+            absl::StrCat("the stream was not read: max_unread_events is ",
+                         context_.limits.max_unread_events, ", more waited for the client"));
         buffer_.Clear();
       }
       if (!failure_.ok()) cancelled_->store(true);  // the other choices are of no use now
@@ -176,7 +211,7 @@ class UnaryCall final : public GenerateCall, public grpc::ServerUnaryReactor {
       try {
         if (status.ok()) FillResponse();
       } catch (const std::exception& error) {
-        status = absl::InternalError(error.what());
+        status = InternalError(id_, error);
       }
       LogOutcome(status);
     }
@@ -234,7 +269,7 @@ class StreamedCall final : public GenerateCall,
           return;
         }
       } catch (const std::exception& error) {
-        failure_ = absl::InternalError(error.what());
+        failure_ = InternalError(id_, error);
         last = true;
       }
       status = failure_;

@@ -3,6 +3,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -21,9 +22,8 @@ struct CallContext {
   const Limits& limits;
   WriterThread& writer;
   bool log_requests = true;
+  std::atomic<int>* open_calls = nullptr;  // counts those there are
 };
-
-grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // What unary and streamed calls share: from a message to queued choices, and from events to
 // Advance, which the two kinds implement. A call keeps itself alive until gRPC is done with it; the
@@ -33,7 +33,8 @@ grpc::Status ToGrpcStatus(const absl::Status& status);
 // reactions on gRPC's; `mutex_` guards what they share. gRPC is never called with it held.
 class GenerateCall : public EventSink, public std::enable_shared_from_this<GenerateCall> {
  public:
-  explicit GenerateCall(const CallContext& context) : context_(context) {}
+  explicit GenerateCall(const CallContext& context);
+  ~GenerateCall() override;
 
   // Validates and queues; a request that is refused finishes the call. Does not throw. `id` is
   // the server's own.
@@ -76,6 +77,9 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
  private:
   absl::Status Submit(const v1::GenerateRequest& message,
                       std::chrono::system_clock::time_point deadline);
+  absl::Status StatusOf(const Finish& finish) const;
+
+  bool deadline_is_the_servers_ = false;  // max_request_seconds, not the client's
 };
 
 // The two make a call that lives until its RPC is done.

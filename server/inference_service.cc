@@ -1,7 +1,10 @@
 #include "server/inference_service.h"
 
+#include <spdlog/spdlog.h>
+
 #include <exception>
 
+#include "server/grpc_status.h"
 #include "server/translate.h"
 
 namespace fla {
@@ -45,7 +48,8 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* rpc, Run run) {
   try {
     status = run();
   } catch (const std::exception& error) {
-    status = absl::InternalError(error.what());
+    spdlog::error("tokenizer: {}", error.what());
+    status = absl::InternalError("the server has failed; its log says more");
   }
   grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status));

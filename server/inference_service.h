@@ -16,7 +16,9 @@ namespace fla {
 // Thread safety: all methods may be called from any thread.
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  explicit InferenceService(const CallContext& context) : context_(context) {}
+  explicit InferenceService(const CallContext& context) : context_(context) {
+    context_.open_calls = &open_calls_;
+  }
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* rpc,
                                      const v1::GenerateRequest* request,
@@ -31,7 +33,8 @@ class InferenceService final : public v1::Inference::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
-  const CallContext context_;
+  CallContext context_;  // constant
+  std::atomic<int> open_calls_{0};
   std::atomic<uint64_t> next_id_{1};
 };
 

@@ -46,6 +46,7 @@ std::unique_ptr<ServedModel> Load(const ModelOptions& options, const Limits& lim
   engine.slots = options.slots;
   engine.max_batch_tokens = options.max_batch_tokens;
   engine.max_queued_requests = limits.max_queued_requests;
+  engine.max_queued_tokens = limits.max_queued_tokens;
   served->metrics = &metrics.ForModel(options.name);
   served->engine =
       std::make_unique<Engine>(std::move(model), served->tokenizer, engine, *served->metrics);

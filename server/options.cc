@@ -1,6 +1,5 @@
 #include "server/options.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <fstream>
 #include <iterator>
@@ -8,7 +7,6 @@
 #include <set>
 #include <stdexcept>
 
-#include "kernels/sampling.h"
 #include "server/config_section.h"
 
 namespace fla {
@@ -63,28 +61,6 @@ std::map<std::string, int64_t> ReadMemory(ConfigSection section, const Json& jso
     bytes[device] = mebibytes << 20;
   }
   return bytes;
-}
-
-Limits ReadLimits(ConfigSection section) {
-  constexpr int64_t kMost = 1 << 30;
-  Limits limits;
-  section.Read("max_prompt_tokens", limits.max_prompt_tokens, 1, kMost);
-  section.Read("max_new_tokens", limits.max_new_tokens, 0, kMost);
-  limits.default_max_new_tokens = std::min(limits.default_max_new_tokens, limits.max_new_tokens);
-  section.Read("default_max_new_tokens", limits.default_max_new_tokens, 0, limits.max_new_tokens);
-  section.Read("max_stop_strings", limits.max_stop_strings, 0, 1024);
-  section.Read("max_stop_string_bytes", limits.max_stop_string_bytes, 1, 65536);
-  section.Read("max_stop_token_ids", limits.max_stop_token_ids, 0, 65536);
-  section.Read("max_logprobs", limits.max_logprobs, 0, kMaxTopLogprobs);
-  section.Read("max_logit_bias", limits.max_logit_bias, 0, 1 << 20);
-  section.Read("max_queued_requests", limits.max_queued_requests, 1, 1 << 20);
-  // More choices than the queue holds could never be taken.
-  limits.max_n = std::min(limits.max_n, limits.max_queued_requests);
-  section.Read("max_n", limits.max_n, 1, std::min(1024, limits.max_queued_requests));
-  section.Read("max_unread_events", limits.max_unread_events, 1, 1 << 20);
-  section.Read("max_message_bytes", limits.max_message_bytes, 1024, kMost);
-  section.RefuseOthers();
-  return limits;
 }
 
 LogOptions ReadLog(ConfigSection section) {

@@ -8,25 +8,10 @@
 #include <string_view>
 #include <vector>
 
+#include "server/limits.h"
 #include "server/model_options.h"
 
 namespace fla {
-
-// Bounds on one request, and on how many may wait.
-struct Limits {
-  int max_prompt_tokens = 131072;
-  int max_new_tokens = 32768;
-  int default_max_new_tokens = 256;  // where a request says nothing
-  int max_n = 16;
-  int max_stop_strings = 16;
-  int max_stop_string_bytes = 256;
-  int max_stop_token_ids = 64;
-  int max_logprobs = 20;  // alternatives a token
-  int max_logit_bias = 1024;
-  int max_queued_requests = 256;  // choices, a model
-  int max_unread_events = 4096;   // that wait for the client of a stream
-  int max_message_bytes = 4 * 1024 * 1024;
-};
 
 struct LogOptions {
   std::string level = "info";  // trace, debug, info, warn, error, off

@@ -19,11 +19,14 @@ class PromptShares {
         alignment_(limits.alignment) {}
 
   void Distribute() {
-    for (size_t i = 0; i + 1 < prompts_.size(); ++i) Grant(i, left_ - left_ / 4, /*aligned=*/true);
-    if (prompts_.size() > 1) Grant(prompts_.size() - 1, left_, /*aligned=*/true);
-    for (size_t i = 0; i < prompts_.size(); ++i) Grant(i, left_, /*aligned=*/true);
-    const bool none = std::all_of(shares_.begin(), shares_.end(), [](int s) { return s == 0; });
-    if (none && !prompts_.empty()) Grant(0, left_, /*aligned=*/false);
+    if (prompts_.empty()) return;
+    const int half = prompts_.size() == 1 ? left_ : left_ - left_ / 2;
+    Grant(0, half, /*aligned=*/true);
+    if (shares_[0] == 0) Grant(0, left_, /*aligned=*/true);
+    const bool aligned = shares_[0] > 0;  // else the batch is too small for that
+    if (!aligned) Grant(0, half, /*aligned=*/false);
+    for (size_t i = 1; i < prompts_.size(); ++i) Grant(i, left_, /*aligned=*/true);
+    Grant(0, left_, aligned);
   }
 
   void AppendTo(std::vector<BatchPlan::Piece>& pieces) const {
@@ -49,12 +52,30 @@ class PromptShares {
   }
 
   const std::span<const RunningSequence> running_;
-  const std::vector<int> prompts_;  // indices into running_, the first to be served first
+  const std::vector<int> prompts_;  // indices into running_; see InOrderOfService
   std::vector<int> shares_;
   int left_;
   int scored_left_;
   const int alignment_;
 };
+
+// The prompt that is due first, then the others from the shortest.
+std::vector<int> InOrderOfService(std::span<const RunningSequence> running,
+                                  std::vector<int> prompts) {
+  if (prompts.empty()) return prompts;
+  const auto is_due_before = [&](int a, int b) {
+    return std::tie(running[a].due, running[a].arrival) <
+           std::tie(running[b].due, running[b].arrival);
+  };
+  std::iter_swap(prompts.begin(), std::min_element(prompts.begin(), prompts.end(), is_due_before));
+  std::sort(prompts.begin() + 1, prompts.end(), [&](int a, int b) {
+    if (running[a].prompt_left != running[b].prompt_left) {
+      return running[a].prompt_left < running[b].prompt_left;
+    }
+    return is_due_before(a, b);
+  });
+  return prompts;
+}
 
 }  // namespace
 
@@ -73,15 +94,12 @@ BatchPlan ComposeBatch(std::span<const RunningSequence> running, const BatchLimi
               [&](int a, int b) { return running[a].last_turn < running[b].last_turn; });
     decoding.resize(max_decode);
   }
-  std::sort(prompts.begin(), prompts.end(), [&](int a, int b) {
-    return std::tie(running[a].priority, running[a].arrival) <
-           std::tie(running[b].priority, running[b].arrival);
-  });
 
   BatchPlan plan;
   plan.num_decode = static_cast<int>(decoding.size());
   for (int sequence : decoding) plan.pieces.push_back({sequence, 1});
-  PromptShares shares(running, std::move(prompts), limits.max_tokens - plan.num_decode, limits);
+  PromptShares shares(running, InOrderOfService(running, std::move(prompts)),
+                      limits.max_tokens - plan.num_decode, limits);
   shares.Distribute();
   shares.AppendTo(plan.pieces);
   return plan;

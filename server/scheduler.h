@@ -9,8 +9,8 @@ namespace fla {
 
 // What the scheduler sees of a sequence that holds a slot.
 struct RunningSequence {
-  int priority = 0;        // lower first
-  uint64_t arrival = 0;    // lower first among equal priorities; unique
+  int64_t due = 0;         // lower first; see Request::due
+  uint64_t arrival = 0;    // lower first among equals; unique
   int position = 0;        // tokens that the model has seen of it
   int prompt_left = 0;     // prompt tokens that the model has not seen; 0: it decodes
   bool scored = false;     // the logits of every prompt position are wanted
@@ -37,8 +37,8 @@ struct BatchPlan {
 // Composes a batch of at most max_tokens tokens.
 // - Every decoding sequence gets its token. If there are too many, those that waited longest go
 //   first, and an eighth of the batch is kept for prompts, so that neither starves the other.
-// - The rest goes to prompts by priority, then arrival. A prompt gets at most three quarters of
-//   what is left while others want some too, so that short prompts pass a very long one.
+// - Of the rest, at least half goes to the prompt that is due first, so that every prompt comes to
+//   its end, and then to the shortest first, so that a short prompt does not wait for long ones.
 // - If any prompt waits, at least one prompt token is in the batch.
 BatchPlan ComposeBatch(std::span<const RunningSequence> running, const BatchLimits& limits);
 

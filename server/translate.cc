@@ -120,6 +120,8 @@ absl::Status ReadSampling(const v1::SamplingParams& message, const RequestContex
   status.Update(read("frequency_penalty", message.has_frequency_penalty(),
                      message.frequency_penalty(), std::nullopt, {-2, 2},
                      sampling.frequency_penalty));
+  // So close to 0 that the draw would overflow; the most probable token has all the weight anyway.
+  if (sampling.temperature < 1e-6f) sampling.temperature = 0;
   if (message.has_top_k()) {
     status.Update(CheckRange("sampling.top_k", message.top_k(), 0, INT32_MAX));
     sampling.top_k = message.top_k();
@@ -130,8 +132,13 @@ absl::Status ReadSampling(const v1::SamplingParams& message, const RequestContex
 
   status.Update(
       CheckCount("sampling.logit_bias", message.logit_bias_size(), context.limits.max_logit_bias));
+  if (!status.ok()) return status;
   for (const auto& [token, bias] : message.logit_bias()) {
-    status.Update(CheckTokenIds("sampling.logit_bias", &token, 1, context.config.vocab_size));
+    if (token < 0 || token >= context.config.vocab_size) {
+      return Invalid("sampling.logit_bias",
+                     absl::StrCat("token ids from 0 to ", context.config.vocab_size - 1),
+                     absl::StrCat(token));
+    }
     status.Update(CheckRange(absl::StrCat("sampling.logit_bias[", token, "]"), bias, {-100, 100}));
     sampling.logit_bias.emplace_back(token, bias);
   }
@@ -205,6 +212,8 @@ absl::StatusOr<std::vector<Request>> Translate(const v1::GenerateRequest& messag
         Invalid("request_id", "at most 256 bytes", absl::StrCat(message.request_id().size())));
   }
   status.Update(CheckRange("n", n, 1, limits.max_n));
+  status.Update(
+      CheckRange("priority", message.priority(), -limits.max_priority, limits.max_priority));
   status.Update(CheckRange("max_new_tokens", request.max_new_tokens, 0, limits.max_new_tokens));
   status.Update(CheckRange("min_new_tokens", request.min_new_tokens, 0, request.max_new_tokens));
   if (message.has_logprobs()) {
@@ -226,6 +235,14 @@ absl::StatusOr<std::vector<Request>> Translate(const v1::GenerateRequest& messag
   absl::StatusOr<std::vector<int>> prompt = PromptOf(message, context);
   if (!prompt.ok()) return prompt.status();
   request.prompt = *std::move(prompt);
+  const int64_t entries =
+      static_cast<int64_t>(request.prompt.size()) * (request.prompt_logprobs + 1);
+  if (entries > limits.max_prompt_logprob_entries) {
+    return Invalid("prompt_logprobs",
+                   absl::StrCat("at most ", limits.max_prompt_logprob_entries,
+                                " entries (tokens of the prompt, times 1 + prompt_logprobs)"),
+                   absl::StrCat(entries));
+  }
 
   std::vector<Request> choices(n, request);
   for (int i = 0; i < n; ++i) {

@@ -9,7 +9,7 @@
 #include "fla/v1/inference.pb.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
-#include "server/options.h"
+#include "server/limits.h"
 #include "server/request.h"
 
 namespace fla {

@@ -4,6 +4,7 @@ fla_test(engine_parts_test
   SOURCES
     metrics_test.cc
     request_queue_test.cc
+    scheduler_simulation_test.cc
     scheduler_test.cc
     sequence_test.cc
     stop_matcher_test.cc

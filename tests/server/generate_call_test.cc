@@ -8,6 +8,11 @@
 #include <condition_variable>
 #include <thread>
 
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "server/grpc_status.h"
+#include "server/retry_after.h"
+
 namespace fla {
 namespace {
 
@@ -74,7 +79,7 @@ class GenerateCallTest : public ::testing::Test {
   std::shared_ptr<RecordingCall> Start(const v1::GenerateRequest& message, bool stalled = false,
                                        std::chrono::seconds time = std::chrono::hours(1)) {
     auto call = std::make_shared<RecordingCall>(
-        CallContext{*registry_, options_.limits, writer_, false}, stalled);
+        CallContext{*registry_, options_.limits, writer_, false, &open_calls_}, stalled);
     call->Start(message, ++id_, std::chrono::system_clock::now() + time);
     return call;
   }
@@ -100,6 +105,7 @@ class GenerateCallTest : public ::testing::Test {
   WriterThread writer_;
   std::unique_ptr<ModelRegistry> registry_;
   std::atomic<uint64_t> id_ = 0;
+  std::atomic<int> open_calls_ = 0;
 };
 
 TEST_F(GenerateCallTest, CallsFromManyThreadsGetTheirOwnTokens) {
@@ -158,6 +164,60 @@ TEST_F(GenerateCallTest, ARefusedRequestEndsAtOnceAndIsCounted) {
   const grpc::Status status = Start(message)->Wait();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_THAT(status.error_message(), HasSubstr("wanted one of demo, got other"));
+}
+
+TEST_F(GenerateCallTest, TooManyCallsAtOnceAreRefused) {
+  options_.limits.max_concurrent_streams = 2;
+  const auto first = Start(Message(1, 30000)), second = Start(Message(2, 30000));
+  {
+    const grpc::Status status = Start(Message(3, 5))->Wait();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_THAT(status.error_message(), HasSubstr("max_concurrent_streams is 2"));
+    EXPECT_FALSE(status.error_details().empty());
+  }
+  first->Cancel();
+  second->Cancel();
+  EXPECT_EQ(first->Wait().error_code(), grpc::StatusCode::CANCELLED);
+  ExpectAllSlotsFreeSoon();
+}
+
+TEST_F(GenerateCallTest, TheServersTimeForARequestIsABound) {
+  options_.limits.max_request_seconds = 0.05;
+  const grpc::Status status = Start(Message(1, 30000))->Wait();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_THAT(status.error_message(), HasSubstr("max_request_seconds, 0.05 s"));
+  ExpectAllSlotsFreeSoon();
+}
+
+TEST_F(GenerateCallTest, LowerPriorityValuesAreServedFirst) {
+  options_.models[0].slots = 1;
+  registry_ = std::make_unique<ModelRegistry>(options_, metrics_);
+  const auto running = Start(Message(1, 30000));
+  while (registry_->models()[0]->engine->slots_used() < 1) std::this_thread::yield();
+  v1::GenerateRequest low = Message(2, 30000), high = Message(3, 3);
+  low.set_priority(1);
+  const auto later = Start(low), sooner = Start(high);
+  running->Cancel();
+  EXPECT_TRUE(sooner->Wait().ok());  // while the other, which came first, has no end
+  later->Cancel();
+  ExpectAllSlotsFreeSoon();
+}
+
+TEST(GrpcStatusTest, ARetryHintTravelsAsRetryInfo) {
+  const absl::Status full = absl::ResourceExhaustedError("full");
+  EXPECT_TRUE(ToGrpcStatus(full).error_details().empty());
+  const grpc::Status status = ToGrpcStatus(WithRetryAfter(full, std::chrono::milliseconds(2345)));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(status.error_message(), "full");
+  google::rpc::Status details;
+  ASSERT_TRUE(details.ParseFromString(status.error_details()));
+  EXPECT_EQ(details.code(), 8);
+  EXPECT_EQ(details.message(), "full");
+  ASSERT_EQ(details.details_size(), 1);
+  google::rpc::RetryInfo retry;
+  ASSERT_TRUE(details.details(0).UnpackTo(&retry));
+  EXPECT_EQ(retry.retry_delay().seconds(), 2);
+  EXPECT_EQ(retry.retry_delay().nanos(), 345000000);
 }
 
 TEST_F(GenerateCallTest, DrainingRefusesNewCallsAndCutsOffAtTheDeadline) {

@@ -72,7 +72,9 @@ TEST(Options, ReadsEveryKey) {
     "limits": {"max_prompt_tokens": 1, "max_new_tokens": 2, "default_max_new_tokens": 1, "max_n": 4,
       "max_stop_strings": 5, "max_stop_string_bytes": 6, "max_stop_token_ids": 7,
       "max_logprobs": 8, "max_logit_bias": 9, "max_queued_requests": 10, "max_unread_events": 11,
-      "max_message_bytes": 4096},
+      "max_message_bytes": 4096, "max_prompt_logprob_entries": 12, "max_priority": 13,
+      "max_concurrent_streams": 14, "max_queued_tokens": 15000000000, "max_request_seconds": 16.5,
+      "priority_aging_seconds": 0},
     "metrics_vllm_names": true,
     "drain_timeout_seconds": 1.5,
     "log": {"level": "debug", "requests": false}})");
@@ -112,6 +114,12 @@ TEST(Options, ReadsEveryKey) {
   EXPECT_EQ(options.limits.max_queued_requests, 10);
   EXPECT_EQ(options.limits.max_unread_events, 11);
   EXPECT_EQ(options.limits.max_message_bytes, 4096);
+  EXPECT_EQ(options.limits.max_prompt_logprob_entries, 12);
+  EXPECT_EQ(options.limits.max_priority, 13);
+  EXPECT_EQ(options.limits.max_concurrent_streams, 14);
+  EXPECT_EQ(options.limits.max_queued_tokens, 15000000000);
+  EXPECT_EQ(options.limits.max_request_seconds, 16.5);
+  EXPECT_EQ(options.limits.priority_aging_seconds, 0);
   EXPECT_TRUE(options.metrics_vllm_names);
   EXPECT_EQ(options.drain_timeout_seconds, 1.5);
   EXPECT_EQ(options.log.level, "debug");

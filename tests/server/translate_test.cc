@@ -251,6 +251,14 @@ TEST_F(TranslateTest, NamesFieldBoundAndValue) {
       {"logprobs", [](M& m) { m.set_logprobs(-1); }, "from 0 to 20", "got -1"},
       {"logprobs", [](M& m) { m.set_logprobs(21); }, "from 0 to 20", "got 21"},
       {"prompt_logprobs", [](M& m) { m.set_prompt_logprobs(21); }, "from 0 to 20", "got 21"},
+      {"prompt_logprobs",
+       [](M& m) {
+         m.set_prompt_logprobs(20);
+         for (int i = 1; i < 50000; ++i) m.mutable_token_ids()->add_ids(1);
+       },
+       "at most 1048576 entries", "got 1050000"},
+      {"priority", [](M& m) { m.set_priority(-101); }, "from -100 to 100", "got -101"},
+      {"priority", [](M& m) { m.set_priority(INT32_MAX); }, "from -100 to 100", "got 2147483647"},
       {"stop_strings[1]", [](M& m) { m.add_stop_strings("a"), m.add_stop_strings(""); },
        "1 to 256 bytes", "got 0"},
       {"stop_strings[0]", [](M& m) { m.add_stop_strings(std::string(257, 'a')); }, "1 to 256 bytes",
@@ -280,6 +288,12 @@ TEST_F(TranslateTest, NamesFieldBoundAndValue) {
     EXPECT_EQ(error.rfind(std::string(one.field) + ": wanted ", 0), 0u) << error;
     EXPECT_THAT(error, AllOf(HasSubstr(one.bound), HasSubstr(one.got)));
   }
+}
+
+TEST_F(TranslateTest, ATemperatureNextToZeroIsGreedy) {
+  message_.mutable_sampling()->set_temperature(1e-40f);
+  ASSERT_TRUE(Run().ok());
+  EXPECT_EQ(Run()->front().sampling.temperature, 0);
 }
 
 TEST_F(TranslateTest, TakesValuesOnTheBounds) {
