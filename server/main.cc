@@ -126,17 +126,15 @@ int Serve(const ServerOptions& options, const PortFiles& port_files) {
 
   int signal = 0;
   bool healthy = true;
-  while (signal == 0) {
+  while (signal == 0 && healthy) {
     signal = WaitForSignal(signals, std::chrono::milliseconds(200));
-    if (healthy && !registry.Healthy()) {
-      healthy = false;
-      health.SetServingStatus(false);
-      spdlog::error("a model has failed; health is NOT_SERVING");
-    }
+    healthy = registry.Healthy();
   }
-
-  spdlog::info("signal {}: draining for at most {} s; a second signal ends at once", signal,
-               options.drain_timeout_seconds);
+  // A process whose GPU has faulted cannot use it again: whoever watches it starts another.
+  const std::string reason = healthy ? "signal " + std::to_string(signal) : "a model has failed";
+  spdlog::log(healthy ? spdlog::level::info : spdlog::level::critical,
+              "{}: draining for at most {} s; a second signal ends at once", reason,
+              options.drain_timeout_seconds);
   health.Shutdown();  // NOT_SERVING from now on
   const auto timeout = std::chrono::duration_cast<Clock::duration>(
       std::chrono::duration<double>(options.drain_timeout_seconds));

@@ -123,7 +123,7 @@ ModelOptions ReadModelOptions(ConfigSection section, const ModelFolders& folders
   }
   section.Read("slots", model.slots, 1, 65536);
   section.Read("max_batch_tokens", model.max_batch_tokens, 1, 1 << 20);
-  if (model.max_batch_tokens < model.slots) {
+  if (model.max_batch_tokens > 0 && model.max_batch_tokens < model.slots) {
     section.Fail(section.PathOf("max_batch_tokens"),
                  "at least slots (" + std::to_string(model.slots) +
                      "), so that every sequence can take a step",

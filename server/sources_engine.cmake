@@ -13,6 +13,7 @@ add_library(fla_engine STATIC
   ${CMAKE_CURRENT_LIST_DIR}/retry_after.cc
   ${CMAKE_CURRENT_LIST_DIR}/scheduler.cc
   ${CMAKE_CURRENT_LIST_DIR}/sequence.cc
+  ${CMAKE_CURRENT_LIST_DIR}/slot_count.cc
   ${CMAKE_CURRENT_LIST_DIR}/stop_matcher.cc)
 target_link_libraries(fla_engine
   PUBLIC fla_model absl::status absl::strings absl::str_format Threads::Threads

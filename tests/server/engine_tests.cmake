@@ -7,6 +7,7 @@ fla_test(engine_parts_test
     scheduler_simulation_test.cc
     scheduler_test.cc
     sequence_test.cc
+    slot_count_test.cc
     stop_matcher_test.cc
   LIBRARIES fla_engine prometheus-cpp::core)
 
