@@ -1,7 +1,12 @@
-// Prefill and decode speed of a checkpoint, below the server: one table row a batch size, with the
-// share of time spent in Linear (the GEMMs).
+// Prefill and decode speed of a checkpoint, below the server: one table row a shape, with the share
+// of time spent in Linear (the GEMMs).
 //
-//   model_bench CHECKPOINT [--device cpu] [--dtype f32] [--seconds 3]
+//   model_bench CHECKPOINT [--device cpu] [--dtype f32] [--seconds 3] [--prefill 1x512,16x512]
+//               [--decode 1,16] [--max-batch-tokens 8192] [--state-dtype f32]
+//
+// Prompts go through the model in batches of at most max-batch-tokens, as in the server. A decode
+// step picks the most probable token of each row and, on a GPU, is launched before the tokens of
+// the step before have reached the host.
 //
 // The share is measured, not modelled: the linker routes this program's calls of fla::Linear
 // through a stopwatch (--wrap; see CMakeLists.txt). On a GPU, where ops only queue work, it is left
@@ -10,11 +15,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "kernels/ops.h"
 #include "model/model.h"
+#include "model/sampler.h"
+#include "model/state_pool.h"
 
 namespace {
 
@@ -49,34 +57,62 @@ struct Speed {
   double linear_share = 0;
 };
 
+struct Shape {
+  int sequences;
+  int length;
+};
+
+// "1x512,16x512": sequences x tokens of each.
+std::vector<Shape> ParseShapes(const std::string& text) {
+  std::vector<Shape> shapes;
+  std::stringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) {
+    Shape shape = {};
+    if (std::sscanf(part.c_str(), "%dx%d", &shape.sequences, &shape.length) != 2) {
+      throw CLI::ValidationError("--prefill", "wanted SEQUENCESxLENGTH, got " + part);
+    }
+    shapes.push_back(shape);
+  }
+  return shapes;
+}
+
 class Runner {
  public:
-  Runner(fla::Model& model, int max_batch)
-      : model_(model), pool_(model.stream(), model.config(), max_batch) {
-    for (int i = 0; i < max_batch; ++i) pool_.Acquire(model_.stream());
+  Runner(fla::Model& model, int slots, int max_batch_tokens, fla::DType state_dtype)
+      : model_(model),
+        max_batch_tokens_(max_batch_tokens),
+        pool_(model.stream(), model.config(), slots, state_dtype),
+        sampler_(model.stream(), slots) {
+    model_.Prepare(pool_, sampler_.tokens(), slots, slots);
+    for (int i = 0; i < slots; ++i) pool_.Acquire(model_.stream());
   }
 
-  // Runs batches of `sequences` x `length` tokens for about `seconds`.
-  Speed Measure(int sequences, int length, double seconds) {
-    fla::Batch batch;
-    batch.cu_seqlens.push_back(0);
-    for (int s = 0; s < sequences; ++s) {
-      for (int t = 0; t < length; ++t) {
-        batch.tokens.push_back((s * 131 + t * 17 + 5) % model_.config().vocab_size);
-      }
-      batch.slots.push_back(s);
-      batch.positions.push_back(0);
-      batch.cu_seqlens.push_back(static_cast<int>(batch.tokens.size()));
-      batch.logits_rows.push_back(static_cast<int>(batch.tokens.size()) - 1);
-    }
-    batch.num_decode = length == 1 ? sequences : 0;
-    Run(batch);  // memory and caches warm up
+  // Median time of all prompts of the shape.
+  Speed MeasurePrefill(Shape shape, double seconds) {
+    return Measure(seconds, [&] {
+      RunPrompts(shape);
+      model_.stream().Synchronize();
+    });
+  }
+
+  // Median time of a step, over runs of kSteps.
+  Speed MeasureDecode(int sequences, double seconds) {
+    constexpr int kSteps = 32;
+    Speed speed = Measure(seconds, [&] { RunSteps(sequences, kSteps); });
+    speed.median_seconds /= kSteps;
+    return speed;
+  }
+
+ private:
+  template <typename F>
+  Speed Measure(double seconds, F run) {
+    run();  // memory and caches warm up
     std::vector<double> times;
     linear_seconds = 0;
     const Clock::time_point begin = Clock::now();
-    while (SecondsSince(begin) < seconds || times.size() < 5) {
+    while (SecondsSince(begin) < seconds || times.size() < 3) {
       const Clock::time_point start = Clock::now();
-      Run(batch);
+      run();
       times.push_back(SecondsSince(start));
     }
     double total = 0;
@@ -85,50 +121,122 @@ class Runner {
     return {times[times.size() / 2], linear_seconds / total};
   }
 
- private:
-  void Run(const fla::Batch& batch) {
-    model_.Forward(batch, pool_);
-    model_.stream().Synchronize();
+  void RunPrompts(Shape shape) {
+    int sequence = 0, position = 0;
+    while (sequence < shape.sequences) {
+      fla::Batch batch;
+      batch.cu_seqlens.push_back(0);
+      while (sequence < shape.sequences) {
+        const int room = max_batch_tokens_ - static_cast<int>(batch.tokens.size());
+        const int piece = std::min(room, shape.length - position);
+        if (piece == 0) break;
+        for (int t = position; t < position + piece; ++t) {
+          batch.tokens.push_back((sequence * 131 + t * 17 + 5) % model_.config().vocab_size);
+        }
+        batch.slots.push_back(sequence);
+        batch.positions.push_back(position);
+        batch.cu_seqlens.push_back(static_cast<int>(batch.tokens.size()));
+        position += piece;
+        if (position < shape.length) break;
+        batch.logits_rows.push_back(static_cast<int>(batch.tokens.size()) - 1);
+        position = 0;
+        ++sequence;
+      }
+      model_.Forward(batch, pool_);
+    }
+  }
+
+  void RunSteps(int sequences, int steps) {
+    const bool ahead = model_.stream().device().is_cuda();
+    fla::Batch batch;
+    batch.num_decode = sequences;
+    batch.sampled = sampler_.tokens();
+    batch.cu_seqlens.push_back(0);
+    for (int i = 0; i < sequences; ++i) {
+      batch.tokens.push_back(i % model_.config().vocab_size);
+      batch.slots.push_back(i);
+      batch.positions.push_back(64);
+      batch.cu_seqlens.push_back(i + 1);
+      batch.logits_rows.push_back(i);
+    }
+    const std::vector<fla::SampleRequest> requests(sequences);
+    for (int step = 0; step < steps; ++step) {
+      sampler_.Launch(model_.Forward(batch, pool_), requests);
+      for (int i = 0; i < sequences; ++i) {
+        batch.tokens[i] = -1 - i;
+        ++batch.positions[i];
+      }
+      if (!ahead || step > 0) sampler_.Collect();
+    }
+    if (ahead) sampler_.Collect();
   }
 
   fla::Model& model_;
+  int max_batch_tokens_;
   fla::StatePool pool_;
+  fla::Sampler sampler_;
 };
 
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("Prefill and decode speed of a checkpoint");
-  std::string path, device = "cpu", dtype = "f32";
+  std::string path, device = "cpu", dtype = "f32", state_dtype = "f32";
+  std::string prefill = "1x512,16x512";
+  std::vector<int> decode = {1, 16};
+  int max_batch_tokens = 8192;
   double seconds = 3;
+  const auto dtypes = CLI::IsMember({"f32", "bf16"});
   app.add_option("checkpoint", path, "Checkpoint folder")->required();
   app.add_option("--device", device, "cpu, cuda:N or auto");
-  app.add_option("--dtype", dtype, "f32 or bf16")->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--dtype", dtype, "f32 or bf16")->check(dtypes);
+  app.add_option("--state-dtype", state_dtype, "f32 or bf16")->check(dtypes);
+  app.add_option("--prefill", prefill, "Prompts: SEQUENCESxLENGTH, separated by commas");
+  app.add_option("--decode", decode, "Sequences a step")->delimiter(',');
+  app.add_option("--max-batch-tokens", max_batch_tokens, "Tokens a batch")
+      ->check(CLI::Range(1, 1 << 20));
   app.add_option("--seconds", seconds, "Time a row");
   CLI11_PARSE(app, argc, argv);
+  const auto dtype_of = [](const std::string& name) {
+    return name == "f32" ? fla::DType::kF32 : fla::DType::kBF16;
+  };
 
-  constexpr int kPrompt = 512;
-  constexpr int kLargestBatch = 16;
-  const auto model =
-      fla::Model::Load({.path = path,
-                        .device = fla::ParseDevice(device),
-                        .dtype = dtype == "f32" ? fla::DType::kF32 : fla::DType::kBF16,
-                        .max_batch_tokens = kPrompt * kLargestBatch});
-  std::printf("%s, %.1fM parameters, %s, %s\n", model->config().model_type.c_str(),
-              static_cast<double>(model->parameters()) / 1e6, device.c_str(), dtype.c_str());
-  std::printf("%-8s %6s %12s %12s %10s\n", "phase", "batch", "ms", "tokens/s", "in GEMM");
-  Runner runner(*model, kLargestBatch);
-  for (const int length : {kPrompt, 1}) {
-    for (const int batch : {1, kLargestBatch}) {
-      const Speed speed = runner.Measure(batch, length, seconds);
-      std::printf("%-8s %6d %12.2f %12.0f ", length == 1 ? "decode" : "prefill", batch,
-                  1e3 * speed.median_seconds, batch * length / speed.median_seconds);
-      if (model->stream().device().is_cuda()) {
-        std::printf("%10s\n", "-");
-      } else {
+  try {
+    const std::vector<Shape> shapes = ParseShapes(prefill);
+    int slots = 1;
+    for (const Shape& shape : shapes) slots = std::max(slots, shape.sequences);
+    for (const int sequences : decode) slots = std::max(slots, sequences);
+    const auto model = fla::Model::Load({.path = path,
+                                         .device = fla::ParseDevice(device),
+                                         .dtype = dtype_of(dtype),
+                                         .max_batch_tokens = std::max(max_batch_tokens, slots)});
+    std::printf("%s, %.1fM parameters, %s, %s, %s states\n", model->config().model_type.c_str(),
+                static_cast<double>(model->parameters()) / 1e6, device.c_str(), dtype.c_str(),
+                state_dtype.c_str());
+    std::printf("%-8s %10s %12s %12s %10s\n", "phase", "shape", "ms", "tokens/s", "in GEMM");
+    const bool stopwatch = !model->stream().device().is_cuda();
+    const auto report = [&](const char* phase, const std::string& shape, int tokens, Speed speed) {
+      std::printf("%-8s %10s %12.3f %12.0f ", phase, shape.c_str(), 1e3 * speed.median_seconds,
+                  tokens / speed.median_seconds);
+      if (stopwatch) {
         std::printf("%9.0f%%\n", 100 * speed.linear_share);
+      } else {
+        std::printf("%10s\n", "-");
       }
+      std::fflush(stdout);
+    };
+    Runner runner(*model, slots, std::max(max_batch_tokens, slots), dtype_of(state_dtype));
+    for (const Shape& shape : shapes) {
+      report("prefill", std::to_string(shape.sequences) + "x" + std::to_string(shape.length),
+             shape.sequences * shape.length, runner.MeasurePrefill(shape, seconds));
     }
+    for (const int sequences : decode) {
+      report("decode", std::to_string(sequences), sequences,
+             runner.MeasureDecode(sequences, seconds));
+    }
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "model_bench: %s\n", error.what());
+    return 1;
   }
   return 0;
 }
