@@ -1,0 +1,18 @@
+#!/usr/bin/env python3
+"""One table row out of the JSON of `fla-cli bench --json` on standard input. print_load.py NAME"""
+import json
+import sys
+
+report = json.load(sys.stdin)
+
+
+def milliseconds(latency, share):
+    return f"{1e3 * report[latency + "_seconds"][share]:8.2f}"
+
+
+print(
+    f"  {sys.argv[1]:20s} {report['output_tokens_per_second']:9.0f} tokens/s out {report['prompt_tokens_per_second']:9.0f} in"
+    f" | ttft ms p50{milliseconds('ttft', 'p50')} p99{milliseconds('ttft', 'p99')}"
+    f" | between tokens ms p50{milliseconds('tpot', 'p50')} p99{milliseconds('tpot', 'p99')}"
+    f" | failed {report['failed']}"
+)
