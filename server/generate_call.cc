@@ -3,11 +3,12 @@
 #include <spdlog/spdlog.h>
 
 #include <exception>
+#include <iterator>
 #include <random>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/grpc_status.h"
 #include "server/request_queue.h"
 #include "server/retry_after.h"
@@ -31,6 +32,12 @@ std::optional<Clock::time_point> SteadyDeadline(std::chrono::system_clock::time_
 
 Clock::duration InClock(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+// For the log: text, or token ids.
+std::string PromptOf(const v1::GenerateRequest& message) {
+  if (!message.has_token_ids()) return message.text();
+  return absl::StrJoin(message.token_ids().ids(), " ");
 }
 
 const char* NameOf(const Finish& finish) {
@@ -71,6 +78,7 @@ void GenerateCall::Start(const v1::GenerateRequest& message, uint64_t id,
   absl::Status status;
   try {
     client_request_id_ = message.request_id();
+    if (context_.log != nullptr && context_.log->wants_prompts()) prompt_ = PromptOf(message);
     status = Submit(message, deadline);
   } catch (const std::exception& error) {
     status = InternalError(id_, error);
@@ -138,8 +146,7 @@ void GenerateCall::Deliver(Event event) {
     const std::lock_guard lock(mutex_);
     if (event.finish) {
       totals_.Add(*event.finish);
-      outcomes_ += outcomes_.empty() ? "" : ",";
-      outcomes_ += NameOf(*event.finish);
+      finish_reasons_.emplace_back(NameOf(*event.finish));
     }
     if (!closed_ && failure_.ok()) {
       if (event.finish) failure_ = StatusOf(*event.finish);
@@ -170,25 +177,26 @@ void GenerateCall::Cancel() {
   if (model_ != nullptr) model_->engine->NotifyCancelled();
 }
 
+void GenerateCall::ReadTrace(const grpc::CallbackServerContext& rpc) {
+  const auto [first, last] = rpc.client_metadata().equal_range("traceparent");
+  if (first == last || std::next(first) != last) return;  // two of them say nothing
+  trace_ = ParseTraceparent({first->second.data(), first->second.size()});
+}
+
 void GenerateCall::LogOutcome(const absl::Status& status) const {
-  if (!context_.log_requests) return;
-  const std::string model = model_ == nullptr ? "?" : model_->options.name;
-  const std::string client = absl::CEscape(client_request_id_.substr(0, 256));
-  if (!status.ok()) {
-    spdlog::info(
-        "request id={} client_id=\"{}\" model={} choices={} prompt_tokens={} "
-        "completion_tokens={} status={} message=\"{}\"",
-        id_, client, model, choices_, totals_.prompt_tokens(), totals_.completion_tokens(),
-        absl::StatusCodeToString(status.code()), absl::CEscape(status.message()));
-    return;
-  }
-  const v1::Timings timings = totals_.timings();
-  spdlog::info(
-      "request id={} client_id=\"{}\" model={} choices={} prompt_tokens={} completion_tokens={} "
-      "finish={} queue={:.1f}ms prefill={:.1f}ms decode={:.1f}ms total={:.1f}ms",
-      id_, client, model, choices_, totals_.prompt_tokens(), totals_.completion_tokens(), outcomes_,
-      timings.queue_seconds() * 1e3, timings.prefill_seconds() * 1e3,
-      timings.decode_seconds() * 1e3, timings.total_seconds() * 1e3);
+  if (context_.log == nullptr) return;
+  RequestRecord record;
+  record.id = id_;
+  record.client_id = client_request_id_;
+  if (model_ != nullptr) record.model = model_->options.name;
+  record.trace = trace_;
+  record.choices = choices_;
+  record.usage = totals_.usage();
+  record.timings = totals_.timings();
+  record.finish_reasons = finish_reasons_;
+  record.status = status;
+  record.prompt = prompt_;
+  context_.log->Write(record);
 }
 
 namespace {
@@ -330,6 +338,7 @@ grpc::ServerUnaryReactor* StartUnaryCall(const CallContext& context, uint64_t id
                                          v1::GenerateResponse* response) {
   auto call = std::make_shared<UnaryCall>(context, response);
   call->KeepUntilDone();
+  call->ReadTrace(rpc);
   call->Start(message, id, rpc.deadline());
   return call.get();
 }
@@ -339,6 +348,7 @@ grpc::ServerWriteReactor<v1::GenerateStreamResponse>* StartStreamedCall(
     const v1::GenerateRequest& message) {
   auto call = std::make_shared<StreamedCall>(context);
   call->KeepUntilDone();
+  call->ReadTrace(rpc);
   call->Start(message, id, rpc.deadline());
   return call.get();
 }

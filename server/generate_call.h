@@ -11,6 +11,7 @@
 #include "fla/v1/inference.grpc.pb.h"
 #include "server/model_registry.h"
 #include "server/request.h"
+#include "server/request_log.h"
 #include "server/result.h"
 #include "server/writer_thread.h"
 
@@ -21,7 +22,7 @@ struct CallContext {
   const ModelRegistry& registry;
   const Limits& limits;
   WriterThread& writer;
-  bool log_requests = true;
+  const RequestLog* log = nullptr;         // null: requests are not logged
   std::atomic<int>* open_calls = nullptr;  // counts those there are
 };
 
@@ -40,6 +41,9 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   // the server's own.
   void Start(const v1::GenerateRequest& message, uint64_t id,
              std::chrono::system_clock::time_point deadline);
+
+  // The trace that the client says the call belongs to; before Start.
+  void ReadTrace(const grpc::CallbackServerContext& rpc);
 
   void Deliver(Event event) final;
 
@@ -61,6 +65,8 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   const CallContext context_;
   uint64_t id_ = 0;
   std::string client_request_id_;
+  std::string prompt_;  // empty unless the log wants it
+  std::optional<TraceContext> trace_;
   int choices_ = 0;
   ServedModel* model_ = nullptr;
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
@@ -69,10 +75,10 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   // Guarded by mutex_.
   EventBuffer buffer_;
   Totals totals_;
-  absl::Status failure_;    // not OK: the RPC ends with it once the buffer is empty
-  std::string outcomes_;    // finish reasons, for the log
-  bool closed_ = false;     // gRPC has been told the end
-  bool scheduled_ = false;  // the writer thread will call Advance
+  absl::Status failure_;  // not OK: the RPC ends with it once the buffer is empty
+  std::vector<std::string> finish_reasons_;  // for the log
+  bool closed_ = false;                      // gRPC has been told the end
+  bool scheduled_ = false;                   // the writer thread will call Advance
 
  private:
   absl::Status Submit(const v1::GenerateRequest& message,

@@ -3,7 +3,6 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <signal.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
@@ -21,6 +20,7 @@
 #include "server/metrics_endpoint.h"
 #include "server/model_registry.h"
 #include "server/options.h"
+#include "server/request_log.h"
 #include "server/writer_thread.h"
 
 namespace fla {
@@ -109,7 +109,8 @@ int Serve(const ServerOptions& options, const PortFiles& port_files) {
   WriterThread writer;  // outlives the engines, which post to it
   const std::unique_ptr<MetricsEndpoint> metrics_endpoint = ExposeMetrics(options, metrics);
   const ModelRegistry registry(options, metrics);
-  InferenceService inference({registry, options.limits, writer, options.log.requests});
+  const RequestLog request_log(options.log);
+  InferenceService inference({registry, options.limits, writer, &request_log});
   ControlService control(registry);
   const Listening listening = Listen(options, {&inference, &control});
 
@@ -191,8 +192,7 @@ int Main(int argc, char** argv) {
   try {
     if (!check.empty()) return CheckConfig(check);
     const ServerOptions options = LoadServerOptions(config);
-    spdlog::set_default_logger(spdlog::stderr_color_mt("fla-server"));
-    spdlog::set_level(spdlog::level::from_str(options.log.level));
+    ConfigureLog(options.log);
     return Serve(options, port_files);
   } catch (const std::exception& error) {
     std::cerr << "fla-server: " << error.what() << "\n";

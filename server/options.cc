@@ -72,6 +72,13 @@ LogOptions ReadLog(ConfigSection section) {
                  Json(log.level));
   }
   section.Read("requests", log.requests);
+  section.Read("prompts", log.prompts);
+  std::string format = "text";
+  section.Read("format", format);
+  if (format != "text" && format != "json") {
+    section.Fail(section.PathOf("format"), "text or json", Json(format));
+  }
+  log.json = format == "json";
   section.RefuseOthers();
   return log;
 }

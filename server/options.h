@@ -16,6 +16,8 @@ namespace fla {
 struct LogOptions {
   std::string level = "info";  // trace, debug, info, warn, error, off
   bool requests = true;        // one line a request
+  bool prompts = false;        // with the prompt in it
+  bool json = false;           // JSON lines, else text
 };
 
 struct ServerOptions {

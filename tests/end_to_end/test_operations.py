@@ -166,6 +166,35 @@ def test_the_log_has_a_line_a_request_and_no_prompt(start_server):
     assert "badger" not in log
 
 
+def test_the_log_as_json_lines_with_traces(start_server):
+    server = start_server(log={"format": "json", "prompts": True})
+    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    response = server.inference.Generate(
+        request(text="A note about badgers", request_id="abc", max_new_tokens=4, ignore_eos=True,
+                n=2),
+        metadata=[("traceparent", f"00-{trace}-{span}-01")], timeout=60)
+    server.generate(ids=[5, 6, 7], max_new_tokens=1)
+    with pytest.raises(grpc.RpcError):
+        server.generate(text="a", temperature=-1)
+    server.process.terminate()
+    server.process.wait(30)
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert all({"time", "level"} <= line.keys() for line in lines)
+    traced, by_ids, refused = [line for line in lines if line.get("event") == "request"]
+    assert traced["client_id"] == "abc" and traced["model"] == "demo"
+    assert (traced["trace_id"], traced["parent_id"], traced["sampled"]) == (trace, span, True)
+    assert traced["prompt"] == "A note about badgers" and by_ids["prompt"] == "5 6 7"
+    assert traced["finish_reasons"] == ["length", "length"]
+    # The client was told the same.
+    assert traced["completion_tokens"] == response.usage.completion_tokens == 8
+    for span_name in ("queue", "prefill", "decode", "first_token", "longest_gap", "total"):
+        key = f"{span_name}_seconds"
+        assert traced[key] == getattr(response.timings, key), key
+    assert 0 < response.timings.longest_gap_seconds <= response.timings.decode_seconds
+    assert "trace_id" not in by_ids
+    assert refused["status"] == "INVALID_ARGUMENT" and "temperature" in refused["message"]
+
+
 def test_check_config(tmp_path):
     good = tmp_path / "good.json"
     good.write_text(json.dumps(demo_config()))

@@ -77,7 +77,7 @@ TEST(Options, ReadsEveryKey) {
       "priority_aging_seconds": 0},
     "metrics_vllm_names": true,
     "drain_timeout_seconds": 1.5,
-    "log": {"level": "debug", "requests": false}})");
+    "log": {"level": "debug", "requests": false, "prompts": true, "format": "json"}})");
   EXPECT_EQ(options.listen, "[::1]:0");
   EXPECT_EQ(options.metrics_listen, "0.0.0.0:9090");
   ASSERT_EQ(options.models.size(), 2u);
@@ -124,6 +124,8 @@ TEST(Options, ReadsEveryKey) {
   EXPECT_EQ(options.drain_timeout_seconds, 1.5);
   EXPECT_EQ(options.log.level, "debug");
   EXPECT_FALSE(options.log.requests);
+  EXPECT_TRUE(options.log.prompts);
+  EXPECT_TRUE(options.log.json);
 }
 
 TEST(Options, DefaultsFollowNarrowerBounds) {
@@ -140,7 +142,7 @@ TEST(Options, NamesKeyPathWantedAndGot) {
   EXPECT_THAT(ErrorOf(WithModel(R"(, "limits": {"max_n": "4"})")),
               AllOf(HasSubstr("limits.max_n: wanted an integer"), HasSubstr("got \"4\"")));
   EXPECT_THAT(ErrorOf(WithModel(R"(, "log": {"levle": "info"})")),
-              AllOf(HasSubstr("log.levle: "), HasSubstr("level, requests")));
+              AllOf(HasSubstr("log.levle: "), HasSubstr("level, prompts, requests")));
   EXPECT_THAT(ErrorOf(WithModel(R"(, "port": 1)")), HasSubstr("port: "));
   EXPECT_THAT(ErrorOf(R"({"listen": "a:1"})"), HasSubstr("models: wanted"));
   EXPECT_THAT(ErrorOf(R"({"models": []})"), HasSubstr("models: wanted"));
@@ -166,6 +168,7 @@ TEST(Options, RefusesValuesOutOfRange) {
   EXPECT_THAT(ErrorOf(WithModel(R"(, "drain_timeout_seconds": -0.5)")),
               HasSubstr("drain_timeout_seconds"));
   EXPECT_THAT(ErrorOf(WithModel(R"(, "log": {"level": "loud"})")), HasSubstr("log.level"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "log": {"format": "xml"})")), HasSubstr("log.format"));
   EXPECT_THAT(ErrorOf(WithModel(R"(, "default_model": "b")")), HasSubstr("default_model"));
   EXPECT_THAT(ErrorOf(R"({"models": [{"name": "a", "path": "m"}, {"name": "a", "path": "n"}]})"),
               HasSubstr("models[1].name: wanted a name that no other model or alias has"));
