@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/ops.h"
 #include "tests/testing/devices.h"
 
 namespace fla {

@@ -94,6 +94,48 @@ TEST(Model, ReportsProgressAndSize) {
   EXPECT_EQ(model->parameters(), 200900);  // as info.json of the checkpoint says
 }
 
+// On a GPU a decode batch is replayed from a recording, padded to its size, once Prepare was
+// called.
+class RecordedDecode : public ::testing::TestWithParam<std::tuple<std::string, DType>> {};
+
+TEST_P(RecordedDecode, EqualsTheOpsOneByOne) {
+  const Device device = ParseDevice("auto");
+  if (!Recording::Supported(device)) GTEST_SKIP() << "no GPU";
+  const auto& [name, dtype] = GetParam();
+  const auto model = Model::Load(
+      {.path = kGolden / name, .device = device, .dtype = dtype, .max_batch_tokens = 64});
+  constexpr int kSlots = 21;  // 19 and 21 are recorded, 20 is padded
+  StatePool pool(model->stream(), model->config(), kSlots);
+  const auto run = [&](int sequences) {
+    std::vector<int> slots;
+    for (int i = 0; i < kSlots; ++i) slots.push_back(pool.Acquire(model->stream()));
+    std::vector<float> all;
+    for (int step = 0; step < 4; ++step) {
+      std::vector<testing::Piece> pieces;
+      for (int i = 0; i < sequences; ++i) {
+        pieces.push_back({slots[i], step, {(i * 37 + step * 11) % model->config().vocab_size}});
+      }
+      const std::vector<float> logits = AllLogits(*model, pool, pieces);
+      all.insert(all.end(), logits.begin(), logits.end());
+    }
+    for (const int slot : slots) pool.Release(slot);
+    return all;
+  };
+  std::map<int, std::vector<float>> wanted;
+  for (const int sequences : {1, 2, 20, 21}) wanted[sequences] = run(sequences);
+  const Buffer sampled(device, kSlots * sizeof(int));
+  model->Prepare(pool, sampled.as<int>(), kSlots, kSlots);
+  for (const auto& [sequences, logits] : wanted) {
+    EXPECT_LT(Error(run(sequences), logits), dtype == DType::kF32 ? 1e-5 : 1e-2) << sequences;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, RecordedDecode,
+                         ::testing::Combine(::testing::Values("kda", "gated_deltanet", "gla",
+                                                              "retnet", "delta_net",
+                                                              "linear_attn-hadamard"),
+                                            ::testing::Values(DType::kF32, DType::kBF16)));
+
 TEST(Model, RefusesABatchThatWouldReadOutOfBounds) {
   const auto model = Model::Load({.path = kGolden / "kda"});
   StatePool pool(model->stream(), model->config(), 1);
