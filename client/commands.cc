@@ -1,6 +1,8 @@
 #include "client/commands.h"
 
 #include <google/protobuf/util/json_util.h>
+#include <openssl/rand.h>
+#include <openssl/sha.h>
 
 #include <algorithm>
 #include <chrono>
@@ -206,6 +208,41 @@ int CheckHealth(const Connection& connection, const std::string& service) {
   ThrowUnlessOk(stub->Check(&context, request, &response));
   std::cout << HealthCheckResponse::ServingStatus_Name(response.status()) << "\n";
   return response.status() == HealthCheckResponse::SERVING ? 0 : 1;
+}
+
+int Drain(const Connection& connection) {
+  const auto stub = v1::Control::NewStub(connection.Open());
+  grpc::ClientContext context;
+  connection.Apply(context);
+  v1::DrainResponse response;
+  ThrowUnlessOk(stub->Drain(&context, {}, &response));
+  std::printf("draining for at most %g s\n", response.timeout_seconds());
+  return 0;
+}
+
+int NewKey(const std::string& name, const std::string& role) {
+  if (name.empty() || name[0] == '#' || name.find_first_of(" \t\r\n") != std::string::npos) {
+    throw std::runtime_error("name: wanted one word that does not begin with #, got \"" + name +
+                             "\"");
+  }
+  const auto hex_of = [](const unsigned char* bytes, size_t count) {
+    std::string text;
+    for (size_t i = 0; i < count; ++i) {
+      char digits[3];
+      std::snprintf(digits, sizeof(digits), "%02x", bytes[i]);
+      text += digits;
+    }
+    return text;
+  };
+  unsigned char random[32], hash[SHA256_DIGEST_LENGTH];
+  if (RAND_bytes(random, sizeof(random)) != 1) {
+    throw std::runtime_error("the system gives no random numbers");
+  }
+  const std::string key = "fla-" + hex_of(random, sizeof(random));
+  SHA256(reinterpret_cast<const unsigned char*>(key.data()), key.size(), hash);
+  std::cout << key << std::endl;
+  std::cerr << name << " " << role << " " << hex_of(hash, sizeof(hash)) << std::endl;
+  return 0;
 }
 
 }  // namespace fla::client

@@ -22,5 +22,9 @@ int Detokenize(const Connection& connection, const v1::DetokenizeRequest& reques
 int ListModels(const Connection& connection);
 // 0 only if the service is SERVING; an empty name means the server as a whole.
 int CheckHealth(const Connection& connection, const std::string& service);
+int Drain(const Connection& connection);
+
+// No RPC: makes a random API key.
+int NewKey(const std::string& name, const std::string& role);
 
 }  // namespace fla::client

@@ -1,6 +1,9 @@
 #include "client/connection.h"
 
 #include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
 #include <iterator>
 
 namespace fla::client {
@@ -38,14 +41,33 @@ std::shared_ptr<grpc::Channel> Connection::Open() const {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);  // log-probabilities of a long prompt are large
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  if (!tls) {
+    return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  }
+  grpc::SslCredentialsOptions files;
+  if (!ca_file.empty()) files.pem_root_certs = ReadFile(ca_file);
+  if (!certificate_file.empty()) files.pem_cert_chain = ReadFile(certificate_file);
+  if (!key_file.empty()) files.pem_private_key = ReadFile(key_file);
+  return grpc::CreateCustomChannel(address, grpc::SslCredentials(files), arguments);
 }
 
 void Connection::Apply(grpc::ClientContext& context) const {
+  if (!api_key.empty()) context.AddMetadata("authorization", "Bearer " + api_key);
   if (!timeout_seconds) return;
   context.set_deadline(std::chrono::system_clock::now() +
                        std::chrono::duration_cast<std::chrono::system_clock::duration>(
                            std::chrono::duration<double>(*timeout_seconds)));
+}
+
+std::string ReadFile(const std::string& name) {
+  if (name == "-") {
+    return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+  }
+  std::ifstream stream(name, std::ios::binary);
+  if (!stream || std::filesystem::is_directory(name)) {
+    throw std::runtime_error(name + ": cannot be read");
+  }
+  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
 }
 
 }  // namespace fla::client

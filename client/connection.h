@@ -21,14 +21,22 @@ class RpcError : public std::runtime_error {
 
 void ThrowUnlessOk(const grpc::Status& status);
 
-// Where the server is and how long one call may take.
+// Where the server is, who we are, and how long one call may take.
 struct Connection {
   std::string address = "127.0.0.1:50051";
   std::optional<double> timeout_seconds;
+  bool tls = false;
+  // PEM files; empty: what the system trusts; no certificate of our own.
+  std::string ca_file, certificate_file, key_file;
+  std::string api_key;  // empty: none
 
-  // Each channel is a connection of its own.
+  // Each channel is a connection of its own. Throws std::runtime_error for a file that cannot be
+  // read.
   std::shared_ptr<grpc::Channel> Open() const;
   void Apply(grpc::ClientContext& context) const;
 };
+
+// "-": standard input. Throws std::runtime_error.
+std::string ReadFile(const std::string& name);
 
 }  // namespace fla::client

@@ -1,9 +1,8 @@
 // fla-cli: a command line for a running fla-server.
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <exception>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <string>
 
 #include "client/bench_command.h"
@@ -11,16 +10,6 @@
 
 namespace fla::client {
 namespace {
-
-// "-": standard input.
-std::string ReadFile(const std::string& name) {
-  if (name == "-") {
-    return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
-  }
-  std::ifstream stream(name, std::ios::binary);
-  if (!stream) throw std::runtime_error(name + ": cannot be read");
-  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-}
 
 // One optional field of a message: what is not said on the command line stays unset.
 template <typename T, typename Set>
@@ -127,6 +116,18 @@ int Main(int argc, char** argv) {
   app.add_option("--address", connection.address, "host:port of the server")->capture_default_str();
   app.add_option("--timeout", connection.timeout_seconds, "Seconds that the call may take")
       ->check(CLI::PositiveNumber);
+  app.add_option("--ca", connection.ca_file, "PEM of who signed the server's certificate; TLS")
+      ->type_name("FILE");
+  auto* certificate = app.add_option("--certificate", connection.certificate_file,
+                                     "PEM of our certificate, for mutual TLS")
+                          ->type_name("FILE");
+  app.add_option("--private-key", connection.key_file, "PEM of its key")
+      ->type_name("FILE")
+      ->needs(certificate);
+  app.add_flag("--tls", connection.tls, "TLS with who the system trusts; --ca implies it");
+  std::string api_key_file;
+  app.add_option("--api-key-file", api_key_file, "Our API key; else $FLA_API_KEY, if set")
+      ->type_name("FILE");
   app.require_subcommand(1);
   app.fallthrough();
 
@@ -164,6 +165,14 @@ int Main(int argc, char** argv) {
 
   CLI::App& models = *app.add_subcommand("models", "Show what the server serves");
   std::string service;
+  std::string key_name, key_role = "user";
+  CLI::App& new_key = *app.add_subcommand(
+      "new-key", "Make an API key: the key to stdout, the line for the server's file to stderr");
+  new_key.add_option("name", key_name, "Whose it is")->required();
+  new_key.add_option("--role", key_role, "user or admin")
+      ->check(CLI::IsMember({"user", "admin"}))
+      ->capture_default_str();
+  CLI::App& drain = *app.add_subcommand("drain", "Let the server finish what runs, and end");
   CLI::App& health = *app.add_subcommand("health", "Exit with 0 if the server is serving");
   health.add_option("--service", service, "One of its services, e.g. fla.v1.Inference");
 
@@ -172,6 +181,11 @@ int Main(int argc, char** argv) {
     if (generate.stream && !generate.json && generate.request.n() > 1) {
       throw CLI::ValidationError("--stream", "several choices need --json as well");
     }
+    connection.tls |= !connection.ca_file.empty() || !connection.certificate_file.empty();
+    if (const char* key = std::getenv("FLA_API_KEY")) connection.api_key = key;
+    if (!api_key_file.empty()) connection.api_key = ReadFile(api_key_file);
+    // Of a file, but for the end of the line.
+    connection.api_key.erase(connection.api_key.find_last_not_of(" \r\n") + 1);
   } catch (const CLI::ParseError& error) {
     return app.exit(error);
   } catch (const std::exception& error) {
@@ -190,6 +204,8 @@ int Main(int argc, char** argv) {
     }
     if (app.got_subcommand(&load)) return Bench(connection, bench);
     if (app.got_subcommand(&models)) return ListModels(connection);
+    if (app.got_subcommand(&new_key)) return NewKey(key_name, key_role);
+    if (app.got_subcommand(&drain)) return Drain(connection);
     if (app.got_subcommand(&health)) return CheckHealth(connection, service);
   } catch (const std::exception& error) {
     std::cerr << "fla-cli: " << error.what() << "\n";

@@ -1,5 +1,7 @@
 #include "server/control_service.h"
 
+#include "server/grpc_answer.h"
+
 namespace fla {
 namespace {
 
@@ -37,22 +39,32 @@ const char* ServerBuild() {
 grpc::ServerUnaryReactor* ControlService::GetServerInfo(grpc::CallbackServerContext* rpc,
                                                         const v1::GetServerInfoRequest*,
                                                         v1::GetServerInfoResponse* response) {
-  response->set_version(ServerVersion());
-  response->set_build(ServerBuild());
-  response->set_uptime_seconds(std::chrono::duration<double>(Clock::now() - started_).count());
-  response->set_default_model(registry_.default_model());
-  grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return Answer(rpc, access_, Role::kUser, [&] {
+    response->set_version(ServerVersion());
+    response->set_build(ServerBuild());
+    response->set_uptime_seconds(std::chrono::duration<double>(Clock::now() - started_).count());
+    response->set_default_model(registry_.default_model());
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* ControlService::ListModels(grpc::CallbackServerContext* rpc,
                                                      const v1::ListModelsRequest*,
                                                      v1::ListModelsResponse* response) {
-  for (const auto& model : registry_.models()) Describe(*model, *response->add_models());
-  grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return Answer(rpc, access_, Role::kUser, [&] {
+    for (const auto& model : registry_.models()) Describe(*model, *response->add_models());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* ControlService::Drain(grpc::CallbackServerContext* rpc,
+                                                const v1::DrainRequest*,
+                                                v1::DrainResponse* response) {
+  return Answer(rpc, access_, Role::kAdmin, [&] {
+    response->set_timeout_seconds(draining_.timeout_seconds);
+    if (!drain_began_.exchange(true)) draining_.drain();
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace fla

@@ -3,7 +3,12 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
+#include <functional>
+#include <utility>
+
 #include "fla/v1/control.grpc.pb.h"
+#include "server/grpc_access.h"
 #include "server/model_registry.h"
 
 namespace fla {
@@ -11,9 +16,17 @@ namespace fla {
 // Thread safety: all methods may be called from any thread.
 class ControlService final : public v1::Control::CallbackService {
  public:
-  // `registry` must outlive this.
-  explicit ControlService(const ModelRegistry& registry)
-      : registry_(registry), started_(Clock::now()) {}
+  // `drain` begins to drain the server, and returns at once; it is called at most once.
+  struct Draining {
+    std::function<void()> drain;
+    double timeout_seconds = 0;
+  };
+  // `registry` and `access` must outlive this.
+  ControlService(const ModelRegistry& registry, const GrpcAccess& access, Draining draining)
+      : registry_(registry),
+        access_(access),
+        draining_(std::move(draining)),
+        started_(Clock::now()) {}
 
   grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* rpc,
                                           const v1::GetServerInfoRequest* request,
@@ -21,9 +34,14 @@ class ControlService final : public v1::Control::CallbackService {
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* rpc,
                                        const v1::ListModelsRequest* request,
                                        v1::ListModelsResponse* response) override;
+  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* rpc, const v1::DrainRequest* request,
+                                  v1::DrainResponse* response) override;
 
  private:
   const ModelRegistry& registry_;
+  const GrpcAccess& access_;
+  const Draining draining_;
+  std::atomic<bool> drain_began_ = false;
   const Clock::time_point started_;
 };
 

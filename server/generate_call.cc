@@ -73,13 +73,14 @@ GenerateCall::~GenerateCall() {
 }
 
 void GenerateCall::Start(const v1::GenerateRequest& message, uint64_t id,
-                         std::chrono::system_clock::time_point deadline) {
+                         std::chrono::system_clock::time_point deadline,
+                         const absl::Status& access) {
   id_ = id;
-  absl::Status status;
+  absl::Status status = access;
   try {
     client_request_id_ = message.request_id();
     if (context_.log != nullptr && context_.log->wants_prompts()) prompt_ = PromptOf(message);
-    status = Submit(message, deadline);
+    if (status.ok()) status = Submit(message, deadline);
   } catch (const std::exception& error) {
     status = InternalError(id_, error);
   }
@@ -339,7 +340,7 @@ grpc::ServerUnaryReactor* StartUnaryCall(const CallContext& context, uint64_t id
   auto call = std::make_shared<UnaryCall>(context, response);
   call->KeepUntilDone();
   call->ReadTrace(rpc);
-  call->Start(message, id, rpc.deadline());
+  call->Start(message, id, rpc.deadline(), context.access.Check(rpc, Role::kUser));
   return call.get();
 }
 
@@ -349,7 +350,7 @@ grpc::ServerWriteReactor<v1::GenerateStreamResponse>* StartStreamedCall(
   auto call = std::make_shared<StreamedCall>(context);
   call->KeepUntilDone();
   call->ReadTrace(rpc);
-  call->Start(message, id, rpc.deadline());
+  call->Start(message, id, rpc.deadline(), context.access.Check(rpc, Role::kUser));
   return call.get();
 }
 

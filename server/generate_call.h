@@ -9,6 +9,7 @@
 #include <string>
 
 #include "fla/v1/inference.grpc.pb.h"
+#include "server/grpc_access.h"
 #include "server/model_registry.h"
 #include "server/request.h"
 #include "server/request_log.h"
@@ -22,6 +23,7 @@ struct CallContext {
   const ModelRegistry& registry;
   const Limits& limits;
   WriterThread& writer;
+  const GrpcAccess& access;
   const RequestLog* log = nullptr;         // null: requests are not logged
   std::atomic<int>* open_calls = nullptr;  // counts those there are
 };
@@ -38,9 +40,10 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   ~GenerateCall() override;
 
   // Validates and queues; a request that is refused finishes the call. Does not throw. `id` is
-  // the server's own.
+  // the server's own; an `access` that is not OK refuses.
   void Start(const v1::GenerateRequest& message, uint64_t id,
-             std::chrono::system_clock::time_point deadline);
+             std::chrono::system_clock::time_point deadline,
+             const absl::Status& access = absl::OkStatus());
 
   // The trace that the client says the call belongs to; before Start.
   void ReadTrace(const grpc::CallbackServerContext& rpc);

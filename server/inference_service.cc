@@ -1,10 +1,6 @@
 #include "server/inference_service.h"
 
-#include <spdlog/spdlog.h>
-
-#include <exception>
-
-#include "server/grpc_status.h"
+#include "server/grpc_answer.h"
 #include "server/translate.h"
 
 namespace fla {
@@ -41,21 +37,6 @@ absl::Status RunDetokenize(const ModelRegistry& registry, const v1::DetokenizeRe
   return absl::OkStatus();
 }
 
-// Answers at once with what `run` says. No exception leaves it.
-template <typename Run>
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* rpc, Run run) {
-  absl::Status status;
-  try {
-    status = run();
-  } catch (const std::exception& error) {
-    spdlog::error("tokenizer: {}", error.what());
-    status = absl::InternalError("the server has failed; its log says more");
-  }
-  grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
-}
-
 }  // namespace
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* rpc,
@@ -72,13 +53,15 @@ grpc::ServerWriteReactor<v1::GenerateStreamResponse>* InferenceService::Generate
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* rpc,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
-  return Answer(rpc, [&] { return RunTokenize(context_.registry, *request, *response); });
+  return Answer(rpc, context_.access, Role::kUser,
+                [&] { return RunTokenize(context_.registry, *request, *response); });
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* rpc,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  return Answer(rpc, [&] { return RunDetokenize(context_.registry, *request, *response); });
+  return Answer(rpc, context_.access, Role::kUser,
+                [&] { return RunDetokenize(context_.registry, *request, *response); });
 }
 
 }  // namespace fla

@@ -1,9 +1,9 @@
 // fla-server: serves the models of one JSON file over gRPC.
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -13,8 +13,9 @@
 #include <iostream>
 #include <memory>
 
-#include "grpc/health/v1/health.pb.h"
 #include "server/control_service.h"
+#include "server/grpc_access.h"
+#include "server/grpc_listen.h"
 #include "server/inference_service.h"
 #include "server/metrics.h"
 #include "server/metrics_endpoint.h"
@@ -51,39 +52,6 @@ std::unique_ptr<MetricsEndpoint> ExposeMetrics(const ServerOptions& options, Met
                                            options.metrics_vllm_names);
 }
 
-struct Listening {
-  std::unique_ptr<grpc::Server> server;
-  std::string address;
-  int port = 0;
-};
-
-Listening Listen(const ServerOptions& options, std::vector<grpc::Service*> services) {
-  grpc::EnableDefaultHealthCheckService(true);
-  grpc::health::v1::HealthCheckRequest::descriptor();  // linked in, for reflection
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  grpc::ServerBuilder builder;
-  Listening result;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &result.port);
-  // A second server on the same port is an error, not a partner.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // A client whose machine vanished without a word is noticed, and its slots freed.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-  builder.SetMaxReceiveMessageSize(options.limits.max_message_bytes);
-  builder.SetMaxSendMessageSize(-1);
-  for (grpc::Service* service : services) builder.RegisterService(service);
-  result.server = builder.BuildAndStart();
-  if (result.server == nullptr || result.port == 0) {
-    throw std::runtime_error("listen: cannot listen on " + options.listen);
-  }
-  result.address = options.listen;
-  if (options.listen.rfind("unix:", 0) != 0) {
-    result.address =
-        options.listen.substr(0, options.listen.rfind(':') + 1) + std::to_string(result.port);
-  }
-  return result;
-}
-
 // Tells scripts which port was chosen: a number. The file appears whole or not at all.
 void WritePortFile(const std::string& file, int port) {
   if (file.empty()) return;
@@ -105,13 +73,17 @@ struct PortFiles {
 // Runs until SIGTERM or SIGINT, then drains. Returns the exit code.
 int Serve(const ServerOptions& options, const PortFiles& port_files) {
   const sigset_t signals = BlockEndingSignals();
+  // Before models are loaded, which may take long.
+  CheckTls(options.tls);
+  const GrpcAccess access(options.api_keys);
   Metrics metrics;
   WriterThread writer;  // outlives the engines, which post to it
   const std::unique_ptr<MetricsEndpoint> metrics_endpoint = ExposeMetrics(options, metrics);
   const ModelRegistry registry(options, metrics);
   const RequestLog request_log(options.log);
-  InferenceService inference({registry, options.limits, writer, &request_log});
-  ControlService control(registry);
+  InferenceService inference({registry, options.limits, writer, access, &request_log});
+  ControlService control(registry, access,
+                         {[] { kill(getpid(), SIGTERM); }, options.drain_timeout_seconds});
   const Listening listening = Listen(options, {&inference, &control});
 
   grpc::HealthCheckServiceInterface& health = *listening.server->GetHealthCheckService();
@@ -168,6 +140,8 @@ int CheckConfig(const std::string& file) {
       throw std::runtime_error(file + ": models[" + std::to_string(i) + "]: " + error.what());
     }
   }
+  CheckTls(options.tls);
+  const GrpcAccess keys(options.api_keys);
   std::cout << file << ": OK\n";
   return 0;
 }

@@ -123,6 +123,15 @@ ServerOptions ParseServerOptions(std::string_view text, const std::filesystem::p
   }
   if (const Json* log = root.Find("log")) options.log = ReadLog(root.Child("log", *log));
   root.Read("drain_timeout_seconds", options.drain_timeout_seconds, 0.0, 86400.0);
+  if (const Json* tls = root.Find("tls")) {
+    options.tls = ReadTls(root.Child("tls", *tls), folders.config);
+  }
+  if (const Json* connections = root.Find("connections")) {
+    options.connections = ReadConnections(root.Child("connections", *connections));
+  }
+  std::string api_keys;
+  root.Read("api_keys", api_keys);
+  if (!api_keys.empty()) options.api_keys = (folders.config / api_keys).lexically_normal();
   root.RefuseOthers();
   return options;
 }

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "server/connection_options.h"
 #include "server/limits.h"
 #include "server/model_options.h"
 
@@ -32,6 +33,9 @@ struct ServerOptions {
   double checkpoint_poll_seconds = 5.0;  // how often checkpoints are looked at; 0: never
   Limits limits;
   double drain_timeout_seconds = 30.0;
+  TlsOptions tls;
+  ConnectionOptions connections;
+  std::filesystem::path api_keys;  // a file as ApiKeys::Load reads it; empty: none are asked for
   LogOptions log;
 };
 

@@ -79,7 +79,7 @@ class GenerateCallTest : public ::testing::Test {
   std::shared_ptr<RecordingCall> Start(const v1::GenerateRequest& message, bool stalled = false,
                                        std::chrono::seconds time = std::chrono::hours(1)) {
     auto call = std::make_shared<RecordingCall>(
-        CallContext{*registry_, options_.limits, writer_, nullptr, &open_calls_}, stalled);
+        CallContext{*registry_, options_.limits, writer_, access_, nullptr, &open_calls_}, stalled);
     call->Start(message, ++id_, std::chrono::system_clock::now() + time);
     return call;
   }
@@ -103,6 +103,7 @@ class GenerateCallTest : public ::testing::Test {
   ServerOptions options_;
   Metrics metrics_;
   WriterThread writer_;
+  GrpcAccess access_;
   std::unique_ptr<ModelRegistry> registry_;
   std::atomic<uint64_t> id_ = 0;
   std::atomic<int> open_calls_ = 0;

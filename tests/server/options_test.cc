@@ -77,6 +77,11 @@ TEST(Options, ReadsEveryKey) {
       "priority_aging_seconds": 0},
     "metrics_vllm_names": true,
     "drain_timeout_seconds": 1.5,
+    "tls": {"certificate": "c.pem", "private_key": "/k.pem", "client_ca": "../ca.pem"},
+    "api_keys": "keys",
+    "connections": {"keepalive_seconds": 1, "keepalive_timeout_seconds": 2,
+      "min_ping_interval_seconds": 3, "max_idle_seconds": 4, "max_age_seconds": 5,
+      "max_age_grace_seconds": 6.5},
     "log": {"level": "debug", "requests": false, "prompts": true, "format": "json"}})");
   EXPECT_EQ(options.listen, "[::1]:0");
   EXPECT_EQ(options.metrics_listen, "0.0.0.0:9090");
@@ -122,6 +127,16 @@ TEST(Options, ReadsEveryKey) {
   EXPECT_EQ(options.limits.priority_aging_seconds, 0);
   EXPECT_TRUE(options.metrics_vllm_names);
   EXPECT_EQ(options.drain_timeout_seconds, 1.5);
+  EXPECT_EQ(options.tls.certificate, "/etc/fla/c.pem");
+  EXPECT_EQ(options.tls.private_key, "/k.pem");
+  EXPECT_EQ(options.tls.client_ca, "/etc/ca.pem");
+  EXPECT_EQ(options.api_keys, "/etc/fla/keys");
+  EXPECT_EQ(options.connections.keepalive, 1);
+  EXPECT_EQ(options.connections.keepalive_timeout, 2);
+  EXPECT_EQ(options.connections.min_ping_interval, 3);
+  EXPECT_EQ(options.connections.max_idle, 4);
+  EXPECT_EQ(options.connections.max_age, 5);
+  EXPECT_EQ(options.connections.max_age_grace, 6.5);
   EXPECT_EQ(options.log.level, "debug");
   EXPECT_FALSE(options.log.requests);
   EXPECT_TRUE(options.log.prompts);
