@@ -23,12 +23,19 @@ set(emulated_sources
   kernels/cuda/step_bf16.cu
   kernels/cuda/step_bf16_state.cu
   kernels/cuda/step_f32.cu
+  kernels/cuda/wide_prepare.cu
+  kernels/cuda/wide_scan_additive.cu
+  kernels/cuda/wide_scan_delta.cu
   bench/cuda/recurrence_check.cu)
 set(emulated_headers
   kernels/cuda/chunk_loader.cuh
   kernels/cuda/chunk_scan.cuh
   kernels/cuda/chunk_window.cuh
+  kernels/cuda/scan_ring.cuh
   kernels/cuda/step.cuh
+  kernels/cuda/wide_panel.cuh
+  kernels/cuda/wide_record.cuh
+  kernels/cuda/wide_scan.cuh
   bench/cuda/recurrence_inputs.h)
 list(TRANSFORM emulated_sources PREPEND ${emulated_root}/ OUTPUT_VARIABLE emulated_files)
 list(TRANSFORM emulated_files APPEND .cc)
@@ -38,9 +45,10 @@ add_custom_command(
   OUTPUT ${emulated_files}
   COMMAND Python3::Interpreter ${emulator}/convert.py ${PROJECT_SOURCE_DIR} ${emulated_root}
           ${emulated_sources} ${emulated_headers}
-  COMMAND ${CMAKE_COMMAND} -E copy ${emulator}/chunk_tile.cuh ${emulated_root}/kernels/cuda
+  COMMAND ${CMAKE_COMMAND} -E copy ${emulator}/chunk_tile.cuh ${emulator}/warpgroup.cuh
+          ${emulated_root}/kernels/cuda
   DEPENDS ${emulated_from} ${emulated_headers_from} ${emulator}/convert.py
-          ${emulator}/chunk_tile.cuh)
+          ${emulator}/chunk_tile.cuh ${emulator}/warpgroup.cuh)
 add_executable(recurrence_check_emulated ${emulated_files} ${emulator}/emulator.cc)
 target_include_directories(recurrence_check_emulated BEFORE PRIVATE ${emulated_root})
 target_include_directories(recurrence_check_emulated PRIVATE ${CUDAToolkit_INCLUDE_DIRS})

@@ -1,7 +1,7 @@
 // Times the recurrence's kernels on the shapes that docs/performance.md reports: median of graph
 // replays, as one line a shape.
 //
-//   recurrence_bench [prefill] [step] [follow] [split|whole]
+//   recurrence_bench [prefill] [step] [follow] [split|whole] [narrow] [one|two]
 //                                          prefill and step if neither is named; the other words
 //                                          change prefill's plan
 //   recurrence_bench profile               each kernel once, for a profiler
@@ -131,7 +131,7 @@ struct Inputs {
 };
 
 struct Overrides {
-  bool follow = false, split = false, whole = false;
+  bool follow = false, split = false, whole = false, narrow = false, one = false, two = false;
 };
 
 void BenchPrefill(const Overrides& overrides) {
@@ -164,9 +164,11 @@ void BenchPrefill(const Overrides& overrides) {
   for (const Shape& shape : shapes) {
     const Inputs inputs(shape, false);
     const RecurrenceArgs& args = inputs.args;
-    PrefillPlan plan = PlanPrefill(args, Multiprocessors());
+    PrefillPlan plan = PlanPrefill(args, Multiprocessors(), IsHopper() && !overrides.narrow);
     plan.follow = overrides.follow;
-    if (overrides.split || overrides.whole) {
+    if (plan.wide && (overrides.one || overrides.two))
+      plan.slices_per_block = overrides.one ? 1 : 2;
+    if (!plan.wide && (overrides.split || overrides.whole)) {
       plan.key_parts = std::max(1, MaxKeyDim(shape.key_dim) / (overrides.split ? 64 : 128));
       plan.slices_per_block = std::min(plan.slices_per_block, 8 / plan.key_parts);
     }
@@ -178,8 +180,13 @@ void BenchPrefill(const Overrides& overrides) {
     const TokenWindow window = {
         0, std::min<int>({static_cast<int>(args.q.rows), 8192, plan.window_tokens})};
     const double prepare = MedianMilliseconds(4, [&](cudaStream_t stream) {
-      LaunchChunkPrepare(params, shape.update, ChunkRecordOf(args.spec), window,
-                         {scratch.data(), nullptr}, stream);
+      const ChunkWorkspace workspace = {scratch.data(), nullptr};
+      if (plan.wide) {
+        LaunchWidePrepare(params, shape.update, window, workspace, stream);
+      } else {
+        LaunchChunkPrepare(params, shape.update, ChunkRecordOf(args.spec), window, workspace,
+                           stream);
+      }
     });
     std::printf("prefill %-30s %8.4f ms  (prepare %.4f for %d of %d tokens; workspace %.0f MB)\n",
                 shape.name, both, prepare, window.end, static_cast<int>(args.q.rows),
@@ -224,7 +231,7 @@ void Profile() {
   };
   for (const Shape& shape : shapes) {
     const Inputs inputs(shape, false);
-    const PrefillPlan plan = PlanPrefill(inputs.args, Multiprocessors());
+    const PrefillPlan plan = PlanPrefill(inputs.args, Multiprocessors(), IsHopper());
     const DeviceArray<char> scratch(PrefillScratchBytes(inputs.args, plan));
     LaunchChunkedPrefill(inputs.args, plan, scratch.data(), nullptr);
     Check(cudaDeviceSynchronize(), "profile");
@@ -254,6 +261,9 @@ int main(int argc, char** argv) {
     overrides.follow |= word == "follow";
     overrides.split |= word == "split";
     overrides.whole |= word == "whole";
+    overrides.narrow |= word == "narrow";
+    overrides.one |= word == "one";
+    overrides.two |= word == "two";
   }
   if (prefill || !step) fla::cuda::bench::BenchPrefill(overrides);
   if (step || !prefill) fla::cuda::bench::BenchStep();

@@ -23,7 +23,7 @@ struct Case {
   int padding = 0;  // columns between rows
   float decay_mean = 0, decay_deviation = 0;
   bool bf16 = true, bf16_state = false, step = false;
-  bool follow = false;
+  bool follow = false, hopper = true;
   int multiprocessors = 132, window_tokens = 0;
 };
 
@@ -37,8 +37,9 @@ std::string Describe(const Case& c) {
       std::to_string(c.spec.heads) + "/" + std::to_string(c.spec.q_heads) + "/" +
       std::to_string(c.spec.k_heads) + "/" + std::to_string(c.spec.v_heads) + "/" +
       std::to_string(c.spec.decay_heads) + " decay " + std::to_string(c.decay_mean) + " padding " +
-      std::to_string(c.padding) + (c.follow ? " follow" : "") + " multiprocessors " +
-      std::to_string(c.multiprocessors) + " window " + std::to_string(c.window_tokens) + " lengths";
+      std::to_string(c.padding) + (c.follow ? " follow" : "") + (c.hopper ? " hopper" : "") +
+      " multiprocessors " + std::to_string(c.multiprocessors) + " window " +
+      std::to_string(c.window_tokens) + " lengths";
   for (int length : c.lengths) text += " " + std::to_string(length);
   return text;
 }
@@ -189,7 +190,7 @@ Errors RunCase(const Case& c, uint32_t seed) {
     LaunchRecurrent(ParamsOf(args), DTypeOf<T>(), nullptr);
   } else {
     // Small problems plan alike on every GPU: pretend to other sizes, and to small windows.
-    PrefillPlan plan = PlanPrefill(args, c.multiprocessors);
+    PrefillPlan plan = PlanPrefill(args, c.multiprocessors, c.hopper);
     plan.follow = c.follow;
     if (c.window_tokens > 0) plan.window_tokens = c.window_tokens;
     const size_t bytes = PrefillScratchBytes(args, plan);
@@ -269,6 +270,7 @@ Case RandomCase(int index, bool small, std::mt19937& random) {
   if (!c.step && index % 5 == 0)
     c.lengths.push_back(small ? 130 + random() % 60 : 700 + random() % 300);
   c.follow = random() % 4 == 0;
+  c.hopper = random() % 4 != 0;
   c.multiprocessors = pick({1, 8, 132});
   c.window_tokens = pick({0, 0, 48, 160});
   c.num_slots = c.lengths.size() + 2;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/chunk_tile.cuh"
+#include "kernels/cuda/scan_ring.cuh"
 
 namespace fla::cuda {
 
@@ -21,17 +22,6 @@ struct ScanStage {
 // Barriers of the ring: `full` of every stage, then `empty`.
 inline constexpr int kMaxScanStages = 6, kScanBarrierBytes = 128;
 static_assert(2 * 8 * kMaxScanStages <= kScanBarrierBytes);
-
-// Position in the ring: the stage, and the parity of how often the ring has been gone round.
-struct RingPosition {
-  int stage = 0, parity = 0;
-  __device__ __forceinline__ void Advance(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
 
 // One warp. Lane l copies rows l % 8 and l % 8 + 8 of every fourth group of 8 columns, from l / 8
 // on: 64 neighbouring bytes of a row are read together, and 128 of shared memory written.

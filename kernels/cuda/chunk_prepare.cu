@@ -27,29 +27,6 @@ struct alignas(16) WarpScratch {
   __nv_bfloat16 transform[kChunk][kChunk];
 };
 
-struct Work {
-  int first_token, num_tokens, first_head, slot;
-};
-
-// Chunk and head (group) of number `index`, heads fastest; num_tokens 0 if there is none.
-__device__ __forceinline__ Work FindWork(const RecurrenceParams& p, TokenWindow window,
-                                         int64_t index, int head_groups, int group_size) {
-  const int slot = static_cast<int>(index / head_groups);
-  int low = 0, high = p.num_sequences;  // first slots increase: find the last that is <= slot
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    if (FindSequence(p.cu_seqlens, middle, window).first_slot <= slot) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  const SequenceInWindow sequence = FindSequence(p.cu_seqlens, low, window);
-  const int first_token = sequence.begin + (slot - sequence.first_slot) * kChunk;
-  return {first_token, max(0, min(kChunk, sequence.end - first_token)),
-          static_cast<int>(index % head_groups) * group_size, slot};
-}
-
 __device__ __forceinline__ uint4 LoadRow(const void* data, int64_t row, int64_t stride, int column,
                                          bool valid) {
   if (!valid) return make_uint4(0, 0, 0, 0);
@@ -117,7 +94,7 @@ __device__ __forceinline__ void SetReady(int* ready) {
   if (threadIdx.x % 32 == 0) SetFlag(ready);
 }
 
-__device__ __forceinline__ float LoadBeta(const RecurrenceParams& p, const Work& work, int h) {
+__device__ __forceinline__ float LoadBeta(const RecurrenceParams& p, const ChunkWork& work, int h) {
   const int i = threadIdx.x % kChunk;
   return i < work.num_tokens ? p.beta[static_cast<int64_t>(work.first_token + i) * p.heads + h]
                              : 0.0f;
@@ -126,8 +103,9 @@ __device__ __forceinline__ float LoadBeta(const RecurrenceParams& p, const Work&
 // Decay none, per head or per token. The heads of a group share their queries and keys.
 template <bool kDelta>
 __device__ __forceinline__ void PrepareScalar(const RecurrenceParams& p, const ChunkRecord& layout,
-                                              const Work& work, const ChunkWorkspace& workspace,
-                                              int group_size, WarpScratch& scratch) {
+                                              const ChunkWork& work,
+                                              const ChunkWorkspace& workspace, int group_size,
+                                              WarpScratch& scratch) {
   const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
   const int64_t row = work.first_token + r;
   const bool valid[2] = {r < work.num_tokens, r + 8 < work.num_tokens};
@@ -172,7 +150,7 @@ __device__ __forceinline__ void PrepareScalar(const RecurrenceParams& p, const C
         sum = p.log_decay[static_cast<int64_t>(work.first_token + i) * p.decay_heads +
                           h / p.decay_group];
       }
-      sum = fmaxf(sum, -128.0f);
+      if (sum < -128.0f) sum = -128.0f;  // a NaN stays
     }
 #pragma unroll
     for (int distance = 1; distance < kChunk; distance *= 2) {
@@ -293,7 +271,8 @@ __device__ __forceinline__ void StoreScaled(char* target, const uint32_t (&x)[4]
 
 template <bool kDelta>
 __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const ChunkRecord& layout,
-                                               const Work& work, const ChunkWorkspace& workspace,
+                                               const ChunkWork& work,
+                                               const ChunkWorkspace& workspace,
                                                WarpScratch& scratch) {
   const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4, h = work.first_head;
   const int64_t row = work.first_token + r;
@@ -406,7 +385,7 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
       static_cast<int64_t>((window.end - window.begin) / kChunk + p.num_sequences) * head_groups;
   for (int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; index < count;
        index += static_cast<int64_t>(gridDim.x) * kWarps) {
-    const Work work = FindWork(p, window, index, head_groups, group_size);
+    const ChunkWork work = FindWork(p, window, index, head_groups, group_size);
     if (work.num_tokens == 0) continue;
     if constexpr (kChannel) {
       PrepareChannel<kDelta>(p, layout, work, workspace, scratch[threadIdx.x / 32]);

@@ -10,7 +10,7 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
 
 void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {
   const cudaStream_t cuda_stream = MakeCurrent(stream);
-  const PrefillPlan plan = PlanPrefill(args, stream.cuda()->num_multiprocessors);
+  const PrefillPlan plan = PlanPrefill(args, stream.cuda()->num_multiprocessors, IsHopper());
   const size_t bytes = PrefillScratchBytes(args, plan);
   void* const scratch = bytes > 0 ? stream.Scratch(bytes) : nullptr;
   LaunchChunkedPrefill(args, plan, scratch, cuda_stream);

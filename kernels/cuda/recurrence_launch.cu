@@ -55,7 +55,13 @@ Matrix Packed(const Matrix& m, char*& target, cudaStream_t stream) {
   return packed;
 }
 
-int64_t Slots(int64_t tokens, int num_sequences) { return tokens / kChunk + num_sequences; }
+int64_t Slots(int64_t tokens, int num_sequences, bool wide) {
+  return tokens / (wide ? kWideChunk : kChunk) + num_sequences;
+}
+// With the flag that says that it is written.
+int64_t RecordBytes(const RecurrenceSpec& spec, bool wide) {
+  return wide ? WideRecordOf(spec).bytes : ChunkRecordOf(spec).bytes + sizeof(int);
+}
 
 int AttributeOf(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
@@ -71,19 +77,46 @@ ChunkRecord ChunkRecordOf(const RecurrenceSpec& spec) {
                          spec.decay == Decay::kPerChannel);
 }
 
+WideRecord WideRecordOf(const RecurrenceSpec& spec) {
+  return MakeWideRecord((spec.key_dim + 63) / 64, spec.update == Update::kDelta,
+                        spec.decay == Decay::kPerChannel);
+}
+
+bool HasWideKernels(const RecurrenceSpec& spec) {
+  return spec.decay != Decay::kPerChannel && spec.key_dim <= 128;
+}
+
 int Multiprocessors() { return AttributeOf(cudaDevAttrMultiProcessorCount); }
+bool IsHopper() {
+  return AttributeOf(cudaDevAttrComputeCapabilityMajor) == 9 &&
+         AttributeOf(cudaDevAttrComputeCapabilityMinor) == 0;
+}
 int MaxSharedBytes() { return AttributeOf(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
-PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors) {
+PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool hopper) {
   const RecurrenceSpec& spec = args.spec;
   const int slices = spec.value_dim / 16, max_k = MaxKeyDim(spec.key_dim);
   const int64_t states = static_cast<int64_t>(spec.heads) * args.num_sequences;
   PrefillPlan plan = {};
 
-  const int64_t slot_bytes = (ChunkRecordOf(spec).bytes + sizeof(int)) * int64_t{spec.heads};
+  // Chunks that are mostly padding cost more than they save.
+  plan.wide = hopper && HasWideKernels(spec) && spec.value_dim >= 48 && Aligned(args.out) &&
+              args.q.rows >= kWideChunk / 2 * int64_t{args.num_sequences};
+
+  const int64_t slot_bytes = RecordBytes(spec, plan.wide) * int64_t{spec.heads};
   const int64_t slots = kWorkspaceBytes / slot_bytes - args.num_sequences;
-  plan.window_tokens = static_cast<int>(
-      std::min<int64_t>(std::max<int64_t>(slots * kChunk, kMinWindow), int64_t{1} << 30));
+  plan.window_tokens = static_cast<int>(std::min<int64_t>(
+      std::max<int64_t>(slots * (plan.wide ? kWideChunk : kChunk), kMinWindow), int64_t{1} << 30));
+  if (plan.wide) {
+    // Two slices in a block take 1.5 times as long as one, but share the chunk's operands.
+    const int64_t wide_slices = (spec.value_dim + 63) / 64;
+    const auto waves = [&](int64_t blocks) {
+      return (blocks * states + multiprocessors - 1) / multiprocessors;
+    };
+    plan.key_parts = 1;
+    plan.slices_per_block = 3 * waves((wide_slices + 1) / 2) < 2 * waves(wide_slices) ? 2 : 1;
+    return plan;
+  }
 
   // Up to two slices a multiprocessor, the latency of a chunk counts: split the keys. More, the
   // bandwidth of shared memory does.
@@ -151,6 +184,7 @@ RecurrenceParams ParamsOf(const RecurrenceArgs& args) {
   p.decay = spec.decay;
   p.bf16_state = bf16_state;
   p.aligned_rows = Aligned(args.q) && Aligned(args.k);
+  p.aligned_out = Aligned(args.out);
   p.paired_out = args.out.stride % 2 == 0 && reinterpret_cast<uintptr_t>(args.out.data) % 4 == 0;
   return p;
 }
@@ -170,8 +204,8 @@ size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan) 
   if (args.q.dtype == DType::kF32) return 0;
   const int64_t tokens = std::min<int64_t>(args.q.rows, plan.window_tokens);
   return PackedBytes(args.q) + PackedBytes(args.k) + PackedBytes(args.v) +
-         Slots(tokens, args.num_sequences) * args.spec.heads *
-             (ChunkRecordOf(args.spec).bytes + sizeof(int));
+         Slots(tokens, args.num_sequences, plan.wide) * args.spec.heads *
+             RecordBytes(args.spec, plan.wide);
 }
 
 void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, void* scratch,
@@ -195,18 +229,22 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
   for (int64_t begin = 0; begin < tokens; begin += plan.window_tokens) {
     const int64_t end = std::min<int64_t>(begin + plan.window_tokens, tokens);
     const TokenWindow window = {static_cast<int>(begin), static_cast<int>(end)};
-    const int64_t records = Slots(end - begin, args.num_sequences) * params.heads;
     ChunkWorkspace workspace = {target, nullptr};
+    const bool delta = args.spec.update == Update::kDelta;
+    if (plan.wide) {
+      LaunchWidePrepare(params, args.spec.update, window, workspace, stream);
+      (delta ? LaunchWideScanDelta : LaunchWideScanAdditive)(params, plan.slices_per_block, window,
+                                                             workspace, stream);
+      continue;
+    }
+    const int64_t records = Slots(end - begin, args.num_sequences, false) * params.heads;
     if (plan.follow) {
       workspace.ready = reinterpret_cast<int*>(target + records * record.bytes);
       Check(cudaMemsetAsync(workspace.ready, 0, records * sizeof(int), stream), "cudaMemsetAsync");
     }
     LaunchChunkPrepare(params, args.spec.update, record, window, workspace, stream);
-    if (args.spec.update == Update::kDelta) {
-      LaunchChunkScanDelta(params, plan, window, workspace, stream);
-    } else {
-      LaunchChunkScanAdditive(params, plan, window, workspace, stream);
-    }
+    (delta ? LaunchChunkScanDelta : LaunchChunkScanAdditive)(params, plan, window, workspace,
+                                                             stream);
   }
 }
 

@@ -16,6 +16,9 @@ namespace fla::cuda {
 // levels of halving, large enough for the state to be read once in 16 tokens.
 inline constexpr int kChunk = 16;
 
+// Tokens in a chunk of the wide kernels (Hopper): one row of warpgroup products.
+inline constexpr int kWideChunk = 64;
+
 // RecurrenceArgs as the kernels take it. x_group = H / x_heads.
 struct RecurrenceParams {
   const void* q;
@@ -35,6 +38,7 @@ struct RecurrenceParams {
   bool bf16_state;
   bool aligned_rows;  // every row of q and k starts on 16 bytes
   bool paired_out;    // every row of out starts on a pair of elements
+  bool aligned_out;   // every row of out starts on 16 bytes
 };
 
 // Only tokens [begin, end) of a prefill: bounds the workspace. A sequence that reaches over the end
@@ -79,6 +83,21 @@ constexpr ChunkRecord MakeChunkRecord(int max_k, bool delta, bool channel) {
 }
 ChunkRecord ChunkRecordOf(const RecurrenceSpec& spec);
 
+// The same for a wide chunk. Matrices [64, columns] are panels as kernels/cuda/wide_panel.cuh says:
+// P, kDelta: T, and per channel the decayed q and k as above. Then the decays: scalar f32 [2, 64],
+// per channel f32 [64 panels].
+struct WideRecord {
+  int matrices;  // bytes of the panels
+  int decay;     // offset
+  int bytes;
+};
+constexpr WideRecord MakeWideRecord(int panels, bool delta, bool channel) {
+  const int panel = 2 * kWideChunk * kWideChunk;
+  const int matrices = panel * ((delta ? 2 : 1) + (channel ? panels * (delta ? 3 : 2) : 0));
+  return {matrices, matrices, matrices + (channel ? 4 * 64 * panels : 4 * 2 * kWideChunk)};
+}
+WideRecord WideRecordOf(const RecurrenceSpec& spec);
+
 // A prefill window's workspace. `ready` [slots, H] is null where the scan is launched behind the
 // whole of the first kernel; else it starts at 0, and the first kernel sets it record by record
 // while the scan follows.
@@ -89,6 +108,7 @@ struct ChunkWorkspace {
 
 // Of the current GPU: multiprocessors, and the most shared memory that a block can have.
 int Multiprocessors();
+bool IsHopper();
 int MaxSharedBytes();
 
 // How a prefill is cut up. PlanPrefill's choice is right for any shape; other values are too,
@@ -96,11 +116,16 @@ int MaxSharedBytes();
 struct PrefillPlan {
   int window_tokens;     // a multiple of kChunk
   int key_parts;         // warps that share a slice's state: max_k / 64 or half of that, at least 1
-  int slices_per_block;  // of the scan: a power of two, key_parts * slices_per_block <= 8
+  int slices_per_block;  // of the scan: a power of two, key_parts * slices_per_block <= 8; wide: 1
+                         // or 2
+  bool wide;             // chunks of kWideChunk tokens
   bool
       follow;  // the scan follows the first kernel chunk by chunk (sm_90) instead of waiting for it
 };
-PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors);
+// `hopper`: compute capability 9.0, which the wide kernels are made for.
+PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool hopper);
+// Whether there are wide kernels for these heads.
+bool HasWideKernels(const RecurrenceSpec& spec);
 
 // Throws std::invalid_argument, naming the field, for what has no kernel.
 RecurrenceParams ParamsOf(const RecurrenceArgs& args);
@@ -119,6 +144,13 @@ void LaunchChunkPrepare(const RecurrenceParams& params, Update update, const Chu
 void LaunchChunkScanAdditive(const RecurrenceParams& params, const PrefillPlan& plan,
                              TokenWindow window, const ChunkWorkspace& workspace,
                              cudaStream_t stream);
+void LaunchWidePrepare(const RecurrenceParams& params, Update update, TokenWindow window,
+                       const ChunkWorkspace& workspace, cudaStream_t stream);
+void LaunchWideScanAdditive(const RecurrenceParams& params, int slices_per_block,
+                            TokenWindow window, const ChunkWorkspace& workspace,
+                            cudaStream_t stream);
+void LaunchWideScanDelta(const RecurrenceParams& params, int slices_per_block, TokenWindow window,
+                         const ChunkWorkspace& workspace, cudaStream_t stream);
 void LaunchChunkScanDelta(const RecurrenceParams& params, const PrefillPlan& plan,
                           TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);
 

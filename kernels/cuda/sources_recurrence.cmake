@@ -9,3 +9,13 @@ target_sources(fla_kernels PRIVATE
   cuda/chunk_prepare.cu
   cuda/chunk_scan_additive.cu
   cuda/chunk_scan_delta.cu)
+
+# Hopper's own instructions, whatever the chips that the rest is built for.
+add_library(fla_kernels_hopper OBJECT
+  cuda/wide_prepare.cu
+  cuda/wide_scan_additive.cu
+  cuda/wide_scan_delta.cu)
+set_target_properties(fla_kernels_hopper PROPERTIES
+  CUDA_ARCHITECTURES 90a CUDA_RUNTIME_LIBRARY Static)
+target_link_libraries(fla_kernels_hopper PRIVATE fla_options CUDA::cudart_static)
+target_sources(fla_kernels PRIVATE $<TARGET_OBJECTS:fla_kernels_hopper>)

@@ -9,7 +9,7 @@
 
 // The dynamic shared memory that the kernels declare.
 namespace fla::cuda {
-alignas(128) char shared[256 << 10];
+alignas(1024) char shared[256 << 10];
 }
 
 namespace emulator {
@@ -167,7 +167,10 @@ cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 8 : 227 << 10;
+  *value = attribute == cudaDevAttrMultiProcessorCount      ? 8
+           : attribute == cudaDevAttrComputeCapabilityMajor ? 9
+           : attribute == cudaDevAttrComputeCapabilityMinor ? 0
+                                                            : 227 << 10;
   return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
