@@ -95,10 +95,14 @@ def test_a_full_queue_refuses_at_once(start_server):
     tight.wait_for_metric("fla_requests_waiting", 2)
     code, details = refusal(tight.inference.Generate, request(text="a"))
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "queue" in details
+    assert "max_queued_requests is 2" in details
+    with pytest.raises(grpc.RpcError) as caught:
+        tight.inference.Generate(request(text="a"), timeout=60)
+    assert b"type.googleapis.com/google.rpc.RetryInfo" in dict(
+        caught.value.trailing_metadata())["grpc-status-details-bin"]
     code, _ = refusal(tight.inference.GenerateStream, request(text="a", n=2))
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert tight.metric("fla_admission_rejections_total", reason="queue_full") == 3
+    assert tight.metric("fla_admission_rejections_total", reason="queue_full") == 4
     for one in [running, *waiting]:
         one.cancel()
     tight.wait_for_metric("fla_requests_running", 0)
