@@ -35,8 +35,9 @@ def demo_config(slots=None, max_batch_tokens=None, limits=None, **others):
 
 
 class ServerProcess:
-    def __init__(self, **changes):
+    def __init__(self, environment=None, **changes):
         self.config = demo_config(**changes)
+        self.environment = environment
 
     def __enter__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="fla-server-")
@@ -46,7 +47,8 @@ class ServerProcess:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [SERVER, "--config", folder / "config.json", "--port-file", folder / "port",
-                 "--metrics-port-file", folder / "metrics-port"], stderr=log)
+                 "--metrics-port-file", folder / "metrics-port"], stderr=log,
+                env=self.environment)
         deadline = time.monotonic() + START_SECONDS
         while not (folder / "port").exists():
             assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()}"
