@@ -1,30 +1,10 @@
 #include "server/control_service.h"
 
 #include "server/grpc_answer.h"
+#include "server/grpc_status.h"
+#include "server/model_info.h"
 
 namespace fla {
-namespace {
-
-void Describe(const ServedModel& served, v1::ModelInfo& info) {
-  const Model& model = served.engine->model();
-  const ModelConfig& config = model.config();
-  info.set_name(served.options.name);
-  info.set_model_type(config.model_type);
-  info.set_parameters(model.parameters());
-  info.set_vocab_size(config.vocab_size);
-  info.set_hidden_size(config.hidden_size);
-  info.set_num_layers(config.num_layers);
-  info.set_device(served.device);
-  info.set_dtype(NameOf(model.dtype()));
-  info.set_weight_bytes(model.weight_bytes());
-  info.set_state_bytes_per_slot(served.state_bytes_per_slot);
-  info.set_slots_total(served.engine->slots_total());
-  info.set_slots_used(served.engine->slots_used());
-  info.set_load_seconds(served.load_seconds);
-  info.mutable_eos_token_ids()->Add(config.eos_token_ids.begin(), config.eos_token_ids.end());
-}
-
-}  // namespace
 
 const char* ServerVersion() { return FLA_VERSION; }
 
@@ -43,7 +23,7 @@ grpc::ServerUnaryReactor* ControlService::GetServerInfo(grpc::CallbackServerCont
     response->set_version(ServerVersion());
     response->set_build(ServerBuild());
     response->set_uptime_seconds(std::chrono::duration<double>(Clock::now() - started_).count());
-    response->set_default_model(registry_.default_model());
+    response->set_default_model(registry_.table()->default_model);
     return absl::OkStatus();
   });
 }
@@ -52,9 +32,34 @@ grpc::ServerUnaryReactor* ControlService::ListModels(grpc::CallbackServerContext
                                                      const v1::ListModelsRequest*,
                                                      v1::ListModelsResponse* response) {
   return Answer(rpc, access_, Role::kUser, [&] {
-    for (const auto& model : registry_.models()) Describe(*model, *response->add_models());
+    Describe(*registry_.table(), *response);
+    if (!access_.Check(*rpc, Role::kAdmin).ok()) HideReasons(*response);
     return absl::OkStatus();
   });
+}
+
+grpc::ServerUnaryReactor* ControlService::LoadModel(grpc::CallbackServerContext* rpc,
+                                                    const v1::LoadModelRequest* request,
+                                                    v1::LoadModelResponse* response) {
+  grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
+  if (const absl::Status status = access_.Check(*rpc, Role::kAdmin); !status.ok()) {
+    reactor->Finish(ToGrpcStatus(status));
+    return reactor;
+  }
+  registry_.Load(request->name(), [reactor, response](const absl::StatusOr<ModelLease>& lease) {
+    if (lease.ok()) {
+      Describe(*lease->options, *lease->served, v1::MODEL_STATE_SERVING,
+               *response->mutable_model());
+    }
+    reactor->Finish(ToGrpcStatus(lease.status()));
+  });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* ControlService::UnloadModel(grpc::CallbackServerContext* rpc,
+                                                      const v1::UnloadModelRequest* request,
+                                                      v1::UnloadModelResponse*) {
+  return Answer(rpc, access_, Role::kAdmin, [&] { return registry_.Unload(request->name()); });
 }
 
 grpc::ServerUnaryReactor* ControlService::Drain(grpc::CallbackServerContext* rpc,

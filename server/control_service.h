@@ -22,7 +22,7 @@ class ControlService final : public v1::Control::CallbackService {
     double timeout_seconds = 0;
   };
   // `registry` and `access` must outlive this.
-  ControlService(const ModelRegistry& registry, const GrpcAccess& access, Draining draining)
+  ControlService(ModelRegistry& registry, const GrpcAccess& access, Draining draining)
       : registry_(registry),
         access_(access),
         draining_(std::move(draining)),
@@ -34,11 +34,17 @@ class ControlService final : public v1::Control::CallbackService {
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* rpc,
                                        const v1::ListModelsRequest* request,
                                        v1::ListModelsResponse* response) override;
+  grpc::ServerUnaryReactor* LoadModel(grpc::CallbackServerContext* rpc,
+                                      const v1::LoadModelRequest* request,
+                                      v1::LoadModelResponse* response) override;
+  grpc::ServerUnaryReactor* UnloadModel(grpc::CallbackServerContext* rpc,
+                                        const v1::UnloadModelRequest* request,
+                                        v1::UnloadModelResponse* response) override;
   grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* rpc, const v1::DrainRequest* request,
                                   v1::DrainResponse* response) override;
 
  private:
-  const ModelRegistry& registry_;
+  ModelRegistry& registry_;
   const GrpcAccess& access_;
   const Draining draining_;
   std::atomic<bool> drain_began_ = false;

@@ -76,55 +76,87 @@ void GenerateCall::Start(const v1::GenerateRequest& message, uint64_t id,
                          std::chrono::system_clock::time_point deadline,
                          const absl::Status& access) {
   id_ = id;
-  absl::Status status = access;
+  received_ = Clock::now();
   try {
     client_request_id_ = message.request_id();
     if (context_.log != nullptr && context_.log->wants_prompts()) prompt_ = PromptOf(message);
-    if (status.ok()) status = Submit(message, deadline);
+    if (!access.ok()) return Refuse(access);
+    if (const absl::Status status = CheckConcurrency(); !status.ok()) return Refuse(status);
+    context_.registry.Acquire(message.model(), cancelled_,
+                              [self = shared_from_this(), &message, deadline](const auto& lease) {
+                                self->Begin(lease, message, deadline);
+                              });
+  } catch (const std::exception& error) {
+    Refuse(InternalError(id_, error));
+  }
+}
+
+void GenerateCall::Begin(const absl::StatusOr<ModelLease>& lease,
+                         const v1::GenerateRequest& message,
+                         std::chrono::system_clock::time_point deadline) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return;  // cancelled while it waited; the message may be gone
+    begun_ = true;
+  }
+  absl::Status status = lease.status();
+  try {
+    if (status.ok()) status = Submit(*lease, message, deadline);
   } catch (const std::exception& error) {
     status = InternalError(id_, error);
   }
-  if (status.ok()) return;
+  if (!status.ok()) Refuse(status);
+}
+
+void GenerateCall::Refuse(const absl::Status& status) {
   {
     const std::lock_guard lock(mutex_);
-    closed_ = true;
+    if (std::exchange(closed_, true)) return;
+    served_.reset();
   }
   LogOutcome(status);
   FinishWith(ToGrpcStatus(status));
 }
 
-absl::Status GenerateCall::Submit(const v1::GenerateRequest& message,
+absl::Status GenerateCall::CheckConcurrency() const {
+  const int most = context_.limits.max_concurrent_streams;
+  if (context_.open_calls == nullptr || *context_.open_calls <= most) return absl::OkStatus();
+  return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
+                            "too many calls at once: max_concurrent_streams is ", most)),
+                        std::chrono::seconds(1));
+}
+
+absl::Status GenerateCall::Submit(const ModelLease& lease, const v1::GenerateRequest& message,
                                   std::chrono::system_clock::time_point deadline) {
-  const Clock::time_point received = Clock::now();
   const Limits& limits = context_.limits;
-  if (context_.open_calls != nullptr && *context_.open_calls > limits.max_concurrent_streams) {
-    return WithRetryAfter(
-        absl::ResourceExhaustedError(absl::StrCat(
-            "too many calls at once: max_concurrent_streams is ", limits.max_concurrent_streams)),
-        std::chrono::seconds(1));
-  }
-  absl::StatusOr<ServedModel*> model = context_.registry.Find(message.model());
-  if (!model.ok()) return model.status();
-  model_ = *model;
+  const ServedModel& served = *lease.served;
+  model_name_ = lease.options->name;
+  model_version_ = served.version;
+  tokenizer_ = served.tokenizer;
   absl::StatusOr<std::vector<Request>> choices = Translate(
-      message, {model_->engine->config(), *model_->tokenizer, context_.limits, RandomSeed()});
+      message,
+      {served.engine->config(), *tokenizer_, limits, SamplingDefaults(lease), RandomSeed()});
   if (!choices.ok()) {
-    model_->metrics->CountRejection(Rejection::kInvalid);
+    served.metrics->CountRejection(Rejection::kInvalid);
     return choices.status();
   }
-  const Clock::time_point latest = received + InClock(limits.max_request_seconds);
-  const std::optional<Clock::time_point> wanted = SteadyDeadline(deadline, received);
+  const Clock::time_point latest = received_ + InClock(limits.max_request_seconds);
+  const std::optional<Clock::time_point> wanted = SteadyDeadline(deadline, Clock::now());
   deadline_is_the_servers_ = !wanted || *wanted > latest;
   for (Request& choice : *choices) {
     choice.id = id_;
-    choice.received = received;
-    choice.due = DueTime(received, choice.priority, InClock(limits.priority_aging_seconds));
+    choice.received = received_;
+    choice.due = DueTime(received_, choice.priority, InClock(limits.priority_aging_seconds));
     choice.deadline = deadline_is_the_servers_ ? latest : *wanted;
     choice.cancelled = cancelled_;
     choice.sink = shared_from_this();
   }
   choices_ = static_cast<int>(choices->size());
-  return model_->engine->Submit(*std::move(choices));
+  {
+    const std::lock_guard lock(mutex_);
+    served_ = lease.served;
+  }
+  return served.engine->Submit(*std::move(choices));
 }
 
 absl::Status GenerateCall::StatusOf(const Finish& finish) const {
@@ -142,6 +174,7 @@ absl::Status GenerateCall::StatusOf(const Finish& finish) const {
 }
 
 void GenerateCall::Deliver(Event event) {
+  std::shared_ptr<const ServedModel> done_with;  // let go without mutex_
   bool wake = false;
   {
     const std::lock_guard lock(mutex_);
@@ -161,6 +194,7 @@ void GenerateCall::Deliver(Event event) {
       }
       if (!failure_.ok()) cancelled_->store(true);  // the other choices are of no use now
     }
+    if (complete()) done_with = std::move(served_);
     wake = !closed_ && !std::exchange(scheduled_, true);
   }
   if (!wake) return;
@@ -175,7 +209,20 @@ void GenerateCall::Deliver(Event event) {
 
 void GenerateCall::Cancel() {
   cancelled_->store(true);
-  if (model_ != nullptr) model_->engine->NotifyCancelled();
+  std::shared_ptr<const ServedModel> served;
+  bool waits = false;
+  {
+    const std::lock_guard lock(mutex_);
+    served = served_;
+    waits = !begun_ && !closed_;
+    closed_ = closed_ || waits;
+  }
+  if (waits) {
+    const absl::Status status = absl::CancelledError("cancelled while the model was being loaded");
+    LogOutcome(status);
+    return FinishWith(ToGrpcStatus(status));
+  }
+  if (served != nullptr) served->engine->NotifyCancelled();
 }
 
 void GenerateCall::ReadTrace(const grpc::CallbackServerContext& rpc) {
@@ -189,7 +236,7 @@ void GenerateCall::LogOutcome(const absl::Status& status) const {
   RequestRecord record;
   record.id = id_;
   record.client_id = client_request_id_;
-  if (model_ != nullptr) record.model = model_->options.name;
+  if (!model_name_.empty()) record.model = model_name_;
   record.trace = trace_;
   record.choices = choices_;
   record.usage = totals_.usage();
@@ -230,11 +277,12 @@ class UnaryCall final : public GenerateCall, public grpc::ServerUnaryReactor {
 
   void FillResponse() {
     response_->set_request_id(client_request_id_);
-    response_->set_model(model_->options.name);
+    response_->set_model(model_name_);
+    response_->set_model_version(model_version_);
     for (int i = 0; i < choices_; ++i) response_->add_choices()->set_index(i);
     while (!buffer_.empty()) {
       const Event event = buffer_.Take();
-      AppendEvent(event, *model_->tokenizer, *response_->mutable_choices(event.choice),
+      AppendEvent(event, *tokenizer_, *response_->mutable_choices(event.choice),
                   *response_->mutable_prompt_logprobs());
     }
     *response_->mutable_usage() = totals_.usage();
@@ -299,9 +347,9 @@ class StreamedCall final : public GenerateCall,
     const Event event = buffer_.Take();
     message_.Clear();
     message_.set_request_id(client_request_id_);
-    message_.set_model(model_->options.name);
-    AppendEvent(event, *model_->tokenizer, *message_.mutable_delta(),
-                *message_.mutable_prompt_logprobs());
+    message_.set_model(model_name_);
+    message_.set_model_version(model_version_);
+    AppendEvent(event, *tokenizer_, *message_.mutable_delta(), *message_.mutable_prompt_logprobs());
     if (complete() && buffer_.empty()) {
       *message_.mutable_usage() = totals_.usage();
       *message_.mutable_timings() = totals_.timings();

@@ -20,7 +20,7 @@ namespace fla {
 
 // What the server gives to every call. All outlive the calls.
 struct CallContext {
-  const ModelRegistry& registry;
+  ModelRegistry& registry;
   const Limits& limits;
   WriterThread& writer;
   const GrpcAccess& access;
@@ -39,8 +39,9 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   explicit GenerateCall(const CallContext& context);
   ~GenerateCall() override;
 
-  // Validates and queues; a request that is refused finishes the call. Does not throw. `id` is
-  // the server's own; an `access` that is not OK refuses.
+  // Validates and queues, as soon as the model is loaded; a request that is refused finishes the
+  // call, as an `access` that is not OK does. Does not throw. `id` is the server's own. `message`
+  // must live until the call is finished.
   void Start(const v1::GenerateRequest& message, uint64_t id,
              std::chrono::system_clock::time_point deadline,
              const absl::Status& access = absl::OkStatus());
@@ -59,7 +60,8 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   // bound.
   virtual int max_unread_events() const = 0;
 
-  // The client is gone or has cancelled: frees the slots within one step.
+  // The client is gone or has cancelled: frees the slots within one step; ends the call at once if
+  // it waits for its model to be loaded.
   void Cancel();
   // To be called when the RPC's outcome is known, once: logs it.
   void LogOutcome(const absl::Status& status) const;
@@ -71,23 +73,36 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   std::string prompt_;  // empty unless the log wants it
   std::optional<TraceContext> trace_;
   int choices_ = 0;
-  ServedModel* model_ = nullptr;
+  // Of the model, for as long as the call lives; set once, before its first event.
+  std::string model_name_;
+  std::string model_version_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
 
   std::mutex mutex_;
   // Guarded by mutex_.
+  // Until the engine is done with the call: a client that does not read its last messages does
+  // not keep a model loaded.
+  std::shared_ptr<const ServedModel> served_;
   EventBuffer buffer_;
   Totals totals_;
   absl::Status failure_;  // not OK: the RPC ends with it once the buffer is empty
   std::vector<std::string> finish_reasons_;  // for the log
+  bool begun_ = false;                       // the model is there: no more waiting for its load
   bool closed_ = false;                      // gRPC has been told the end
   bool scheduled_ = false;                   // the writer thread will call Advance
 
  private:
-  absl::Status Submit(const v1::GenerateRequest& message,
+  void Begin(const absl::StatusOr<ModelLease>& lease, const v1::GenerateRequest& message,
+             std::chrono::system_clock::time_point deadline);
+  absl::Status CheckConcurrency() const;
+  absl::Status Submit(const ModelLease& lease, const v1::GenerateRequest& message,
                       std::chrono::system_clock::time_point deadline);
+  // Ends a call that was not queued, unless it has ended.
+  void Refuse(const absl::Status& status);
   absl::Status StatusOf(const Finish& finish) const;
 
+  Clock::time_point received_;
   bool deadline_is_the_servers_ = false;  // max_request_seconds, not the client's
 };
 

@@ -1,17 +1,18 @@
 #include "server/inference_service.h"
 
-#include "server/grpc_answer.h"
+#include <spdlog/spdlog.h>
+
+#include <exception>
+
+#include "server/grpc_status.h"
 #include "server/translate.h"
 
 namespace fla {
 namespace {
 
-absl::Status RunTokenize(const ModelRegistry& registry, const v1::TokenizeRequest& request,
+absl::Status RunTokenize(const Tokenizer& tokenizer, const v1::TokenizeRequest& request,
                          v1::TokenizeResponse& response) {
-  const absl::StatusOr<ServedModel*> model = registry.Find(request.model());
-  if (!model.ok()) return model.status();
   const bool add_special = !request.has_add_special_tokens() || request.add_special_tokens();
-  const Tokenizer& tokenizer = *(*model)->tokenizer;
   const absl::StatusOr<std::vector<int>> ids =
       EncodeText("text", request.text(), tokenizer, add_special);
   if (!ids.ok()) return ids.status();
@@ -22,11 +23,8 @@ absl::Status RunTokenize(const ModelRegistry& registry, const v1::TokenizeReques
   return absl::OkStatus();
 }
 
-absl::Status RunDetokenize(const ModelRegistry& registry, const v1::DetokenizeRequest& request,
+absl::Status RunDetokenize(const Tokenizer& tokenizer, const v1::DetokenizeRequest& request,
                            v1::DetokenizeResponse& response) {
-  const absl::StatusOr<ServedModel*> model = registry.Find(request.model());
-  if (!model.ok()) return model.status();
-  const Tokenizer& tokenizer = *(*model)->tokenizer;
   if (absl::Status status =
           CheckTokenIds("ids", request.ids().data(), request.ids_size(), tokenizer.vocab_size());
       !status.ok()) {
@@ -35,6 +33,30 @@ absl::Status RunDetokenize(const ModelRegistry& registry, const v1::DetokenizeRe
   response.set_text(tokenizer.Decode({request.ids().begin(), request.ids().end()},
                                      request.skip_special_tokens()));
   return absl::OkStatus();
+}
+
+// Answers with what `run` says of the model's tokenizer, once the model is loaded. No exception
+// leaves it.
+template <typename Run>
+grpc::ServerUnaryReactor* AnswerWithTokenizer(const CallContext& context, const std::string& model,
+                                              grpc::CallbackServerContext* rpc, Run run) {
+  grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
+  const auto answer = [reactor, run](const absl::StatusOr<ModelLease>& lease) {
+    absl::Status status = lease.status();
+    try {
+      if (status.ok()) status = run(*lease->served->tokenizer);
+    } catch (const std::exception& error) {
+      spdlog::error("a call failed: {}", error.what());
+      status = absl::InternalError("the server has failed; its log says more");
+    }
+    reactor->Finish(ToGrpcStatus(status));
+  };
+  if (const absl::Status status = context.access.Check(*rpc, Role::kUser); !status.ok()) {
+    answer(status);
+  } else {
+    context.registry.Acquire(model, nullptr, answer);
+  }
+  return reactor;
 }
 
 }  // namespace
@@ -53,15 +75,19 @@ grpc::ServerWriteReactor<v1::GenerateStreamResponse>* InferenceService::Generate
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* rpc,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
-  return Answer(rpc, context_.access, Role::kUser,
-                [&] { return RunTokenize(context_.registry, *request, *response); });
+  return AnswerWithTokenizer(context_, request->model(), rpc,
+                             [request, response](const Tokenizer& tokenizer) {
+                               return RunTokenize(tokenizer, *request, *response);
+                             });
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* rpc,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  return Answer(rpc, context_.access, Role::kUser,
-                [&] { return RunDetokenize(context_.registry, *request, *response); });
+  return AnswerWithTokenizer(context_, request->model(), rpc,
+                             [request, response](const Tokenizer& tokenizer) {
+                               return RunDetokenize(tokenizer, *request, *response);
+                             });
 }
 
 }  // namespace fla

@@ -79,7 +79,7 @@ int Serve(const ServerOptions& options, const PortFiles& port_files) {
   Metrics metrics;
   WriterThread writer;  // outlives the engines, which post to it
   const std::unique_ptr<MetricsEndpoint> metrics_endpoint = ExposeMetrics(options, metrics);
-  const ModelRegistry registry(options, metrics);
+  ModelRegistry registry(options, metrics);
   const RequestLog request_log(options.log);
   InferenceService inference({registry, options.limits, writer, access, &request_log});
   ControlService control(registry, access,

@@ -90,7 +90,7 @@ absl::StatusOr<std::vector<int>> PromptOf(const v1::GenerateRequest& message,
 absl::Status ReadSampling(const v1::SamplingParams& message, const RequestContext& context,
                           SamplingOptions& sampling) {
   constexpr double kUnbounded = INFINITY;
-  const GenerationDefaults& defaults = context.config.generation;
+  const GenerationDefaults& defaults = context.sampling;
   const auto read = [](const char* field, bool is_set, float value,
                        const std::optional<float>& model_default, Interval interval,
                        float& target) {

@@ -19,7 +19,8 @@ struct RequestContext {
   const ModelConfig& config;
   const Tokenizer& tokenizer;
   const Limits& limits;
-  uint64_t default_seed = 0;  // for a request that brings none; 64 random bits
+  GenerationDefaults sampling;  // for what a request does not say
+  uint64_t default_seed = 0;    // for a request that brings none; 64 random bits
 };
 
 // The choices of a request, `n` of them, complete but for id, received, deadline, cancelled and

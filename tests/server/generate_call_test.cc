@@ -93,11 +93,12 @@ class GenerateCallTest : public ::testing::Test {
     return message;
   }
 
+  int SlotsUsed() const { return registry_->table()->entries[0].served->engine->slots_used(); }
+
   void ExpectAllSlotsFreeSoon() {
-    const Engine& engine = *registry_->models()[0]->engine;
     const auto give_up = Clock::now() + std::chrono::seconds(60);
-    while (engine.slots_used() > 0 && Clock::now() < give_up) std::this_thread::yield();
-    EXPECT_EQ(engine.slots_used(), 0);
+    while (SlotsUsed() > 0 && Clock::now() < give_up) std::this_thread::yield();
+    EXPECT_EQ(SlotsUsed(), 0);
   }
 
   ServerOptions options_;
@@ -137,7 +138,7 @@ TEST_F(GenerateCallTest, CancellingEndsTheCallAndFreesItsSlots) {
   v1::GenerateRequest message = Message(1, 30000);
   message.set_n(3);
   const auto call = Start(message);
-  while (registry_->models()[0]->engine->slots_used() < 3) std::this_thread::yield();
+  while (SlotsUsed() < 3) std::this_thread::yield();
   call->Cancel();
   EXPECT_EQ(call->Wait().error_code(), grpc::StatusCode::CANCELLED);
   ExpectAllSlotsFreeSoon();
@@ -194,7 +195,7 @@ TEST_F(GenerateCallTest, LowerPriorityValuesAreServedFirst) {
   options_.models[0].slots = 1;
   registry_ = std::make_unique<ModelRegistry>(options_, metrics_);
   const auto running = Start(Message(1, 30000));
-  while (registry_->models()[0]->engine->slots_used() < 1) std::this_thread::yield();
+  while (SlotsUsed() < 1) std::this_thread::yield();
   v1::GenerateRequest low = Message(2, 30000), high = Message(3, 3);
   low.set_priority(1);
   const auto later = Start(low), sooner = Start(high);

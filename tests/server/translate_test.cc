@@ -32,7 +32,7 @@ class TranslateTest : public ::testing::Test {
   }
 
   absl::StatusOr<std::vector<Request>> Run() {
-    return Translate(message_, {config_, *tokenizer_, limits_, 77});
+    return Translate(message_, {config_, *tokenizer_, limits_, sampling_, 77});
   }
   Request First() {
     const auto choices = Run();
@@ -49,6 +49,7 @@ class TranslateTest : public ::testing::Test {
   static Tokenizer* tokenizer_;
   ModelConfig config_;
   Limits limits_;
+  GenerationDefaults sampling_;
   v1::GenerateRequest message_;
 };
 
@@ -76,7 +77,7 @@ TEST_F(TranslateTest, FillsTheServersDefaults) {
 }
 
 TEST_F(TranslateTest, TakesTheModelsDefaultsWhereTheRequestSaysNothing) {
-  config_.generation = {0.5f, 3, 0.75f, 0.25f, 1.5f};
+  sampling_ = {0.5f, 3, 0.75f, 0.25f, 1.5f};
   SamplingOptions sampling = First().sampling;
   EXPECT_EQ(sampling.temperature, 0.5f);
   EXPECT_EQ(sampling.top_k, 3);

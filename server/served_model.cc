@@ -1,0 +1,202 @@
+#include "server/served_model.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "model/safetensors.h"
+#include "model/state_pool.h"
+#include "server/model_version.h"
+#include "server/slot_count.h"
+
+namespace fla {
+namespace {
+
+constexpr int kSlotsOfCpu = 64;  // where the config says nothing
+constexpr int kWarmUpTokens = 64;
+constexpr int kAttempts = 3;  // while the files change under the load
+
+void StopIfAbandoned(const LoadProgress& progress) {
+  if (progress.abandoned) throw LoadAbandoned("the load was abandoned");
+}
+
+// Keeps `progress` and logs a line a second at most, so that a long load is seen to move.
+std::function<void(double)> Report(LoadProgress& progress) {
+  return [&progress, last = Clock::now()](double done) mutable {
+    StopIfAbandoned(progress);
+    progress.fraction = done;
+    const Clock::time_point now = Clock::now();
+    if (now - last < std::chrono::seconds(1)) return;
+    last = now;
+    spdlog::info("model {} ({}): {:.0f} % loaded", progress.name, progress.version, done * 100);
+  };
+}
+
+int MaxBatchTokens(const ModelOptions& options, Device device) {
+  if (options.max_batch_tokens > 0) return options.max_batch_tokens;
+  return std::max(options.slots, device.is_cuda() ? 4096 : 512);
+}
+
+// As many as the config wants and the device's free memory holds.
+int CountSlots(const ModelOptions& options, Model& model) {
+  const Device device = model.stream().device();
+  const int most =
+      std::min(device.is_cuda() ? kMostSlots : kSlotsOfCpu, MaxBatchTokens(options, device));
+  const int wanted = options.slots > 0 ? options.slots : most;
+  const SlotDemand demand = DemandOf(model, wanted, options.state_dtype);
+  const int slots = FitSlots(demand);
+  spdlog::info("model {}: {:.1f} MB of memory are free, a slot takes {:.1f} MB", options.name,
+               demand.free_bytes / 1e6, demand.bytes_per_slot / 1e6);
+  if (slots < wanted) {
+    spdlog::warn("model {}: slots: wanted {}, got {}: more do not fit", options.name, wanted,
+                 slots);
+  }
+  return slots;
+}
+
+// Runs the batch on states of its own; throws if the logits of its last row are not finite.
+void Run(Model& model, StatePool& pool, const Batch& batch) {
+  const Matrix logits = model.Forward(batch, pool);
+  std::vector<float> host(static_cast<size_t>(logits.cols));
+  model.stream().CopyToHost(host.data(), logits.data, host.size() * sizeof(float));
+  model.stream().Synchronize();
+  if (!std::all_of(host.begin(), host.end(), [](float x) { return std::isfinite(x); })) {
+    throw std::runtime_error(
+        "warm-up: wanted finite logits, got NaN or infinity: are the weights "
+        "whole?");
+  }
+}
+
+// A prompt and a step: the first of each takes memory and finds what is broken before a request
+// does.
+void WarmUp(Model& model, DType state_dtype, int max_batch_tokens) {
+  StatePool pool(model.stream(), model.config(), 1, state_dtype);
+  const int tokens = std::min(kWarmUpTokens, max_batch_tokens);
+  const int vocab = model.config().vocab_size;
+  Batch prompt;
+  prompt.slots = {pool.Acquire(model.stream())};
+  for (int i = 0; i < tokens; ++i) prompt.tokens.push_back(i * 31 % vocab);
+  prompt.cu_seqlens = {0, tokens};
+  prompt.positions = {0};
+  prompt.logits_rows = {tokens - 1};
+  Run(model, pool, prompt);
+
+  Batch step;
+  step.slots = prompt.slots;
+  step.tokens = {1 % vocab};
+  step.cu_seqlens = {0, 1};
+  step.positions = {tokens};
+  step.num_decode = 1;
+  step.logits_rows = {0};
+  Run(model, pool, step);
+}
+
+std::unique_ptr<ServedModel> LoadOnce(const ModelOptions& options, const Limits& limits,
+                                      Metrics& metrics, LoadProgress& progress) {
+  const Clock::time_point begin = Clock::now();
+  auto served = std::make_unique<ServedModel>();
+  served->options = options;
+  served->version = ModelVersion(options);
+  served->key = LoadKey(options, served->version);
+  served->last_used = begin.time_since_epoch().count();
+  const Device device = ParseDevice(options.device);
+  served->device = NameOf(device);
+  spdlog::info("model {} ({}): loading {} to {} in {}", options.name, served->version,
+               options.path.string(), served->device, NameOf(options.dtype));
+  served->tokenizer = Tokenizer::Load(options.path);
+  StopIfAbandoned(progress);
+
+  LoadOptions load;
+  load.path = options.path;
+  load.device = device;
+  load.dtype = options.dtype;
+  load.max_batch_tokens = MaxBatchTokens(options, device);
+  load.progress = Report(progress);
+  std::unique_ptr<Model> model = Model::Load(load);
+  progress.fraction = 1;
+  progress.warming = true;
+  StopIfAbandoned(progress);
+  WarmUp(*model, options.state_dtype, load.max_batch_tokens);
+
+  EngineOptions engine;
+  engine.slots = CountSlots(options, *model);
+  engine.max_batch_tokens = load.max_batch_tokens;
+  engine.state_dtype = options.state_dtype;
+  engine.launch_ahead = device.is_cuda();
+  engine.max_queued_requests = limits.max_queued_requests;
+  engine.max_queued_tokens = limits.max_queued_tokens;
+  served->metrics = &metrics.ForModel(options.name);
+  served->state_bytes_per_slot = StateBytesPerSlot(model->config(), options.state_dtype);
+  served->bytes = model->weight_bytes() + engine.slots * served->state_bytes_per_slot;
+  served->engine =
+      std::make_unique<Engine>(std::move(model), served->tokenizer, engine, *served->metrics);
+  served->load_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  return served;
+}
+
+}  // namespace
+
+ModelLabels ServedModel::labels() const {
+  const Model& model = engine->model();
+  return {model.config().model_type, device, NameOf(model.dtype()), model.parameters(), version};
+}
+
+GenerationDefaults SamplingDefaults(const ModelLease& lease) {
+  GenerationDefaults defaults = lease.served->engine->config().generation;
+  const GenerationDefaults& own = lease.options->sampling;
+  if (own.temperature) defaults.temperature = own.temperature;
+  if (own.top_k) defaults.top_k = own.top_k;
+  if (own.top_p) defaults.top_p = own.top_p;
+  if (own.min_p) defaults.min_p = own.min_p;
+  if (own.repetition_penalty) defaults.repetition_penalty = own.repetition_penalty;
+  return defaults;
+}
+
+void CheckModel(const ModelOptions& options) {
+  FootprintOf(options);
+  Tokenizer::Load(options.path);
+}
+
+int64_t FootprintOf(const ModelOptions& options) {
+  const Device device = ParseDevice(options.device);
+  if (options.state_dtype != DType::kF32 && !device.is_cuda()) {
+    throw std::runtime_error(std::string("state_dtype: wanted f32 on a CPU, got ") +
+                             NameOf(options.state_dtype));
+  }
+  const ModelConfig config = LoadModelConfig(options.path);
+  const Checkpoint checkpoint = Checkpoint::Open(options.path);
+  int64_t elements = 0;
+  for (const auto& [_, tensor] : checkpoint.tensors()) elements += tensor.elements;
+  // On a GPU the states take what is left, down to one slot.
+  const int slots = options.slots > 0 ? options.slots : device.is_cuda() ? 1 : kSlotsOfCpu;
+  return elements * static_cast<int64_t>(SizeOf(options.dtype)) +
+         slots * StateBytesPerSlot(config, options.state_dtype);
+}
+
+std::unique_ptr<ServedModel> LoadServedModel(const ModelOptions& options, const Limits& limits,
+                                             Metrics& metrics, LoadProgress& progress) {
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    std::unique_ptr<ServedModel> served = LoadOnce(options, limits, metrics, progress);
+    if (ModelVersion(options) == served->version) {
+      const Model& model = served->engine->model();
+      spdlog::info(
+          "model {} ({}): {}, {:.1f}M parameters, {:.1f} MB of weights, {} slots of {:.1f} kB "
+          "state, loaded in {:.2f} s",
+          options.name, served->version, model.config().model_type, model.parameters() / 1e6,
+          model.weight_bytes() / 1e6, served->engine->slots_total(),
+          served->state_bytes_per_slot / 1e3, served->load_seconds);
+      return served;
+    }
+    spdlog::warn("model {}: its files changed during the load; once more", options.name);
+    progress.fraction = 0;
+    progress.warming = false;
+  }
+  throw std::runtime_error(options.path.string() + ": the files keep changing during the load");
+}
+
+}  // namespace fla
