@@ -2,33 +2,16 @@
 // and streams without fault: the stream adds up to the whole.
 //
 // The first byte says which file the rest is: tokenizer.json, tokenizer.model or rwkv_vocab.txt.
-#include <stdlib.h>
-
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "model/tokenizer.h"
+#include "tests/fuzz/input_folder.h"
 
 namespace {
 
-void Require(bool condition, const char* what) {
-  if (condition) return;
-  std::fprintf(stderr, "broken: %s\n", what);
-  std::abort();
-}
-
-std::filesystem::path TemporaryFolder() {
-  const bool has_memory = std::filesystem::exists("/dev/shm");
-  std::string name = has_memory ? "/dev/shm/tokenizer_fuzz_XXXXXX" : "/tmp/tokenizer_fuzz_XXXXXX";
-  Require(mkdtemp(name.data()) != nullptr, "mkdtemp");
-  return name;
-}
+using fla::fuzz::Require;
 
 void Use(const fla::Tokenizer& tokenizer, std::string_view text) {
   std::vector<int> ids;
@@ -55,18 +38,17 @@ void Use(const fla::Tokenizer& tokenizer, std::string_view text) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const std::filesystem::path kFolder = TemporaryFolder();
+  static const fla::fuzz::InputFolder kFolder;
   if (size == 0) return 0;
   constexpr const char* kNames[] = {"tokenizer.json", "tokenizer.model", "rwkv_vocab.txt"};
-  const std::filesystem::path file = kFolder / kNames[data[0] % 3];
-  const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
-  std::ofstream(file, std::ios::binary) << bytes;
+  const std::string_view bytes = fla::fuzz::BytesOf(data + 1, size - 1);
+  kFolder.Clear();
+  kFolder.Write(kNames[data[0] % 3], bytes);
   try {
-    const auto tokenizer = fla::Tokenizer::Load(kFolder);
+    const auto tokenizer = fla::Tokenizer::Load(kFolder.path());
     Use(*tokenizer, "Hello, w\xC3\xB6rld 123  \n<s>\xF0\x9F\x99\x82 e\xCC\x81");
     Use(*tokenizer, bytes.substr(0, 300));
   } catch (const std::runtime_error&) {
   }
-  std::filesystem::remove(file);
   return 0;
 }
