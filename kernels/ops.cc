@@ -45,6 +45,11 @@ void AddRmsNorm(Stream& stream, Matrix residual, Matrix delta, const float* weig
   FLA_FORWARD(AddRmsNorm, residual, delta, weight, eps, out);
 }
 
+void Add(Stream& stream, Matrix residual, Matrix delta) {
+  FLA_CHECK(SameShape(residual, delta));
+  FLA_FORWARD(Add, residual, delta);
+}
+
 void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
   FLA_CHECK(x.dtype == weight.dtype && x.cols == weight.cols);
   FLA_CHECK(out.rows == x.rows && out.cols == weight.rows);

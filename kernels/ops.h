@@ -36,6 +36,9 @@ void RmsNorm(Stream& stream, Matrix x, const float* weight, float eps, Matrix ou
 void AddRmsNorm(Stream& stream, Matrix residual, Matrix delta, const float* weight, float eps,
                 Matrix out);
 
+// residual += delta. `residual` may be f32 while delta is bf16.
+void Add(Stream& stream, Matrix residual, Matrix delta);
+
 // out = x weight^T (+ bias). x [T, in], weight [out, in] f32 or bf16, bias [out] or null,
 // out [T, out]. x and weight share a dtype; out may be f32 while they are bf16.
 void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out);

@@ -3,14 +3,16 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/decode.h"
 #include "kernels/ops.h"
 #include "kernels/recurrence.h"
 
 namespace fla {
 namespace {
 
-constexpr int kDpfpShifts = 4;           // nu of the library's DPFPFeatureMap
-constexpr int64_t kColumnAlignment = 8;  // keeps rows of a packed projection 16-byte aligned
+constexpr int kDpfpShifts = 4;                 // nu of the library's DPFPFeatureMap
+constexpr int kNarrowRank = 32, kFewRows = 8;  // where Prepare runs a low-rank map itself
+constexpr int64_t kColumnAlignment = 8;        // keeps rows of a packed projection 16-byte aligned
 
 }  // namespace
 
@@ -223,34 +225,32 @@ Matrix Mixer::MapHeads(Stream& stream, ActivationArena& arena, const FeatureMapW
   return out;
 }
 
-const float* Mixer::LogDecayOf(Stream& stream, ActivationArena& arena, Matrix packed) const {
+// All but the input and the result.
+LogDecayArgs Mixer::LogDecayArgsOf() const {
   LogDecayArgs args;
-  switch (spec_.decay_source) {
-    case DecaySource::kNone:
-      return nullptr;
-    case DecaySource::kRetention:
-      return head_decay_;
-    case DecaySource::kLowRank:
-      args.kind = GateKind::kLogSigmoid;
-      args.heads = spec_.k_heads;
-      break;
-    case DecaySource::kPerHeadA:
-    case DecaySource::kPerChannelF:
-      args.kind = spec_.gate_bounded ? GateKind::kBoundedSigmoid : GateKind::kSoftplus;
-      args.heads = spec_.heads;
-      break;
-  }
+  const bool low_rank = spec_.decay_source == DecaySource::kLowRank;
+  args.kind = low_rank             ? GateKind::kLogSigmoid
+              : spec_.gate_bounded ? GateKind::kBoundedSigmoid
+                                   : GateKind::kSoftplus;
+  args.heads = low_rank ? spec_.k_heads : spec_.heads;
+  args.a_log = a_log_;
+  args.dt_bias = dt_bias_;
+  args.normalizer = spec_.gate_normalizer;
+  args.clamp_min = spec_.gate_clamp_min;
+  args.lower_bound = spec_.gate_lower_bound;
+  return args;
+}
+
+const float* Mixer::LogDecayOf(Stream& stream, ActivationArena& arena, Matrix packed) const {
+  if (spec_.decay_source == DecaySource::kNone) return nullptr;
+  if (spec_.decay_source == DecaySource::kRetention) return head_decay_;
+  LogDecayArgs args = LogDecayArgsOf();
   args.x = decay_.Of(packed);
   if (decay_map_.weight.present()) {
     const Matrix wide = arena.Take(packed.rows, decay_map_.weight.rows, packed.dtype);
     Linear(stream, args.x, decay_map_.weight, decay_map_.bias, wide);
     args.x = wide;
   }
-  args.a_log = a_log_;
-  args.dt_bias = dt_bias_;
-  args.normalizer = spec_.gate_normalizer;
-  args.clamp_min = spec_.gate_clamp_min;
-  args.lower_bound = spec_.gate_lower_bound;
   args.out = static_cast<float*>(arena.Take(packed.rows, args.x.cols, DType::kF32).data);
   LogDecay(stream, args);
   return args.out;
@@ -330,32 +330,107 @@ Matrix Mixer::OutputGateOf(Stream& stream, ActivationArena& arena, Matrix packed
       break;
   }
   const Matrix gate = arena.Take(packed.rows, spec_.value_dim(), packed.dtype);
-  Linear(stream, output_gate_.Of(packed), output_gate_map_.weight, output_gate_map_.bias, gate);
+  const Matrix x = output_gate_.Of(packed);
+  DecodeLinearArgs args;
+  args.x = x;
+  args.weight = output_gate_map_.weight;
+  args.bias = output_gate_map_.bias;
+  args.out = gate;
+  if (!DecodeLinear(stream, args)) {
+    Linear(stream, x, output_gate_map_.weight, output_gate_map_.bias, gate);
+  }
   return gate;
 }
 
-void Mixer::Forward(Stream& stream, ActivationArena& arena, const BatchView& batch,
-                    const StatePool::LayerState& state, DType state_dtype, Matrix x,
-                    Matrix out) const {
-  const Matrix packed = arena.Take(batch.num_tokens, input_projection_.rows, x.dtype);
-  Linear(stream, x, input_projection_, nullptr, packed);
+bool Mixer::Prepare(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                    const StatePool::LayerState& state, Matrix packed, Matrix& q, Matrix& k,
+                    Matrix& v, const float*& log_decay, const float*& beta) const {
+  if (batch.num_decode < batch.num_tokens || packed.dtype != DType::kBF16) return false;
+  if (spec_.feature_map != FeatureMap::kIdentity) return false;
+  const bool convolved = spec_.conv_width > 0;
+  PrepareStepArgs args;
+  args.q = q_.Of(packed);
+  args.k = k_.Of(packed);
+  args.v = v_.Of(packed);
+  const Matrix out =
+      convolved ? arena.Take(packed.rows, spec_.conv_channels(), packed.dtype) : packed;
+  args.q_out = q_.Of(out);
+  args.k_out = k_.Of(out);
+  args.v_out = v_.Of(out);
+  args.head_k_dim = spec_.head_k_dim;
+  args.head_v_dim = spec_.head_v_dim;
+  args.width = spec_.conv_width;
+  args.taps = convolution_;
+  args.state = state.convolution;
+  args.slot_stride = int64_t{spec_.conv_channels()} * (spec_.conv_width - 1);
+  args.slots = batch.slots;
+  args.qk_activation = spec_.qk_activation;
+  args.v_activation = spec_.v_activation;
+  args.q_norm = spec_.q_norm;
+  args.k_norm = spec_.k_norm;
+  args.norm_eps = spec_.qk_norm_eps;
+  args.rotary_base = spec_.rotary_base;
+  args.positions = batch.positions;
 
+  log_decay = spec_.decay_source == DecaySource::kRetention ? head_decay_ : nullptr;
+  const bool has_gates =
+      spec_.decay_source != DecaySource::kNone && spec_.decay_source != DecaySource::kRetention;
+  if (has_gates) {
+    args.decay = LogDecayArgsOf();
+    args.decay.x = decay_.Of(packed);
+    int64_t columns = args.decay.x.cols;
+    if (decay_map_.weight.present()) {
+      columns = decay_map_.weight.rows;
+      // Each row reads all of the map: for many rows a GEMM does it better.
+      if (decay_map_.weight.cols <= kNarrowRank || packed.rows <= kFewRows) {
+        args.decay_map = decay_map_.weight;
+        args.decay_bias = decay_map_.bias;
+      } else {
+        const Matrix wide = arena.Take(packed.rows, columns, packed.dtype);
+        Linear(stream, args.decay.x, decay_map_.weight, decay_map_.bias, wide);
+        args.decay.x = wide;
+      }
+    }
+    args.decay.out = static_cast<float*>(arena.Take(packed.rows, columns, DType::kF32).data);
+    log_decay = args.decay.out;
+  }
+  beta = spec_.beta == BetaSource::kOne ? constant_beta_ : nullptr;
+  if (spec_.beta == BetaSource::kProjection) {
+    args.beta = beta_.Of(packed);
+    args.beta_scale = spec_.beta_scale;
+    args.beta_out = static_cast<float*>(arena.Take(packed.rows, spec_.heads, DType::kF32).data);
+    beta = args.beta_out;
+  }
+  if (!PrepareStep(stream, args)) return false;
+  q = args.q_out;
+  k = args.k_out;
+  v = args.v_out;
+  return true;
+}
+
+OutputNormArgs Mixer::Mix(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                          const StatePool::LayerState& state, DType state_dtype,
+                          Matrix packed) const {
   Matrix q = q_.Of(packed), k = k_.Of(packed), v = v_.Of(packed);
-  if (spec_.conv_width > 0) {
-    Convolve(stream, arena, batch, state, packed, q, k, v);
-  } else if (spec_.v_activation != Activation::kIdentity) {
-    ActivateHeads(stream, {v, spec_.head_v_dim, spec_.v_activation, HeadNorm::kNone, 0.0f, v});
+  const float *log_decay = nullptr, *beta = nullptr;
+  if (!Prepare(stream, arena, batch, state, packed, q, k, v, log_decay, beta)) {
+    if (spec_.conv_width > 0) {
+      Convolve(stream, arena, batch, state, packed, q, k, v);
+    } else if (spec_.v_activation != Activation::kIdentity) {
+      ActivateHeads(stream, {v, spec_.head_v_dim, spec_.v_activation, HeadNorm::kNone, 0.0f, v});
+    }
+    q = MapHeads(stream, arena, q_map_, spec_.q_norm, batch, q);
+    k = MapHeads(stream, arena, k_map_, spec_.k_norm, batch, k);
+    if (spec_.rotary_base > 0) {
+      Rotary(stream, q, spec_.head_k_dim, spec_.rotary_base, batch.positions);
+      Rotary(stream, k, spec_.head_k_dim, spec_.rotary_base, batch.positions);
+    }
+    log_decay = LogDecayOf(stream, arena, packed);
+    beta = BetaOf(stream, arena, packed);
   }
-  q = MapHeads(stream, arena, q_map_, spec_.q_norm, batch, q);
-  k = MapHeads(stream, arena, k_map_, spec_.k_norm, batch, k);
-  if (spec_.rotary_base > 0) {
-    Rotary(stream, q, spec_.head_k_dim, spec_.rotary_base, batch.positions);
-    Rotary(stream, k, spec_.head_k_dim, spec_.rotary_base, batch.positions);
-  }
-  const float* log_decay = LogDecayOf(stream, arena, packed);
-  const float* beta = BetaOf(stream, arena, packed);
+  const Matrix gate = OutputGateOf(stream, arena, packed);
 
-  const Matrix mixed = arena.Take(batch.num_tokens, spec_.value_dim(), x.dtype);
+  const Matrix mixed = arena.Take(batch.num_tokens, spec_.value_dim(), packed.dtype);
   Recur(stream, batch, state, state_dtype, q, k, v, log_decay, beta, mixed);
   if (spec_.normalizer) {
     Normalizer(stream, {.q = q,
@@ -372,15 +447,34 @@ void Mixer::Forward(Stream& stream, ActivationArena& arena, const BatchView& bat
                         .num_sequences = batch.num_sequences,
                         .out = mixed});
   }
-  OutputNorm(stream, {.x = mixed,
-                      .head_dim = spec_.head_v_dim,
-                      .normalize = spec_.output_norm,
-                      .weight = output_norm_,
-                      .eps = spec_.norm_eps,
-                      .gate = OutputGateOf(stream, arena, packed),
-                      .gate_activation = spec_.output_gate_activation,
-                      .out = mixed});
-  Linear(stream, mixed, output_projection_, nullptr, out);
+  return {.x = mixed,
+          .head_dim = spec_.head_v_dim,
+          .normalize = spec_.output_norm,
+          .weight = output_norm_,
+          .eps = spec_.norm_eps,
+          .gate = gate,
+          .gate_activation = spec_.output_gate_activation,
+          .out = mixed};
+}
+
+void Mixer::Forward(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                    const StatePool::LayerState& state, DType state_dtype, Matrix x,
+                    Matrix out) const {
+  const Matrix packed = arena.Take(batch.num_tokens, input_projection_.rows, x.dtype);
+  Linear(stream, x, input_projection_, nullptr, packed);
+  const OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
+  OutputNorm(stream, norm);
+  Linear(stream, norm.out, output_projection_, nullptr, out);
+}
+
+void Mixer::Step(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                 const StatePool::LayerState& state, DType state_dtype,
+                 const NormedResidual& x) const {
+  const Matrix packed =
+      arena.Take(batch.num_tokens, input_projection_.rows, input_projection_.dtype);
+  ProjectNormed(stream, arena, x, input_projection_, packed);
+  const OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
+  AddHeadsProjection(stream, arena, norm, output_projection_, x.residual);
 }
 
 }  // namespace fla

@@ -5,6 +5,7 @@
 
 #include "model/activation_arena.h"
 #include "model/batch_view.h"
+#include "model/decode_projections.h"
 #include "model/mixer_spec.h"
 #include "model/state_pool.h"
 #include "model/weights.h"
@@ -20,6 +21,10 @@ class Mixer {
   // Takes the tensors under `prefix` ("model.layers.3.attn."). max_tokens: largest T.
   Mixer(const MixerSpec& spec, int hidden_size, int max_tokens, const std::string& prefix,
         WeightReader& weights);
+
+  // residual += mixer(RmsNorm(residual)) for a batch of few rows that only decodes.
+  void Step(Stream& stream, ActivationArena& arena, const BatchView& batch,
+            const StatePool::LayerState& state, DType state_dtype, const NormedResidual& x) const;
 
   // out [T, D] = mixer(x [T, D]), updating the states of the batch's slots.
   void Forward(Stream& stream, ActivationArena& arena, const BatchView& batch,
@@ -49,6 +54,14 @@ class Mixer {
                 Matrix& v) const;
   Matrix MapHeads(Stream& stream, ActivationArena& arena, const FeatureMapWeights& map,
                   HeadNorm norm, const BatchView& batch, Matrix x) const;
+  // Between the projections: from the packed projection of x to OutputNorm's arguments, in place.
+  OutputNormArgs Mix(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                     const StatePool::LayerState& state, DType state_dtype, Matrix packed) const;
+  // The recurrence's inputs in one kernel; false where the backend or the model has none.
+  bool Prepare(Stream& stream, ActivationArena& arena, const BatchView& batch,
+               const StatePool::LayerState& state, Matrix packed, Matrix& q, Matrix& k, Matrix& v,
+               const float*& log_decay, const float*& beta) const;
+  LogDecayArgs LogDecayArgsOf() const;
   const float* LogDecayOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
   const float* BetaOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
   void Recur(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,

@@ -4,9 +4,11 @@
 #include <stdexcept>
 #include <utility>
 
+#include "kernels/decode.h"
 #include "kernels/ops.h"
 #include "model/activation_arena.h"
 #include "model/batch_indices.h"
+#include "model/decode_projections.h"
 #include "model/mixer.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
@@ -63,6 +65,8 @@ struct Model::Parts {
   };
 
   Matrix Run(const BatchView& batch, const StatePool& pool);
+  bool IsSmallStep(const BatchView& batch) const;
+  Matrix RunSmallStep(const BatchView& batch, const StatePool& pool);
   Matrix HiddenOfRows(const BatchView& batch, Matrix residual, Matrix delta);
   void RunLargest(StatePool& pool, int sequences, int max_logits_rows);
   void RecordDecode(const StatePool& pool, const int* sampled, int max_decode);
@@ -143,7 +147,36 @@ Matrix Model::Parts::HiddenOfRows(const BatchView& batch, Matrix residual, Matri
   return out;
 }
 
+// A decode batch of few rows: what the GPU waits for is the launch of kernels, not their work.
+bool Model::Parts::IsSmallStep(const BatchView& batch) const {
+  return stream.device().is_cuda() && dtype == DType::kBF16 &&
+         batch.num_decode == batch.num_tokens && batch.num_logits_rows == batch.num_tokens &&
+         batch.num_tokens <= kMaxDecodeLinearRows;
+}
+
+Matrix Model::Parts::RunSmallStep(const BatchView& batch, const StatePool& pool) {
+  const int64_t tokens = batch.num_tokens;
+  arena.ReturnTo({});
+  const Matrix residual = arena.Take(tokens, config.hidden_size, DType::kF32);
+  const Matrix logits = arena.Take(tokens, config.vocab_size, DType::kF32);
+  EmbeddingLookup(stream, batch.tokens, embeddings, residual, batch.sampled);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Layer& layer = layers[i];
+    const ActivationArena::Mark mark = arena.mark();
+    layer.mixer.Step(stream, arena, batch, pool.layer(static_cast<int>(i)), pool.state_dtype(),
+                     {residual, layer.mixer_norm, config.norm_eps});
+    arena.ReturnTo(mark);
+    const Matrix inner = arena.Take(tokens, config.intermediate_size, dtype);
+    ProjectSwiGlu(stream, arena, {residual, layer.mlp_norm, config.norm_eps}, layer.gate_up, inner);
+    AddProjection(stream, arena, inner, layer.down, residual);
+    arena.ReturnTo(mark);
+  }
+  ProjectNormed(stream, arena, {residual, norm, config.norm_eps}, head, logits);
+  return logits;
+}
+
 Matrix Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
+  if (IsSmallStep(batch)) return RunSmallStep(batch, pool);
   const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
   arena.ReturnTo({});
   // The residual stream is f32 whatever the dtype: its rounding would add up over the layers.

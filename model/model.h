@@ -49,9 +49,10 @@ class Model {
 
   // To be called before serving, with no slot in use; does nothing on a CPU. Runs the largest
   // batches, so that Forward never allocates later, and records decode batches of up to
-  // `max_decode` rows, so that such a batch costs one launch. `sampled` is what those batches' Batch::sampled will be;
-  // `max_logits_rows` the most rows of logits that a batch wants. Leaves the states undefined.
-  // `pool` must outlive this model's use. Throws DeviceError when memory is short.
+  // `max_decode` rows, so that such a batch costs one launch. `sampled` is what those batches'
+  // Batch::sampled will be; `max_logits_rows` the most rows of logits that a batch wants. Leaves
+  // the states undefined. `pool` must outlive this model's use. Throws DeviceError when memory is
+  // short.
   void Prepare(StatePool& pool, const int* sampled, int max_decode, int max_logits_rows);
 
   // Runs the batch, updating the states of its slots in `pool`. Returns logits

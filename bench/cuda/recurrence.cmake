@@ -45,10 +45,10 @@ add_custom_command(
   OUTPUT ${emulated_files}
   COMMAND Python3::Interpreter ${emulator}/convert.py ${PROJECT_SOURCE_DIR} ${emulated_root}
           ${emulated_sources} ${emulated_headers}
-  COMMAND ${CMAKE_COMMAND} -E copy ${emulator}/chunk_tile.cuh ${emulator}/warpgroup.cuh
-          ${emulated_root}/kernels/cuda
+  COMMAND ${CMAKE_COMMAND} -E copy ${emulator}/chained.cuh ${emulator}/chunk_tile.cuh
+          ${emulator}/warpgroup.cuh ${emulated_root}/kernels/cuda
   DEPENDS ${emulated_from} ${emulated_headers_from} ${emulator}/convert.py
-          ${emulator}/chunk_tile.cuh ${emulator}/warpgroup.cuh)
+          ${emulator}/chained.cuh ${emulator}/chunk_tile.cuh ${emulator}/warpgroup.cuh)
 add_executable(recurrence_check_emulated ${emulated_files} ${emulator}/emulator.cc)
 target_include_directories(recurrence_check_emulated BEFORE PRIVATE ${emulated_root})
 target_include_directories(recurrence_check_emulated PRIVATE ${CUDAToolkit_INCLUDE_DIRS})

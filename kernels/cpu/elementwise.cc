@@ -15,6 +15,17 @@ void SwiGlu(Stream&, Matrix gate_up, Matrix out) {
   });
 }
 
+void Add(Stream&, Matrix residual, Matrix delta) {
+  ParallelFor(residual.rows, ThreadsFor(residual.rows * residual.cols), [&](int64_t t) {
+    thread_local std::vector<float> a_buffer, b_buffer, out_buffer;
+    const float* left = ReadRow(residual, t, 0, residual.cols, a_buffer);
+    const float* right = ReadRow(delta, t, 0, residual.cols, b_buffer);
+    float* target = OpenRow(residual, t, 0, residual.cols, out_buffer);
+    AddFloats(left, right, residual.cols, target);
+    FinishRow(residual, t, 0, residual.cols, target);
+  });
+}
+
 void Multiply(Stream&, Matrix a, Matrix b, Matrix out) {
   ParallelFor(out.rows, ThreadsFor(out.rows * out.cols), [&](int64_t t) {
     thread_local std::vector<float> a_buffer, b_buffer, out_buffer;

@@ -14,6 +14,10 @@ Stream::CudaContext::CudaContext(int device_index) : index(device_index) {
   cuda::Check(cudaSetDevice(index), "cudaSetDevice");
   cuda::Check(cudaDeviceGetAttribute(&num_multiprocessors, cudaDevAttrMultiProcessorCount, index),
               "cudaDeviceGetAttribute");
+  int major = 0;
+  cuda::Check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index),
+              "cudaDeviceGetAttribute");
+  can_chain = major >= 9;
   workspace = Buffer({Device::Kind::kCuda, index}, kWorkspaceBytes);
   bias = Buffer({Device::Kind::kCuda, index}, kMaxBiasLength * SizeOf(DType::kBF16));
   linears = std::make_unique<cuda::LinearPlans>();
@@ -158,9 +162,12 @@ void* Record(Stream::CudaContext& context, const std::function<void()>& queue_op
   Check(cudaStreamBeginCapture(context.stream, cudaStreamCaptureModeThreadLocal),
         "cudaStreamBeginCapture");
   cudaGraph_t graph = nullptr;
+  context.chained = context.can_chain;
   try {
     queue_ops();
+    context.chained = false;
   } catch (...) {
+    context.chained = false;
     cudaStreamEndCapture(context.stream, &graph);
     if (graph != nullptr) cudaGraphDestroy(graph);
     cudaGetLastError();

@@ -5,6 +5,7 @@
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/gates.cuh"
 #include "kernels/cuda/ops.h"
 
 namespace fla::cuda {
@@ -60,8 +61,18 @@ struct MultiplyElements {
   }
 };
 
-__device__ float Softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
-__device__ float LogSigmoid(float x) { return fminf(x, 0.0f) - log1pf(expf(-fabsf(x))); }
+template <typename R, typename T, int N>
+struct AddElements {
+  Matrix residual, delta;
+  __device__ void operator()(int64_t row, int column) const {
+    float x[N], y[N];
+    Load(RowOf<const R>(residual, row) + column, x);
+    Load(RowOf<const T>(delta, row) + column, y);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] += y[i];
+    Store(RowOf<R>(residual, row) + column, x);
+  }
+};
 
 template <typename T, int N>
 struct LogDecayElements {
@@ -76,23 +87,8 @@ struct LogDecayElements {
 #pragma unroll
       for (int i = 0; i < N; ++i) x[i] += bias[i];
     }
-    const float rate = args.a_log != nullptr ? expf(args.a_log[column / channels]) : 1.0f;
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      switch (args.kind) {
-        case GateKind::kLogSigmoid: {
-          const float decay = LogSigmoid(x[i]) / args.normalizer;
-          x[i] = decay < args.clamp_min ? args.clamp_min : decay;  // NaN stays NaN
-          break;
-        }
-        case GateKind::kSoftplus:
-          x[i] = -rate * Softplus(x[i]);
-          break;
-        case GateKind::kBoundedSigmoid:
-          x[i] = args.lower_bound * Sigmoid(rate * x[i]);
-          break;
-      }
-    }
+    for (int i = 0; i < N; ++i) x[i] = LogDecayOf(args, column / channels, x[i]);
     Store(args.out + row * args.x.cols + column, x);
   }
 };
@@ -122,6 +118,18 @@ void SwiGlu(Stream& stream, Matrix gate_up, Matrix out) {
 void Multiply(Stream& stream, Matrix a, Matrix b, Matrix out) {
   DispatchElements(out.dtype, Vectorizable(out.cols, {a, b, out}), [&]<typename T, int N>() {
     ForEachElement<N>(stream, "Multiply", out.rows, out.cols, MultiplyElements<T, N>{a, b, out});
+  });
+}
+
+void Add(Stream& stream, Matrix residual, Matrix delta) {
+  const int64_t rows = residual.rows, columns = residual.cols;
+  DispatchElements(delta.dtype, Vectorizable(columns, {residual, delta}), [&]<typename T, int N>() {
+    if (residual.dtype == DType::kF32) {
+      ForEachElement<N>(stream, "Add", rows, columns, AddElements<float, T, N>{residual, delta});
+    } else {
+      ForEachElement<N>(stream, "Add", rows, columns,
+                        AddElements<__nv_bfloat16, T, N>{residual, delta});
+    }
   });
 }
 

@@ -1,11 +1,22 @@
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/recurrence.h"
 #include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/step.cuh"
 
 namespace fla::cuda {
 
 void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
-  LaunchRecurrent(ParamsOf(args), args.q.dtype, MakeCurrent(stream));
+  const RecurrenceParams params = ParamsOf(args);
+  if (params.num_sequences == 0) return;
+  const cudaStream_t cuda_stream = MakeCurrent(stream);
+  const bool chained = stream.cuda()->chained;
+  if (args.q.dtype == DType::kF32) {
+    LaunchRecurrentF32(params, cuda_stream, chained);
+  } else if (params.bf16_state) {
+    LaunchRecurrentBf16State(params, cuda_stream, chained);
+  } else {
+    LaunchRecurrentBf16(params, cuda_stream, chained);
+  }
 }
 
 void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {

@@ -1,6 +1,9 @@
 # The CUDA backend; added to target fla_kernels by kernels/CMakeLists.txt.
 target_sources(fla_kernels PRIVATE
   cuda/convolution.cu
+  cuda/decode.cu
+  cuda/decode_linear.cu
+  cuda/decode_prepare.cu
   cuda/device.cu
   cuda/elementwise.cu
   cuda/feature_maps.cu

@@ -9,6 +9,7 @@
 
 #include <cuda_bf16.h>
 
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/recurrence_launch.h"
 
 namespace fla::cuda {
@@ -108,10 +109,11 @@ __global__ void __launch_bounds__(32 * kStepWarps, 4)
     RecurrentKernel(const RecurrenceParams p, const int lanes) {
   constexpr int kMaxRows = kMaxK / 16;
   __shared__ StepSums sums[2];
+  BeginNextKernel();
   const int h = blockIdx.y, n = blockIdx.z;
   const int begin = p.cu_seqlens ? p.cu_seqlens[n] : n;
   const int end = p.cu_seqlens ? p.cu_seqlens[n + 1] : n + 1;
-  if (begin >= end || p.slots[n] < 0) return;
+  if (begin >= end || p.slots[n] < 0) return AwaitPreviousKernel();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column_lane = lane % lanes;
   const int column = (blockIdx.x * lanes + column_lane) * 4;
   const bool active = column < p.value_dim;
@@ -127,6 +129,7 @@ __global__ void __launch_bounds__(32 * kStepWarps, 4)
   for (int i = 0; i < kMaxRows; ++i) {
     s[i] = active && i < rows ? LoadState(state + i * p.value_dim) : make_float4(0, 0, 0, 0);
   }
+  AwaitPreviousKernel();
   const T* const q = static_cast<const T*>(p.q) + h / p.q_group * p.key_dim + first_row;
   const T* const k = static_cast<const T*>(p.k) + h / p.k_group * p.key_dim + first_row;
   const T* const v = static_cast<const T*>(p.v) + h / p.v_group * p.value_dim + column;
@@ -203,41 +206,36 @@ __global__ void __launch_bounds__(32 * kStepWarps, 4)
 }
 
 template <typename T, typename S, int kMaxK>
-void LaunchRecurrentKernel(const RecurrenceParams& p, cudaStream_t stream) {
+void LaunchRecurrentKernel(const RecurrenceParams& p, cudaStream_t stream, bool chained) {
   const int64_t states = static_cast<int64_t>(p.heads) * p.num_sequences;
   const bool few = p.value_dim / 32 * states < 2 * Multiprocessors();
   const int lanes = few && p.key_dim % 32 == 0 ? 4 : 8, columns = 4 * lanes;
   const dim3 grid((p.value_dim + columns - 1) / columns, p.heads, p.num_sequences);
   constexpr int kThreads = 32 * kStepWarps;
   const bool channel = p.decay == Decay::kPerChannel;
-  if (p.beta) {
-    if (channel) {
-      RecurrentKernel<T, S, kMaxK, true, true><<<grid, kThreads, 0, stream>>>(p, lanes);
-    } else {
-      RecurrentKernel<T, S, kMaxK, true, false><<<grid, kThreads, 0, stream>>>(p, lanes);
-    }
-  } else if (channel) {
-    RecurrentKernel<T, S, kMaxK, false, true><<<grid, kThreads, 0, stream>>>(p, lanes);
-  } else {
-    RecurrentKernel<T, S, kMaxK, false, false><<<grid, kThreads, 0, stream>>>(p, lanes);
-  }
-  CheckLaunch("RecurrentKernel");
+  const auto kernel = p.beta    ? channel ? RecurrentKernel<T, S, kMaxK, true, true>
+                                          : RecurrentKernel<T, S, kMaxK, true, false>
+                         : channel ? RecurrentKernel<T, S, kMaxK, false, true>
+                                : RecurrentKernel<T, S, kMaxK, false, false>;
+  Check(LaunchChained(kernel, grid, dim3(kThreads), 0, stream, chained, p, lanes),
+        "RecurrentKernel");
 }
 
 template <typename T, typename S>
-void LaunchRecurrentOf(const RecurrenceParams& p, cudaStream_t stream) {
+void LaunchRecurrentOf(const RecurrenceParams& p, cudaStream_t stream, bool chained) {
   switch (MaxKeyDim(p.key_dim)) {
     case 64:
-      return LaunchRecurrentKernel<T, S, 64>(p, stream);
+      return LaunchRecurrentKernel<T, S, 64>(p, stream, chained);
     case 128:
-      return LaunchRecurrentKernel<T, S, 128>(p, stream);
+      return LaunchRecurrentKernel<T, S, 128>(p, stream, chained);
     default:
-      return LaunchRecurrentKernel<T, S, 256>(p, stream);
+      return LaunchRecurrentKernel<T, S, 256>(p, stream, chained);
   }
 }
 
-void LaunchRecurrentF32(const RecurrenceParams& p, cudaStream_t stream);
-void LaunchRecurrentBf16(const RecurrenceParams& p, cudaStream_t stream);
-void LaunchRecurrentBf16State(const RecurrenceParams& p, cudaStream_t stream);
+// `chained`: see LaunchChained; the states are loaded while the kernel before still runs.
+void LaunchRecurrentF32(const RecurrenceParams& p, cudaStream_t stream, bool chained = false);
+void LaunchRecurrentBf16(const RecurrenceParams& p, cudaStream_t stream, bool chained = false);
+void LaunchRecurrentBf16State(const RecurrenceParams& p, cudaStream_t stream, bool chained = false);
 
 }  // namespace fla::cuda

@@ -2,8 +2,8 @@
 
 namespace fla::cuda {
 
-void LaunchRecurrentBf16(const RecurrenceParams& p, cudaStream_t stream) {
-  LaunchRecurrentOf<__nv_bfloat16, float>(p, stream);
+void LaunchRecurrentBf16(const RecurrenceParams& p, cudaStream_t stream, bool chained) {
+  LaunchRecurrentOf<__nv_bfloat16, float>(p, stream, chained);
 }
 
 }  // namespace fla::cuda

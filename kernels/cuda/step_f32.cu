@@ -2,8 +2,8 @@
 
 namespace fla::cuda {
 
-void LaunchRecurrentF32(const RecurrenceParams& p, cudaStream_t stream) {
-  LaunchRecurrentOf<float, float>(p, stream);
+void LaunchRecurrentF32(const RecurrenceParams& p, cudaStream_t stream, bool chained) {
+  LaunchRecurrentOf<float, float>(p, stream, chained);
 }
 
 }  // namespace fla::cuda

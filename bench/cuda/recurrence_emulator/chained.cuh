@@ -1,0 +1,30 @@
+// Stands in for kernels/cuda/chained.cuh under the emulator, which runs one kernel after the other.
+#pragma once
+
+#include <utility>
+
+#include "bench/cuda/recurrence_emulator/emulator.h"
+
+inline float __fdividef(float a, float b) { return a / b; }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+
+namespace fla::cuda {
+
+extern char shared[];
+
+inline void BeginNextKernel() {}
+inline void AwaitPreviousKernel() {}
+inline char* DynamicShared() { return shared; }
+inline uint4 LoadOnce(const void* source) {
+  if (reinterpret_cast<uintptr_t>(source) % 16 != 0) std::abort();
+  return *static_cast<const uint4*>(source);
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t,
+                          cudaStream_t, bool, Arguments&&... arguments) {
+  emulator::Launch([=] { kernel(arguments...); }, grid, block);
+  return cudaSuccess;
+}
+
+}  // namespace fla::cuda

@@ -1,0 +1,66 @@
+// Kernels that begin before the one before them has ended (programmatic dependent launch, sm_90):
+// they fetch what that one does not write, then wait for it. Between the small kernels of a decode
+// step, memory never falls silent.
+//
+// A chained kernel calls BeginNextKernel and AwaitPreviousKernel in every thread of every block,
+// the latter before it reads or writes anything that an earlier kernel of the chain writes or
+// reads. What it may read before: weights, and states, which one kernel of a step touches alone.
+//
+// The emulator of bench/cuda replaces this file.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <utility>
+
+namespace fla::cuda {
+
+// The next kernel's blocks may start as this one's leave room for them.
+__device__ __forceinline__ void BeginNextKernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Returns when all kernels before have ended and what they wrote can be read.
+__device__ __forceinline__ void AwaitPreviousKernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The shared memory whose size the launch gives.
+__device__ __forceinline__ char* DynamicShared() {
+  extern __shared__ __align__(16) char memory[];
+  return memory;
+}
+
+// 16 bytes that are read once: they do not push others out of the first cache.
+__device__ __forceinline__ uint4 LoadOnce(const void* source) {
+  uint4 x;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(source));
+  return x;
+}
+
+// `chained`: this kernel begins early. Only where the kernel before it in the stream is one of the
+// same recorded step (or none is), so that no state is still being written.
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+                          cudaStream_t stream, bool chained, Arguments&&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = chained ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
+}  // namespace fla::cuda

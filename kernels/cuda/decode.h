@@ -1,0 +1,17 @@
+// The GPU's versions of kernels/decode.h, for sm_80 and newer.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/decode.h"
+
+namespace fla::cuda {
+
+bool DecodeLinear(Stream& stream, const DecodeLinearArgs& args);
+bool PrepareStep(Stream& stream, const PrepareStepArgs& args);
+
+// The same on a bare CUDA stream. `chained`: see LaunchChained.
+bool LaunchDecodeLinear(const DecodeLinearArgs& args, cudaStream_t stream, bool chained);
+bool LaunchPrepareStep(const PrepareStepArgs& args, cudaStream_t stream, bool chained);
+
+}  // namespace fla::cuda
