@@ -13,7 +13,8 @@ target_sources(fla_kernels PRIVATE
   cuda/linear_plans.cc
   cuda/norm.cu
   cuda/normalizer.cu
-  cuda/sampling.cu)
+  cuda/sampling.cu
+  cuda/step_generic.cu)
 # CMake 3.25 does not know nvcc's flag for the C++20 that the project asks for. (The option in the
 # root CMakeLists.txt sets it; this says that nothing is missing.)
 if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)

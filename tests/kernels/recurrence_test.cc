@@ -182,6 +182,15 @@ TEST_P(RecurrenceTest, LongPrompt) {
   ExpectClose(problem, RunPrefill(device(), problem), RunReference(problem), bounds());
 }
 
+TEST_P(RecurrenceTest, HeadSizesThatNoTileDivides) {
+  for (const auto [key_dim, value_dim] : {std::pair{8, 16}, {16, 24}, {5, 3}, {272, 40}}) {
+    const auto problem = RandomProblem(Spec(key_dim, value_dim, 2), dtype(), {33, 0, 1, 17}, 16);
+    ExpectClose(problem, RunPrefill(device(), problem), RunReference(problem), bounds());
+    const auto step = Part(problem, {0, 2, 3}, 0, 1, problem.state);
+    ExpectClose(step, RunStep(device(), step), RunReference(step), bounds());
+  }
+}
+
 TEST_P(RecurrenceTest, PermutedBatchGivesPermutedResults) {
   const auto problem = RandomProblem(Spec(), dtype(), {65, 1, 0, 130, 20}, 14);
   const std::vector<int> order = {3, 0, 4, 2, 1};
