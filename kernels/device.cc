@@ -274,6 +274,18 @@ void Recording::Replay([[maybe_unused]] Stream& stream) const {
 #endif
 }
 
+Tuning::Tuning(Stream& stream) : stream_(stream) {
+#ifdef FLA_WITH_CUDA
+  if (stream_.device().is_cuda()) cuda::SetTuning(*stream_.cuda(), true);
+#endif
+}
+
+Tuning::~Tuning() {
+#ifdef FLA_WITH_CUDA
+  if (stream_.device().is_cuda()) cuda::SetTuning(*stream_.cuda(), false);
+#endif
+}
+
 size_t FreeMemory([[maybe_unused]] Device device) {
 #ifdef FLA_WITH_CUDA
   if (device.is_cuda()) return cuda::FreeDeviceMemory(device.index);

@@ -163,6 +163,19 @@ class Recording {
   void* graph_ = nullptr;  // cudaGraphExec_t
 };
 
+// While one lives, ops on the stream may try several ways of doing their work and keep the fastest
+// for shapes like theirs; they then synchronise and allocate. For the time of a load.
+class Tuning {
+ public:
+  explicit Tuning(Stream& stream);
+  ~Tuning();
+  Tuning(const Tuning&) = delete;
+  Tuning& operator=(const Tuning&) = delete;
+
+ private:
+  [[maybe_unused]] Stream& stream_;
+};
+
 // Bytes of memory free on the device (for a CPU: available system memory).
 size_t FreeMemory(Device device);
 

@@ -226,6 +226,7 @@ Matrix Model::Forward(const Batch& batch, StatePool& pool) {
 void Model::Prepare(StatePool& pool, const int* sampled, int max_decode, int max_logits_rows) {
   Parts& m = *parts_;
   if (!m.stream.device().is_cuda()) return;
+  const Tuning tuning(m.stream);
   const int most = std::min(m.max_batch_tokens, pool.total());
   m.RunLargest(pool, 1, max_logits_rows);
   m.RunLargest(pool, most, max_logits_rows);

@@ -28,6 +28,7 @@ struct Stream::CudaContext {
   int index = 0;
   int num_multiprocessors = 0;
   bool can_chain = false;  // the GPU can begin a kernel before the one before it has ended
+  bool tuning = false;     // a Tuning lives
   bool chained = false;    // kernels of chained.cuh shall: while a step is being recorded
   cudaStream_t stream = nullptr;
   cublasLtHandle_t cublas = nullptr;

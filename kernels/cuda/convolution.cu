@@ -17,7 +17,8 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kMaxWidth = 8;
 constexpr int kStepTokens = 8;   // longest sequence of the one-kernel form
-constexpr int kTileTokens = 16;  // of a thread in the two-kernel form
+constexpr int kTileTokens = 32;  // of a thread in the two-kernel form
+constexpr int kAhead = 4;        // of those, in registers before the first of them is needed
 
 // `kCount` neighbouring floats; 16 bytes at a time where kCount is a multiple of 4, and then
 // aligned.
@@ -112,7 +113,9 @@ struct Window {
     }
   }
 
-  // One step: takes the current input in entry W - 1, gives the output, ages the inputs.
+  // One step: takes the current input in entry W - 1, gives the output, ages the inputs. T: the
+  // activations' type.
+  template <typename T>
   __device__ void Step(const ShortConvolutionArgs& args, float (&output)[N]) {
     const int width = kWidth > 0 ? kWidth : args.width;
 #pragma unroll
@@ -122,11 +125,19 @@ struct Window {
       for (int j = 0; j < kSize; ++j) {
         if (j < width) sum += taps[j][i] * inputs[j][i];
       }
-      output[i] = Activate(args.activation, sum);
+      output[i] = sum;
 #pragma unroll
       for (int j = 0; j + 1 < kSize; ++j) {
         if (j + 1 < width) inputs[j][i] = inputs[j + 1][i];
       }
+    }
+    // One choice for all channels.
+    if (args.activation == Activation::kSilu) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) output[i] *= Sigmoid<T>(output[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i) output[i] = Activate<T>(args.activation, output[i]);
     }
   }
 
@@ -178,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) StepKernel(ShortConvolutionArgs args
     float values[N];
     Load(RowOf<const T>(args.x, token) + channel, values);
     window.SetCurrent(args, values);
-    window.Step(args, values);
+    window.template Step<T>(args, values);
     Store(RowOf<T>(args.out, token) + channel, values);
   }
   window.StoreState(args, state);
@@ -218,14 +229,21 @@ __global__ void __launch_bounds__(kThreads) TileKernel(ShortConvolutionArgs args
         }
       }
     }
-#pragma unroll 4
-    for (; token < end; ++token) {
-      float values[N];
-      Load(RowOf<const T>(args.x, token) + channel, values);
-      window.SetCurrent(args, values);
-      window.Step(args, values);
-      Store(RowOf<T>(args.out, token) + channel, values);
+    for (; token < end; token += kAhead) {
+      float values[kAhead][N];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (token + i < end) Load(RowOf<const T>(args.x, token + i) + channel, values[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (token + i >= end) break;
+        window.SetCurrent(args, values[i]);
+        window.template Step<T>(args, values[i]);
+        Store(RowOf<T>(args.out, token + i) + channel, values[i]);
+      }
     }
+    token = end;
     ++sequence;
   }
 }

@@ -115,7 +115,8 @@ __device__ void StageInput(const DecodeLinearParams& p, __nv_bfloat16* staged, i
           float gates[kVector];
           Load(RowOf<const __nv_bfloat16>(args.gate, token) + begin + column, gates);
 #pragma unroll
-          for (int i = 0; i < kVector; ++i) values[i] *= Activate(args.gate_activation, gates[i]);
+          for (int i = 0; i < kVector; ++i)
+            values[i] *= Activate<__nv_bfloat16>(args.gate_activation, gates[i]);
         }
         Store(staged + token * stride + begin + column, values);
       }
@@ -229,7 +230,7 @@ __global__ void __launch_bounds__(kThreads, 2) DecodeLinearKernel(const DecodeLi
       for (int tile = 0; tile < kRowTiles; ++tile) values[tile] *= factor;
     }
     if constexpr (kOutput == Output::kSwiGlu) {
-      const float gated = values[0] * Sigmoid(values[0]) * values[1];
+      const float gated = values[0] * Sigmoid<__nv_bfloat16>(values[0]) * values[1];
       RowOf<__nv_bfloat16>(args.out, token)[row] = FromFloat<__nv_bfloat16>(gated);
     } else {
       const float value = values[0] + (args.bias != nullptr ? args.bias[row] : 0.0f);

@@ -97,7 +97,7 @@ __device__ void PrepareHead(const PrepareStepArgs& args, const HeadPart& part, i
         state[channel * old_inputs + j] = next;
       }
     }
-    value = Activate(part.activation, value);
+    value = Activate<__nv_bfloat16>(part.activation, value);
     values[i] = value;
     sum += part.norm == HeadNorm::kL2   ? value * value
            : part.norm == HeadNorm::kL1 ? fabsf(value)

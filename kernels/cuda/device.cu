@@ -157,6 +157,11 @@ void WaitForEvent(void* event) {
   Check(cudaEventSynchronize(static_cast<cudaEvent_t>(event)), "cudaEventSynchronize");
 }
 
+void SetTuning(Stream::CudaContext& context, bool tuning) {
+  context.tuning = tuning;
+  if (!tuning) context.linears->EndMeasuring();
+}
+
 void* Record(Stream::CudaContext& context, const std::function<void()>& queue_ops) {
   Check(cudaSetDevice(context.index), "cudaSetDevice");
   Check(cudaStreamBeginCapture(context.stream, cudaStreamCaptureModeThreadLocal),

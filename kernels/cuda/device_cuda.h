@@ -42,6 +42,8 @@ void DestroyEvent(void* event) noexcept;
 void RecordEvent(Stream::CudaContext& context, void* event);
 void WaitForEvent(void* event);
 
+void SetTuning(Stream::CudaContext& context, bool tuning);
+
 void* Record(Stream::CudaContext& context, const std::function<void()>& queue_ops);
 void ReplayGraph(Stream::CudaContext& context, void* graph);
 void DestroyGraph(void* graph) noexcept;

@@ -77,17 +77,22 @@ __device__ T* RowOf(const Matrix& matrix, int64_t row) {
   return static_cast<T*>(matrix.data) + row * matrix.stride;
 }
 
-// The fast division gives 0 for an infinite divisor, which is sigmoid's limit.
-__device__ inline float Sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
+// With the accuracy that the type of the activations deserves. The fast division gives 0 for an
+// infinite divisor, which is sigmoid's limit.
+template <typename T = float>
+__device__ float Sigmoid(float x) {
+  return __fdividef(1.0f, 1.0f + (sizeof(T) == 4 ? expf(-x) : __expf(-x)));
+}
 
-__device__ inline float Activate(Activation activation, float x) {
+template <typename T = float>
+__device__ float Activate(Activation activation, float x) {
   switch (activation) {
     case Activation::kIdentity:
       return x;
     case Activation::kSilu:
-      return x * Sigmoid(x);
+      return x * Sigmoid<T>(x);
     case Activation::kSigmoid:
-      return Sigmoid(x);
+      return Sigmoid<T>(x);
     case Activation::kRelu:
       return x < 0.0f ? 0.0f : x;  // NaN stays NaN
     case Activation::kEluPlusOne:

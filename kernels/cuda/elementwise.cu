@@ -43,7 +43,7 @@ struct SwiGluElements {
     Load(RowOf<const T>(gate_up, row) + column, gate);
     Load(RowOf<const T>(gate_up, row) + out.cols + column, up);
 #pragma unroll
-    for (int i = 0; i < N; ++i) gate[i] = gate[i] * Sigmoid(gate[i]) * up[i];
+    for (int i = 0; i < N; ++i) gate[i] = gate[i] * Sigmoid<T>(gate[i]) * up[i];
     Store(RowOf<T>(out, row) + column, gate);
   }
 };

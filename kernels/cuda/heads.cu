@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kHeadThreads)
     Load(x + column, values);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      values[i] = Activate(args.activation, values[i]);
+      values[i] = Activate<T>(args.activation, values[i]);
       if (column == first) kept[i] = values[i];
       switch (args.norm) {
         case HeadNorm::kNone:
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kHeadThreads)
     if (column != first) Load(x + column, values);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      values[i] = (column == first ? kept[i] : Activate(args.activation, values[i])) * factor;
+      values[i] = (column == first ? kept[i] : Activate<T>(args.activation, values[i])) * factor;
     }
     Store(out + column, values);
   }
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kHeadThreads)
       float gates[N];
       Load(RowOf<const T>(args.gate, at.token) + offset + column, gates);
 #pragma unroll
-      for (int i = 0; i < N; ++i) values[i] *= Activate(args.gate_activation, gates[i]);
+      for (int i = 0; i < N; ++i) values[i] *= Activate<T>(args.gate_activation, gates[i]);
     }
     Store(RowOf<T>(args.out, at.token) + offset + column, values);
   }

@@ -72,10 +72,16 @@ void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix o
           "cublasLtMatmulDescSetAttribute");
   }
   const float one = 1.0f, zero = 0.0f;
-  Check(cublasLtMatmul(context.cublas, &plan.operation, &one, weight.data, &plan.weight, x.data,
-                       &plan.x, &zero, out.data, &plan.out, out.data, &plan.out, &plan.algorithm,
-                       context.workspace.data(), context.workspace.size(), cuda_stream),
-        "cublasLtMatmul");
+  const auto multiply = [&] {
+    return cublasLtMatmul(context.cublas, &plan.operation, &one, weight.data, &plan.weight, x.data,
+                          &plan.x, &zero, out.data, &plan.out, out.data, &plan.out, &plan.algorithm,
+                          context.workspace.data(), context.workspace.size(), cuda_stream);
+  };
+  if (context.tuning && !plan.measured) {
+    context.linears->Measure(context.cublas, context.workspace.size(), shape, plan, cuda_stream,
+                             multiply);
+  }
+  Check(multiply(), "cublasLtMatmul");
 }
 
 }  // namespace fla::cuda

@@ -1,4 +1,5 @@
-// Which cuBLASLt algorithm computes a Linear of given shapes, decided once a shape.
+// Which cuBLASLt algorithm computes a Linear of given shapes, decided once a shape: by measuring
+// while a Tuning lives, else by cuBLASLt's own guess.
 #pragma once
 
 #include <cublasLt.h>
@@ -6,8 +7,11 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <vector>
 
+#include "kernels/device.h"
 #include "kernels/tensor.h"
 
 namespace fla::cuda {
@@ -29,6 +33,7 @@ struct LinearShape {
 // cuBLASLt's view of a shape. It is column-major: out^T [out, T] = weight [out, in] x^T [in, T].
 struct LinearPlan {
   bool supported = false;
+  bool measured = false;
   cublasLtMatmulDescOpaque_t operation;
   cublasLtMatrixLayoutOpaque_t weight, x, out;
   cublasLtMatmulAlgo_t algorithm;
@@ -41,8 +46,20 @@ class LinearPlans {
   // cuBLASLt knows no algorithm. Never synchronises. The reference is good until the next call.
   LinearPlan& Find(cublasLtHandle_t handle, size_t workspace_bytes, const LinearShape& shape);
 
+  // Runs what cuBLASLt proposes for the plan's shape a few times each, the weights not in the
+  // cache, and keeps the fastest. `run` queues the product by the algorithm in `plan`.
+  // Synchronises.
+  void Measure(cublasLtHandle_t handle, size_t workspace_bytes, const LinearShape& shape,
+               LinearPlan& plan, cudaStream_t stream, const std::function<cublasStatus_t()>& run);
+
+  // Frees what Measure needs between calls.
+  void EndMeasuring() { flushed_ = Buffer(); }
+
  private:
   std::map<LinearShape, LinearPlan> plans_;
+  // Of f32: one algorithm for all numbers of tokens, so that a row's bits do not depend on them.
+  std::map<LinearShape, cublasLtMatmulAlgo_t> row_invariant_;
+  Buffer flushed_;  // written to empty the cache
 };
 
 }  // namespace fla::cuda
