@@ -256,6 +256,7 @@ bool ModelRegistry::Drain(Clock::time_point deadline) {
       candidate->reset();
     }
   }
+  for (const auto& model : models) model->metrics->SetServing(false);
   const absl::Status status = absl::UnavailableError("the server is draining");
   for (const Waiter& waiter : waiters) waiter.ready(status);
   for (const OnDone& done : waiting) done(status);

@@ -106,7 +106,14 @@ class PrometheusProcess:
             time.sleep(0.1)
 
     def wait_firing(self, *names):
-        self.wait_until(lambda: set(names) <= self.firing(), f"{names} firing")
+        """Until each has been seen to fire, not necessarily at the same time."""
+        seen = set()
+
+        def all_seen():
+            seen.update(self.firing())
+            return set(names) <= seen
+
+        self.wait_until(all_seen, f"{names} firing")
 
     def wait_clear(self, *names):
         self.wait_until(lambda: not set(names) & self.firing(), f"{names} clear")

@@ -10,7 +10,7 @@ import urllib.request
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from fla.v1 import control_pb2_grpc, inference_pb2 as pb, inference_pb2_grpc
+from fla.v1 import control_pb2, control_pb2_grpc, inference_pb2 as pb, inference_pb2_grpc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SERVER = os.environ.get("FLA_SERVER", str(ROOT / "build/cpu/server/fla-server"))
@@ -91,17 +91,22 @@ class ServerProcess:
     def detokenize(self, ids, **fields):
         return self.inference.Detokenize(pb.DetokenizeRequest(ids=ids, **fields)).text
 
+    def models(self):
+        """What ListModels shows."""
+        return self.control.ListModels(control_pb2.ListModelsRequest()).models
+
     # Observations.
 
-    def metrics(self):
-        """{(name, sorted labels but model): value}"""
+    def metrics(self, model=None):
+        """{(name, sorted labels but model): value}, of one model if there are several"""
         with urllib.request.urlopen(self.metrics_url) as answer:
             text = answer.read().decode()
         return {(s.name, tuple(sorted((k, v) for k, v in s.labels.items() if k != "model"))): s.value
-                for family in text_string_to_metric_families(text) for s in family.samples}
+                for family in text_string_to_metric_families(text) for s in family.samples
+                if model is None or s.labels.get("model", model) == model}
 
-    def metric(self, name, **labels):
-        return self.metrics()[(name, tuple(sorted(labels.items())))]
+    def metric(self, name, model=None, **labels):
+        return self.metrics(model)[(name, tuple(sorted(labels.items())))]
 
     def wait_for_metric(self, name, value, seconds=30, **labels):
         """The seconds that it took."""
