@@ -64,37 +64,6 @@ def test_server_info_and_models(server):
     assert model.weight_bytes > 14707306
 
 
-def test_metrics_tell_the_truth(start_server):
-    server = start_server()
-    ids = server.tokenize("Once upon a time")
-    for seed in range(3):
-        server.generate(ids=ids, seed=seed, max_new_tokens=10, ignore_eos=True)
-    server.generate(ids=ids, max_new_tokens=10, logit_bias={0: 100.0})  # one token: end of text
-    with pytest.raises(grpc.RpcError):
-        server.generate(text="a", n=0)
-    metrics = server.metrics()
-
-    def value(name, **labels):
-        return metrics[("fla_" + name, tuple(sorted(labels.items())))]
-
-    assert value("requests_total", finish_reason="length") == 3
-    assert value("requests_total", finish_reason="stop") == 1
-    assert value("requests_total", finish_reason="cancelled") == 0
-    assert value("admission_rejections_total", reason="invalid") == 1
-    assert value("prompt_tokens_total") == 4 * len(ids)
-    assert value("generation_tokens_total") == 31
-    assert value("time_to_first_token_seconds_count") == 4
-    assert value("inter_token_latency_seconds_count") == 27
-    assert value("e2e_request_latency_seconds_count") == 4
-    # Each step feeds a prompt or the token before: 4 prompts and 9 tokens of three answers.
-    assert value("batch_tokens_sum") == 4 * len(ids) + 27
-    assert value("requests_running") == value("requests_waiting") == 0
-    assert value("state_slots_used") == 0
-    assert value("state_slots_total") == server.config["models"][0]["slots"]
-    assert value("model_load_seconds") > 0
-    assert value("state_nonfinite_total") == 0
-
-
 def test_sigterm_drains(start_server):
     server = start_server()
     stream = server.inference.GenerateStream(
