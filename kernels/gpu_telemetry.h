@@ -18,7 +18,7 @@ struct GpuReading {
   // memory was read or written.
   std::optional<double> utilization;
   std::optional<double> memory_utilization;
-  std::optional<double> memory_used_bytes;  // by all processes
+  std::optional<double> memory_used_bytes;  // by all processes and the driver
   std::optional<double> memory_total_bytes;
   std::optional<double> power_watts;
   std::optional<double> power_limit_watts;
@@ -35,7 +35,7 @@ class GpuTelemetry {
   static std::unique_ptr<GpuTelemetry> Open(const std::string& library = "libnvidia-ml.so.1");
   ~GpuTelemetry();
 
-  // All GPUs. Takes a millisecond or so each, and nothing of the GPUs' own time.
+  // All GPUs. Takes some milliseconds each, and nothing of the GPUs' own time.
   std::vector<GpuReading> Read() const;
 
  private:

@@ -248,7 +248,7 @@ def gpu():
         graph("Memory traffic", "percentunit", by_gpu("fla_gpu_memory_utilization_ratio"),
               description="Part of the time in which memory was read or written."),
         graph("Memory", "bytes", by_gpu("fla_gpu_memory_used_bytes", " used"),
-              by_gpu("fla_gpu_memory_total_bytes", " total"), description="By all processes."),
+              by_gpu("fla_gpu_memory_total_bytes", " total"), description="By all processes and the driver."),
         graph("Memory by kind", "bytes",
               target("sum by (device, kind) (fla_device_memory_bytes)", "{{device}} {{kind}}"),
               stacked=True, description="What the models hold."),
