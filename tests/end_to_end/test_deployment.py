@@ -12,7 +12,7 @@ import pytest
 import yaml
 from grafana_foundation_sdk.models import (dashboard, heatmap, prometheus, stat, table, timeseries)
 
-from server_process import ROOT
+from server_process import CLI, ROOT
 from typed_json import complaints
 
 DOCKER = ROOT / "docker"
@@ -125,6 +125,16 @@ def test_docker_compose_takes_the_file(profile, server):
     assert int(port) in [one["target"] for one in services[server]["ports"]]
     for volume in [v for service in services.values() for v in service.get("volumes", [])]:
         assert volume["type"] == "volume" or pathlib.Path(volume["source"]).exists(), volume
+
+
+def test_the_load_is_one_that_the_client_takes(server):
+    compose = yaml.safe_load((DOCKER / "docker-compose.yml").read_text())
+    load = compose["services"]["load"]
+    program, *arguments = load["entrypoint"] + load["command"]
+    assert program == "fla-cli"
+    arguments[arguments.index("server:50051")] = server.address
+    arguments[arguments.index("86400")] = "1"
+    assert "requests/s" in run(CLI, *arguments)
 
 
 def test_hadolint_takes_the_dockerfile():
