@@ -132,7 +132,7 @@ def total(metric):
 
 
 def service():
-    return dashboard("fla-service", "fla-server: service", "Load, latency and errors of requests.", [
+    return dashboard("fla-server-service", "fla-server: service", "Load, latency and errors of requests.", [
         stat("Running", "short", total("fla_requests_running"),
              description="Requests that hold a state slot."),
         stat("Waiting", "short", total("fla_requests_waiting"), description="Requests in the queue."),
@@ -197,7 +197,7 @@ def service():
 
 def model():
     hidden = ["Time", "Value", "__name__", "job", "instance"]
-    return dashboard("fla-model", "fla-server: models", "What is loaded and what it holds.", [
+    return dashboard("fla-server-model", "fla-server: models", "What is loaded and what it holds.", [
         table("Models", f"fla_model_info{{{MODEL}}}", hidden,
               description="What is served now."),
         row("Slots and memory"),
@@ -240,7 +240,7 @@ def model():
 def gpu():
     def by_gpu(metric, suffix=""):
         return target(metric, f"GPU {{{{gpu}}}}{suffix}")
-    return dashboard("fla-gpu", "fla-server: GPUs", "What NVML says. Empty without a GPU.", [
+    return dashboard("fla-server-gpu", "fla-server: GPUs", "What NVML says. Empty without a GPU.", [
         table("GPUs", "fla_gpu_info", ["Time", "Value", "__name__", "job", "instance"],
               description="`device` is the GPU's name in the config."),
         graph("Utilisation", "percentunit", by_gpu("fla_gpu_utilization_ratio"),

@@ -8,6 +8,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from fla.v1 import control_pb2
 from server_process import demo_config, request
 
 
@@ -160,7 +161,10 @@ def test_every_family_has_help_a_base_unit_and_bounded_labels(start_server):
         families = list(text_string_to_metric_families(answer.read().decode()))
     names = [family.name for family in families]
     assert len(names) == len(set(names))
-    assert "vllm:num_requests_waiting" in names and "fla_requests_waiting" in names
+    assert {"vllm:num_requests_waiting", "fla_requests_waiting", "process_open_fds"} <= set(names)
+    (build,) = next(family for family in families if family.name == "fla_build_info").samples
+    info = server.control.GetServerInfo(control_pb2.GetServerInfoRequest())
+    assert build.labels == {"version": info.version, "backends": info.build} and build.value == 1
     allowed = {"model", "model_name", "finish_reason", "finished_reason", "reason", "result", "kind",
                "device", "le", "model_type", "dtype", "parameters", "version", "backends"}
     for family in families:
