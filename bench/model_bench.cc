@@ -2,11 +2,11 @@
 // of time spent in Linear (the GEMMs).
 //
 //   model_bench CHECKPOINT [--device cpu] [--dtype f32] [--seconds 3] [--prefill 1x512,16x512]
-//               [--decode 1,16] [--max-batch-tokens 8192] [--state-dtype f32]
+//               [--decode 1,16] [--temperature 0] [--max-batch-tokens 8192] [--state-dtype f32]
 //
 // Prompts go through the model in batches of at most max-batch-tokens, as in the server. A decode
-// step picks the most probable token of each row and, on a GPU, is launched before the tokens of
-// the step before have reached the host.
+// step samples a token a row and, on a GPU, is launched before the tokens of the step before have
+// reached the host.
 //
 // The share is measured, not modelled: the linker routes this program's calls of fla::Linear
 // through a stopwatch (--wrap; see CMakeLists.txt). On a GPU, where ops only queue work, it is left
@@ -82,7 +82,7 @@ class Runner {
       : model_(model),
         max_batch_tokens_(max_batch_tokens),
         pool_(model.stream(), model.config(), slots, state_dtype),
-        sampler_(model.stream(), slots) {
+        sampler_(model.stream(), slots, model.config().vocab_size) {
     model_.Prepare(pool_, sampler_.tokens(), slots, slots);
     for (int i = 0; i < slots; ++i) pool_.Acquire(model_.stream());
   }
@@ -96,9 +96,9 @@ class Runner {
   }
 
   // Median time of a step, over runs of kSteps.
-  Speed MeasureDecode(int sequences, double seconds) {
+  Speed MeasureDecode(int sequences, float temperature, double seconds) {
     constexpr int kSteps = 32;
-    Speed speed = Measure(seconds, [&] { RunSteps(sequences, kSteps); });
+    Speed speed = Measure(seconds, [&] { RunSteps(sequences, temperature, kSteps); });
     speed.median_seconds /= kSteps;
     return speed;
   }
@@ -146,7 +146,7 @@ class Runner {
     }
   }
 
-  void RunSteps(int sequences, int steps) {
+  void RunSteps(int sequences, float temperature, int steps) {
     const bool ahead = model_.stream().device().is_cuda();
     fla::Batch batch;
     batch.num_decode = sequences;
@@ -159,9 +159,11 @@ class Runner {
       batch.cu_seqlens.push_back(i + 1);
       batch.logits_rows.push_back(i);
     }
-    const std::vector<fla::SampleRequest> requests(sequences);
+    std::vector<fla::SampleRequest> requests(sequences);
+    for (fla::SampleRequest& request : requests) request.row.temperature = temperature;
     for (int step = 0; step < steps; ++step) {
-      sampler_.Launch(model_.Forward(batch, pool_), requests);
+      sampler_.Prepare(requests);
+      sampler_.Launch(model_.Forward(batch, pool_));
       for (int i = 0; i < sequences; ++i) {
         batch.tokens[i] = -1 - i;
         ++batch.positions[i];
@@ -186,6 +188,7 @@ int main(int argc, char** argv) {
   std::vector<int> decode = {1, 16};
   int max_batch_tokens = 8192;
   double seconds = 3;
+  float temperature = 0;
   const auto dtypes = CLI::IsMember({"f32", "bf16"});
   app.add_option("checkpoint", path, "Checkpoint folder")->required();
   app.add_option("--device", device, "cpu, cuda:N or auto");
@@ -195,6 +198,7 @@ int main(int argc, char** argv) {
   app.add_option("--decode", decode, "Sequences a step")->delimiter(',');
   app.add_option("--max-batch-tokens", max_batch_tokens, "Tokens a batch")
       ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--temperature", temperature, "Of the decode steps' sampling");
   app.add_option("--seconds", seconds, "Time a row");
   CLI11_PARSE(app, argc, argv);
   const auto dtype_of = [](const std::string& name) {
@@ -232,7 +236,7 @@ int main(int argc, char** argv) {
     }
     for (const int sequences : decode) {
       report("decode", std::to_string(sequences), sequences,
-             runner.MeasureDecode(sequences, seconds));
+             runner.MeasureDecode(sequences, temperature, seconds));
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "model_bench: %s\n", error.what());

@@ -19,6 +19,10 @@ void Sample(Stream& stream, const SampleArgs& args) {
   cpu::Sample(stream, args);
 }
 
+size_t SampleScratchBytes(Device device, int64_t rows, int64_t vocab_size) {
+  return device.is_cuda() ? static_cast<size_t>(rows * vocab_size) * sizeof(float) : 0;
+}
+
 float UniformAt(uint64_t seed, int64_t position) {
   return OpenUniform(Philox4x32(seed, static_cast<uint64_t>(position)).words[0]);
 }

@@ -4,6 +4,7 @@
 // tokens in whatever batch it runs.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/device.h"
@@ -66,6 +67,8 @@ struct SampleArgs {
 };
 
 void Sample(Stream& stream, const SampleArgs& args);
+// What Sample takes of the stream's scratch memory.
+size_t SampleScratchBytes(Device device, int64_t rows, int64_t vocab_size);
 
 // The uniform number in (0, 1) that a row draws with: Philox4x32-10 keyed by seed, counter
 // position. Shared by all backends.

@@ -51,7 +51,7 @@ TokenCount& TokenHistory::CountOf(int token) {
   return counts_[it->second];
 }
 
-Sampler::Sampler(Stream& stream, int max_rows)
+Sampler::Sampler(Stream& stream, int max_rows, int vocab_size)
     : stream_(stream),
       staging_(stream.device()),
       inputs_(stream.device(), max_rows * sizeof(SamplingRow)),
@@ -60,32 +60,63 @@ Sampler::Sampler(Stream& stream, int max_rows)
     flights_.emplace_back(stream.device());
     flights_.back().results = HostBuffer(stream.device(), results_.size());
   }
+  stream.Scratch(SampleScratchBytes(stream.device(), max_rows, vocab_size));
 }
 
-void Sampler::Launch(const Matrix& logits, std::span<const SampleRequest> requests) {
+void Sampler::Prepare(std::span<const SampleRequest> requests) {
   FLA_CHECK(launched_ - collected_ <= kMaxAhead);
-  Flight& flight = flights_[launched_++ % flights_.size()];
+  Flight& flight = flights_[launched_ % flights_.size()];
   flight.num_top.clear();
   if (requests.empty()) return;
-  const ResultLayout layout(requests.size());
-  FLA_CHECK(layout.size <= results_.size());
-
   size_t num_counts = 0, num_biases = 0;
   for (const SampleRequest& request : requests) {
     num_counts += request.counts.size();
     num_biases += request.biases.size();
   }
-  const size_t counts_offset = requests.size() * sizeof(SamplingRow);
-  const size_t biases_offset = counts_offset + num_counts * sizeof(TokenCount);
-  CopyInputs(requests, counts_offset, biases_offset, biases_offset + num_biases * sizeof(LogitBias),
-             flight);
+  flight.counts_offset = requests.size() * sizeof(SamplingRow);
+  flight.biases_offset = flight.counts_offset + num_counts * sizeof(TokenCount);
+  const size_t bytes = flight.biases_offset + num_biases * sizeof(LogitBias);
+  char* const host = staging_.Fill(bytes);
+  int counts = 0, biases = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const SampleRequest& request = requests[i];
+    SamplingRow row = request.row;
+    row.num_top_logprobs = std::clamp(row.num_top_logprobs, 0, kMaxTopLogprobs);
+    row.counts_begin = counts;
+    row.biases_begin = biases;
+    if (!request.counts.empty()) {
+      std::memcpy(host + flight.counts_offset + counts * sizeof(TokenCount), request.counts.data(),
+                  request.counts.size_bytes());
+    }
+    if (!request.biases.empty()) {
+      std::memcpy(host + flight.biases_offset + biases * sizeof(LogitBias), request.biases.data(),
+                  request.biases.size_bytes());
+    }
+    counts += static_cast<int>(request.counts.size());
+    biases += static_cast<int>(request.biases.size());
+    row.counts_end = counts;
+    row.biases_end = biases;
+    std::memcpy(host + i * sizeof(SamplingRow), &row, sizeof(row));
+    flight.num_top.push_back(row.num_top_logprobs);
+  }
+  Reserve(inputs_, stream_.device(), bytes);
+  staging_.Upload(stream_, inputs_.data(), bytes);
+}
+
+void Sampler::Launch(const Matrix& logits) {
+  Flight& flight = flights_[launched_++ % flights_.size()];
+  const size_t rows = flight.num_top.size();
+  if (rows == 0) return;
+  FLA_CHECK(logits.rows == static_cast<int64_t>(rows));
+  const ResultLayout layout(rows);
+  FLA_CHECK(layout.size <= results_.size());
 
   SampleArgs args;
   args.logits = logits;
   char* const inputs = inputs_.as<char>();
   args.rows = reinterpret_cast<const SamplingRow*>(inputs);
-  args.counts = reinterpret_cast<const TokenCount*>(inputs + counts_offset);
-  args.biases = reinterpret_cast<const LogitBias*>(inputs + biases_offset);
+  args.counts = reinterpret_cast<const TokenCount*>(inputs + flight.counts_offset);
+  args.biases = reinterpret_cast<const LogitBias*>(inputs + flight.biases_offset);
   char* const results = results_.as<char>();
   args.tokens = reinterpret_cast<int*>(results + layout.tokens);
   args.logprobs = reinterpret_cast<float*>(results + layout.logprobs);
@@ -98,35 +129,6 @@ void Sampler::Launch(const Matrix& logits, std::span<const SampleRequest> reques
       std::any_of(flight.num_top.begin(), flight.num_top.end(), [](int n) { return n > 0; });
   stream_.CopyToHost(flight.results.data(), results, want_top ? layout.size : layout.top_tokens);
   flight.done.Record(stream_);
-}
-
-void Sampler::CopyInputs(std::span<const SampleRequest> requests, size_t counts_offset,
-                         size_t biases_offset, size_t bytes, Flight& flight) {
-  char* const host = staging_.Fill(bytes);
-  int counts = 0, biases = 0;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    const SampleRequest& request = requests[i];
-    SamplingRow row = request.row;
-    row.num_top_logprobs = std::clamp(row.num_top_logprobs, 0, kMaxTopLogprobs);
-    row.counts_begin = counts;
-    row.biases_begin = biases;
-    if (!request.counts.empty()) {
-      std::memcpy(host + counts_offset + counts * sizeof(TokenCount), request.counts.data(),
-                  request.counts.size_bytes());
-    }
-    if (!request.biases.empty()) {
-      std::memcpy(host + biases_offset + biases * sizeof(LogitBias), request.biases.data(),
-                  request.biases.size_bytes());
-    }
-    counts += static_cast<int>(request.counts.size());
-    biases += static_cast<int>(request.biases.size());
-    row.counts_end = counts;
-    row.biases_end = biases;
-    std::memcpy(host + i * sizeof(SamplingRow), &row, sizeof(row));
-    flight.num_top.push_back(row.num_top_logprobs);
-  }
-  Reserve(inputs_, stream_.device(), bytes);
-  staging_.Upload(stream_, inputs_.data(), bytes);
 }
 
 std::vector<SampledToken> Sampler::Collect() {

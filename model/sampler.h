@@ -43,23 +43,28 @@ struct SampledToken {
   std::vector<std::pair<int, float>> top;  // row.num_top_logprobs of them, most probable first
 };
 
-// Samples the rows of steps: Launch queues the work on the stream, Collect waits for it. Launches
-// may run ahead of Collect by kMaxAhead steps, which are collected in their order.
+// Samples the rows of steps: Prepare says how and Launch from what, both only queueing work on the
+// stream; Collect waits for it. Launches may run ahead of Collect by kMaxAhead steps, which are
+// collected in their order.
 //
 // Thread safety: one thread at a time, that which owns the stream.
 class Sampler {
  public:
   static constexpr int kMaxAhead = 2;
 
-  // Takes memory for steps of up to `max_rows` rows. `stream` must outlive the sampler.
-  Sampler(Stream& stream, int max_rows);
+  // Takes memory for steps of up to `max_rows` rows of `vocab_size` logits. `stream` must outlive
+  // the sampler.
+  Sampler(Stream& stream, int max_rows, int vocab_size);
 
   // The tokens of the last Launch, in device memory: [max_rows], always at the same place.
   const int* tokens() const { return results_.as<int>(); }
 
-  // Queues the sampling of `logits` [N, vocab] f32, row i as requests[i] says. The logits are
-  // overwritten; the spans of the requests are read before this returns.
-  void Launch(const Matrix& logits, std::span<const SampleRequest> requests);
+  // Row i of the next Launch is to be sampled as requests[i] says. The spans of the requests are
+  // read before this returns. To be called before the model's work of the step is queued, so that
+  // copies do not stand between that and the sampling.
+  void Prepare(std::span<const SampleRequest> requests);
+  // Queues the sampling of `logits` [N, vocab] f32, which are overwritten.
+  void Launch(const Matrix& logits);
 
   // What the first Launch that was not collected chose, one a row. To be called once for each.
   std::vector<SampledToken> Collect();
@@ -70,10 +75,9 @@ class Sampler {
     explicit Flight(Device device) : done(device) {}
     HostBuffer results;
     Fence done;
-    std::vector<int> num_top;  // of each row
+    std::vector<int> num_top;                     // of each row
+    size_t counts_offset = 0, biases_offset = 0;  // bytes, in inputs_
   };
-  void CopyInputs(std::span<const SampleRequest> requests, size_t counts_offset,
-                  size_t biases_offset, size_t bytes, Flight& flight);
 
   Stream& stream_;
   Staging staging_;

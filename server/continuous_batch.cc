@@ -42,7 +42,7 @@ ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, const
       metrics_(metrics),
       limits_(LimitsFor(model.config(), options.max_batch_tokens)),
       pool_(model.stream(), model.config(), options.slots, options.state_dtype),
-      sampler_(model.stream(), options.slots + limits_.max_scored_rows),
+      sampler_(model.stream(), options.slots + limits_.max_scored_rows, model.config().vocab_size),
       launch_ahead_(options.launch_ahead),
       running_gauge_(metrics.running()),
       slots_used_gauge_(metrics.slots_used()),
@@ -171,8 +171,8 @@ void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
 }
 
 void ContinuousBatch::Launch(const Step& step) {
-  const Matrix logits = model_.Forward(step.batch, pool_);
-  sampler_.Launch(logits, step.samples);
+  sampler_.Prepare(step.samples);
+  sampler_.Launch(model_.Forward(step.batch, pool_));
 }
 
 void ContinuousBatch::Collect(const Step& step) {

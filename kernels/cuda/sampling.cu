@@ -257,7 +257,7 @@ __global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs args, 
 void Sample(Stream& stream, const SampleArgs& args) {
   if (args.logits.rows == 0) return;
   auto* originals = static_cast<float*>(
-      stream.Scratch(static_cast<size_t>(args.logits.rows * args.logits.cols) * sizeof(float)));
+      stream.Scratch(SampleScratchBytes(stream.device(), args.logits.rows, args.logits.cols)));
   SampleKernel<<<static_cast<unsigned>(args.logits.rows), kSelectThreads, 0, MakeCurrent(stream)>>>(
       args, originals);
   CheckLaunch("Sample");

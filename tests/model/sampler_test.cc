@@ -41,14 +41,14 @@ class SamplerTest : public ::testing::TestWithParam<std::string> {
     }
     const Buffer memory(stream_.device(), std::max<size_t>(logits.size() * sizeof(float), 4));
     stream_.CopyToDevice(memory.data(), logits.data(), logits.size() * sizeof(float));
+    sampler_.Prepare(requests);
     sampler_.Launch(
-        {memory.data(), DType::kF32, static_cast<int64_t>(requests.size()), kVocab, kVocab},
-        requests);
+        {memory.data(), DType::kF32, static_cast<int64_t>(requests.size()), kVocab, kVocab});
     return sampler_.Collect();
   }
 
   Stream stream_{ParseDevice(GetParam())};
-  Sampler sampler_{stream_, 16};
+  Sampler sampler_{stream_, 200, kVocab};
 };
 
 TEST_P(SamplerTest, NothingInNothingOut) { EXPECT_THAT(Run({}), IsEmpty()); }
