@@ -33,9 +33,11 @@ set(emulated_headers
   kernels/cuda/chunk_window.cuh
   kernels/cuda/scan_ring.cuh
   kernels/cuda/step.cuh
+  kernels/cuda/wide_loader.cuh
   kernels/cuda/wide_panel.cuh
   kernels/cuda/wide_record.cuh
   kernels/cuda/wide_scan.cuh
+  kernels/cuda/wide_triangle.cuh
   bench/cuda/recurrence_inputs.h)
 list(TRANSFORM emulated_sources PREPEND ${emulated_root}/ OUTPUT_VARIABLE emulated_files)
 list(TRANSFORM emulated_files APPEND .cc)

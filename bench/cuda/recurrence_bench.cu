@@ -181,8 +181,9 @@ void BenchPrefill(const Overrides& overrides) {
         0, std::min<int>({static_cast<int>(args.q.rows), 8192, plan.window_tokens})};
     const double prepare = MedianMilliseconds(4, [&](cudaStream_t stream) {
       const ChunkWorkspace workspace = {scratch.data(), nullptr};
+      if (plan.wide && shape.update == Update::kAdditive) return;
       if (plan.wide) {
-        LaunchWidePrepare(params, shape.update, window, workspace, stream);
+        LaunchWidePrepare(params, window, workspace, stream);
       } else {
         LaunchChunkPrepare(params, shape.update, ChunkRecordOf(args.spec), window, workspace,
                            stream);

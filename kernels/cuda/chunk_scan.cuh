@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(288)
     const int readers = min(slices, (V - block_column) / 16) * kParts;
     for (int i = 0; i < stages; ++i) {
       InitBarrier(full + 8 * i, 32);
-      InitBarrier(empty + 8 * i, readers);
+      InitBarrier(empty + 8 * i, 32 * readers);
     }
   }
   __syncthreads();
@@ -257,8 +257,7 @@ __global__ void __launch_bounds__(288)
 
     uint32_t attention[4];
     LoadMatrices(attention, stage + Stage::kRecord.attention + operand);
-    __syncwarp();
-    if (lane == 0) Arrive(empty + 8 * position.stage);
+    Arrive(empty + 8 * position.stage);
     // One tile of O^T, tokens 8 * tile .. + 7, to memory.
     const auto finish = [&](int tile, float(&sum)[4], const float(&start)[2], uint32_t b0,
                             uint32_t b1) {

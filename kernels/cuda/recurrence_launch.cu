@@ -78,13 +78,11 @@ ChunkRecord ChunkRecordOf(const RecurrenceSpec& spec) {
 }
 
 WideRecord WideRecordOf(const RecurrenceSpec& spec) {
-  return MakeWideRecord((spec.key_dim + 63) / 64, spec.update == Update::kDelta,
+  return MakeWideRecord(WidePanels(spec.key_dim), spec.update == Update::kDelta,
                         spec.decay == Decay::kPerChannel);
 }
 
-bool HasWideKernels(const RecurrenceSpec& spec) {
-  return spec.decay != Decay::kPerChannel && spec.key_dim <= 128;
-}
+bool HasWideKernels(const RecurrenceSpec& spec) { return spec.decay != Decay::kPerChannel; }
 
 int Multiprocessors() { return AttributeOf(cudaDevAttrMultiProcessorCount); }
 bool IsHopper() {
@@ -103,17 +101,18 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
   plan.wide = hopper && HasWideKernels(spec) && spec.value_dim >= 48 && Aligned(args.out) &&
               args.q.rows >= kWideChunk / 2 * int64_t{args.num_sequences};
 
-  const int64_t slot_bytes = RecordBytes(spec, plan.wide) * int64_t{spec.heads};
+  const int64_t slot_bytes = std::max<int64_t>(RecordBytes(spec, plan.wide), 1) * spec.heads;
   const int64_t slots = kWorkspaceBytes / slot_bytes - args.num_sequences;
   plan.window_tokens = static_cast<int>(std::min<int64_t>(
       std::max<int64_t>(slots * (plan.wide ? kWideChunk : kChunk), kMinWindow), int64_t{1} << 30));
   if (plan.wide) {
+    plan.key_parts = plan.slices_per_block = 1;
+    if (WidePanels(spec.key_dim) > 2) return plan;  // shared memory has room for one slice
     // Two slices in a block take 1.5 times as long as one, but share the chunk's operands.
     const int64_t wide_slices = (spec.value_dim + 63) / 64;
     const auto waves = [&](int64_t blocks) {
       return (blocks * states + multiprocessors - 1) / multiprocessors;
     };
-    plan.key_parts = 1;
     plan.slices_per_block = 3 * waves((wide_slices + 1) / 2) < 2 * waves(wide_slices) ? 2 : 1;
     return plan;
   }
@@ -232,7 +231,7 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
     ChunkWorkspace workspace = {target, nullptr};
     const bool delta = args.spec.update == Update::kDelta;
     if (plan.wide) {
-      LaunchWidePrepare(params, args.spec.update, window, workspace, stream);
+      if (delta) LaunchWidePrepare(params, window, workspace, stream);
       (delta ? LaunchWideScanDelta : LaunchWideScanAdditive)(params, plan.slices_per_block, window,
                                                              workspace, stream);
       continue;

@@ -19,6 +19,9 @@ inline constexpr int kChunk = 16;
 // Tokens in a chunk of the wide kernels (Hopper): one row of warpgroup products.
 inline constexpr int kWideChunk = 64;
 
+// Panels of 64 channels that the wide kernels are compiled for: key_dim or more.
+constexpr int WidePanels(int key_dim) { return key_dim <= 64 ? 1 : key_dim <= 128 ? 2 : 4; }
+
 // RecurrenceArgs as the kernels take it. x_group = H / x_heads.
 struct RecurrenceParams {
   const void* q;
@@ -85,13 +88,14 @@ ChunkRecord ChunkRecordOf(const RecurrenceSpec& spec);
 
 // The same for a wide chunk. Matrices [64, columns] are panels as kernels/cuda/wide_panel.cuh says:
 // P, kDelta: T, and per channel the decayed q and k as above. Then the decays: scalar f32 [2, 64],
-// per channel f32 [64 panels].
+// per channel f32 [64 panels]. Scalar and additive: nothing, the scan makes P itself.
 struct WideRecord {
   int matrices;  // bytes of the panels
   int decay;     // offset
   int bytes;
 };
 constexpr WideRecord MakeWideRecord(int panels, bool delta, bool channel) {
+  if (!delta && !channel) return {0, 0, 0};
   const int panel = 2 * kWideChunk * kWideChunk;
   const int matrices = panel * ((delta ? 2 : 1) + (channel ? panels * (delta ? 3 : 2) : 0));
   return {matrices, matrices, matrices + (channel ? 4 * 64 * panels : 4 * 2 * kWideChunk)};
@@ -144,7 +148,8 @@ void LaunchChunkPrepare(const RecurrenceParams& params, Update update, const Chu
 void LaunchChunkScanAdditive(const RecurrenceParams& params, const PrefillPlan& plan,
                              TokenWindow window, const ChunkWorkspace& workspace,
                              cudaStream_t stream);
-void LaunchWidePrepare(const RecurrenceParams& params, Update update, TokenWindow window,
+// Delta rule only.
+void LaunchWidePrepare(const RecurrenceParams& params, TokenWindow window,
                        const ChunkWorkspace& workspace, cudaStream_t stream);
 void LaunchWideScanAdditive(const RecurrenceParams& params, int slices_per_block,
                             TokenWindow window, const ChunkWorkspace& workspace,

@@ -5,15 +5,15 @@
 // share its queries and keys. Q K^T and K K^T are made once, then for each head
 //
 //   P = scale Q K^T decay, lower triangle with the diagonal
-//   T = (I + A)^-1 diag(beta), A = beta K K^T decay, strictly lower          (kDelta)
+//   T = (I + A)^-1 diag(beta), A = beta K K^T decay, strictly lower
 //
 // The inverse is block-recursive: 16x16 diagonal blocks by forward substitution in f32, a warp a
 // block; then twice, for blocks of 16 and of 32, the lower left block X = -T_low A_low,up T_up by
 // tf32 products. All in place, in shared memory.
 #include <algorithm>
 
-#include "kernels/cuda/warpgroup.cuh"
 #include "kernels/cuda/wide_record.cuh"
+#include "kernels/cuda/wide_triangle.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -23,7 +23,6 @@ constexpr int kStride = kWideChunk + 4;  // floats between the rows of the trian
 
 struct TriangleScratch {
   float triangle[kWideChunk][kStride];  // A, then its inverse
-  float sums[kWideChunk];               // of log decay up to the token
   float beta[kWideChunk];
 };
 // Shared memory: P (a panel), then q and k, whose place the triangle takes over.
@@ -53,16 +52,16 @@ __device__ __forceinline__ void InvertDiagonalBlock(TriangleScratch& s, int bloc
   float x[16];
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    float sum = i == j ? 1.0f : 0.0f;
+    float even = i == j ? 1.0f : 0.0f, odd = 0.0f;
 #pragma unroll
     for (int m = 0; m < i; m += 4) {
       const float4 a = *reinterpret_cast<const float4*>(&s.triangle[block + i][block + m]);
-      sum -= a.x * x[m];
-      if (m + 1 < i) sum -= a.y * x[m + 1];
-      if (m + 2 < i) sum -= a.z * x[m + 2];
-      if (m + 3 < i) sum -= a.w * x[m + 3];
+      even -= a.x * x[m];
+      if (m + 1 < i) odd -= a.y * x[m + 1];
+      if (m + 2 < i) even -= a.z * x[m + 2];
+      if (m + 3 < i) odd -= a.w * x[m + 3];
     }
-    x[i] = sum;
+    x[i] = even + odd;
   }
   __syncwarp();
   if (threadIdx.x % 32 < 16) {
@@ -122,11 +121,12 @@ __device__ __forceinline__ void InvertLowerLeft(TriangleScratch& s, int block, i
 
 }  // namespace
 
-template <int kPanels, bool kDelta>
-__global__ void __launch_bounds__(kThreads)
+// Blocks an SM: bounds registers.
+template <int kPanels>
+__global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
     WidePrepareKernel(const RecurrenceParams p, const TokenWindow window,
                       const ChunkWorkspace workspace, const int group_size) {
-  constexpr WideRecord kRecord = MakeWideRecord(kPanels, kDelta, false);
+  constexpr WideRecord kRecord = MakeWideRecord(kPanels, true, false);
   extern __shared__ __align__(1024) char shared[];
   auto& s = *reinterpret_cast<TriangleScratch*>(shared + kPanelBytes);
   const int head_groups = p.heads / group_size;
@@ -146,121 +146,49 @@ __global__ void __launch_bounds__(kThreads)
   PublishToTensorCores();
   __syncthreads();
 
-  // Elements (16 warp + r + 8 * (e / 2), 8 * tile + 2 t + e % 2).
   float qk[8][4] = {}, kk[8][4] = {};
-  BeginProducts();
-#pragma unroll
-  for (int step = 0; step < 4 * kPanels; ++step) {
-    const int offset = step / 4 * kPanelBytes + step % 4 * 32;
-    WarpgroupMultiplyAdd(qk, RowsDescriptor(q + offset), RowsDescriptor(k + offset), step > 0);
-  }
-  if constexpr (kDelta) {
-#pragma unroll
-    for (int step = 0; step < 4 * kPanels; ++step) {
-      const uint64_t keys = RowsDescriptor(k + step / 4 * kPanelBytes + step % 4 * 32);
-      WarpgroupMultiplyAdd(kk, keys, keys, step > 0);
-    }
-  }
-  CommitProducts();
-  WaitForProducts<0>();
-  Settle(qk);
-  if constexpr (kDelta) Settle(kk);
+  MultiplyKeys<kPanels, true>(q, k, qk, kk);
   __syncthreads();  // q and k make way
 
   for (int h = work.first_head; h < work.first_head + group_size; ++h) {
     const int64_t number = static_cast<int64_t>(work.slot) * p.heads + h;
     char* const record = workspace.records + number * kRecord.bytes;
-    if (warp == 0) {
-      float sum[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int i = lane + 32 * half;
-        float x = 0.0f;  // below -128 a decay is 0 in f32 anyway
-        if (i < work.num_tokens) {
-          if (p.decay == Decay::kPerHead) {
-            x = p.log_decay[h];
-          } else if (p.decay == Decay::kPerToken) {
-            x = p.log_decay[static_cast<int64_t>(work.first_token + i) * p.decay_heads +
-                            h / p.decay_group];
-          }
-          if (x < -128.0f) x = -128.0f;  // a NaN stays
-        }
-#pragma unroll
-        for (int distance = 1; distance < 32; distance *= 2) {
-          const float before = __shfl_up_sync(~0u, x, distance, 32);
-          if (lane >= distance) x += before;
-        }
-        sum[half] = x;
-      }
-      sum[1] += __shfl_sync(~0u, sum[0], 31);
-      const float whole = __shfl_sync(~0u, sum[1], 31);
-      auto* const decay = reinterpret_cast<float*>(record + kRecord.decay);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int i = lane + 32 * half;
-        s.sums[i] = sum[half];
-        decay[i] = __expf(sum[half]);
-        decay[kWideChunk + i] = __expf(whole - sum[half]);
-      }
-    } else if (kDelta && warp == 1) {
-#pragma unroll
-      for (int i = lane; i < kWideChunk; i += 32) {
-        s.beta[i] = i < work.num_tokens
-                        ? p.beta[static_cast<int64_t>(work.first_token + i) * p.heads + h]
-                        : 0.0f;
-      }
+    const auto beta_of = [&](int i) {
+      return i < work.num_tokens ? p.beta[static_cast<int64_t>(work.first_token + i) * p.heads + h]
+                                 : 0.0f;
+    };
+    float sum[2];
+    LoadLogDecay(p, work.first_token, work.num_tokens, h, sum);
+    const float beta_of_rows[2] = {beta_of(16 * warp + r), beta_of(16 * warp + r + 8)};
+    if (warp == 1) {
+      s.beta[lane] = beta_of(lane);
+      s.beta[lane + 32] = beta_of(lane + 32);
     }
-    __syncthreads();
-
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int i = 16 * warp + r + 8 * half;
-      const float sum = s.sums[i], beta = kDelta ? s.beta[i] : 0.0f;
-#pragma unroll
-      for (int tile = 0; tile < 8; ++tile) {
-        const int j = 8 * tile + 2 * t;
-        float attention[2] = {}, lower[2] = {};
-        if (8 * tile < 16 * warp + 16) {
-          const float2 sums = *reinterpret_cast<const float2*>(&s.sums[j]);
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            if (i < j + e) continue;
-            const float decay = __expf(sum - (e == 0 ? sums.x : sums.y));
-            attention[e] = p.scale * qk[tile][2 * half + e] * decay;
-            if (i > j + e) lower[e] = beta * kk[tile][2 * half + e] * decay;
-          }
-        }
-        *reinterpret_cast<uint32_t*>(shared + PanelOffset(i, tile) + 4 * t) =
-            Pack(attention[0], attention[1]);
-        if constexpr (kDelta) {
-          *reinterpret_cast<float2*>(&s.triangle[i][j]) = make_float2(lower[0], lower[1]);
-        }
-      }
-    }
+    SumLogDecay(sum);
+    if (warp == 0) StoreDecays(sum, reinterpret_cast<float*>(record + kRecord.decay));
+    StoreTriangles<true, kStride>(qk, kk, sum, p.scale, beta_of_rows, shared, s.triangle[0]);
     __syncthreads();
 #pragma unroll
     for (int i = threadIdx.x; i < kPanelBytes / 16; i += kThreads) {
       reinterpret_cast<uint4*>(record)[i] = reinterpret_cast<const uint4*>(shared)[i];
     }
-    if constexpr (kDelta) {
-      InvertDiagonalBlock(s, 16 * warp);
-      __syncthreads();
-      const int pair = warp / 2 * 32;
-      InvertLowerLeft<16>(s, pair, pair + warp % 2 * 8);
-      InvertLowerLeft<32>(s, 0, 8 * warp);
+    InvertDiagonalBlock(s, 16 * warp);
+    __syncthreads();
+    const int pair = warp / 2 * 32;
+    InvertLowerLeft<16>(s, pair, pair + warp % 2 * 8);
+    InvertLowerLeft<32>(s, 0, 8 * warp);
 #pragma unroll
-      for (int i = threadIdx.x; i < kPanelBytes / 16; i += kThreads) {
-        const int row = i / 8, piece = i % 8;
-        uint4 packed;
-        auto* const words = reinterpret_cast<uint32_t*>(&packed);
+    for (int i = threadIdx.x; i < kPanelBytes / 16; i += kThreads) {
+      const int row = i / 8, piece = i % 8;
+      uint4 packed;
+      auto* const words = reinterpret_cast<uint32_t*>(&packed);
 #pragma unroll
-        for (int w = 0; w < 4; ++w) {
-          const int j = 8 * piece + 2 * w;
-          const float2 x = *reinterpret_cast<const float2*>(&s.triangle[row][j]);
-          words[w] = Pack(j <= row ? x.x * s.beta[j] : 0.0f, j < row ? x.y * s.beta[j + 1] : 0.0f);
-        }
-        *reinterpret_cast<uint4*>(record + kPanelBytes + PanelOffset(row, piece)) = packed;
+      for (int w = 0; w < 4; ++w) {
+        const int j = 8 * piece + 2 * w;
+        const float2 x = *reinterpret_cast<const float2*>(&s.triangle[row][j]);
+        words[w] = Pack(j <= row ? x.x * s.beta[j] : 0.0f, j < row ? x.y * s.beta[j + 1] : 0.0f);
       }
+      *reinterpret_cast<uint4*>(record + kPanelBytes + PanelOffset(row, piece)) = packed;
     }
     __syncthreads();  // the next head overwrites
   }
@@ -268,32 +196,30 @@ __global__ void __launch_bounds__(kThreads)
 
 namespace {
 
-template <int kPanels, bool kDelta>
+template <int kPanels>
 void Launch(const RecurrenceParams& p, TokenWindow window, const ChunkWorkspace& workspace,
             cudaStream_t stream) {
   const int group_size = p.q_group == p.k_group ? p.q_group : 1;
   const int64_t slots = (window.end - window.begin) / kWideChunk + p.num_sequences;
-  const auto kernel = WidePrepareKernel<kPanels, kDelta>;
+  const auto kernel = WidePrepareKernel<kPanels>;
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes(kPanels)),
         "cudaFuncSetAttribute");
-  WidePrepareKernel<kPanels, kDelta>
-      <<<static_cast<unsigned>(slots * (p.heads / group_size)), kThreads, SharedBytes(kPanels),
-         stream>>>(p, window, workspace, group_size);
+  WidePrepareKernel<kPanels><<<static_cast<unsigned>(slots * (p.heads / group_size)), kThreads,
+                               SharedBytes(kPanels), stream>>>(p, window, workspace, group_size);
   CheckLaunch("WidePrepareKernel");
 }
 
 }  // namespace
 
-void LaunchWidePrepare(const RecurrenceParams& p, Update update, TokenWindow window,
+void LaunchWidePrepare(const RecurrenceParams& p, TokenWindow window,
                        const ChunkWorkspace& workspace, cudaStream_t stream) {
-  const bool delta = update == Update::kDelta;
   if (p.key_dim <= 64) {
-    delta ? Launch<1, true>(p, window, workspace, stream)
-          : Launch<1, false>(p, window, workspace, stream);
+    Launch<1>(p, window, workspace, stream);
+  } else if (p.key_dim <= 128) {
+    Launch<2>(p, window, workspace, stream);
   } else {
-    delta ? Launch<2, true>(p, window, workspace, stream)
-          : Launch<2, false>(p, window, workspace, stream);
+    Launch<4>(p, window, workspace, stream);
   }
 }
 

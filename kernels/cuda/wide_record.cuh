@@ -7,11 +7,13 @@
 namespace fla::cuda {
 
 // The scan's stage: matrices of one chunk of 64 tokens as panels (wide_panel.cuh), then V, one
-// panel for each slice of 64 columns. A record in the workspace is the same without V and, for a
-// scalar decay, without q and k, followed by the decays.
+// panel for each slice of 64 columns. A record in the workspace begins like it, per channel up to
+// V, scalar up to q.
 template <int kPanels, bool kDelta, bool kChannel>
 struct WideStage {
   static constexpr WideRecord kRecord = MakeWideRecord(kPanels, kDelta, kChannel);
+  static constexpr bool kMakesAttention = !kDelta && !kChannel;  // and the decays
+  static constexpr int kDecayBytes = kChannel ? 4 * 64 * kPanels : 4 * 2 * kWideChunk;
   static constexpr int kMatrix = kPanels * kPanelBytes;
   static constexpr int kAttention = 0, kTransform = kPanelBytes;
   static constexpr int kQuery = kDelta ? 2 * kPanelBytes : kPanelBytes;

@@ -12,140 +12,32 @@
 // those of O.
 //
 // Grid (V / 64 / kSlices, H, N); a block has kSlices computing warpgroups, which share the chunk's
-// operands, and one that brings these through a ring of stages.
+// operands, and one or two that bring these through a ring of stages (wide_loader.cuh).
 #pragma once
 
 #include <algorithm>
 
-#include "kernels/cuda/chunk_window.cuh"
-#include "kernels/cuda/scan_ring.cuh"
-#include "kernels/cuda/warpgroup.cuh"
-#include "kernels/cuda/wide_record.cuh"
+#include "kernels/cuda/wide_loader.cuh"
 
 namespace fla::cuda {
 
-inline constexpr int kWideSlice = 64, kMaxWideStages = 4, kWarpgroup = 128;
-
-// In front of the stages: barriers, then the decays of each.
-template <typename Stage>
-constexpr int WideHeaderBytes() {
-  constexpr int decay = Stage::kRecord.bytes - Stage::kRecord.decay;
-  return (128 + kMaxWideStages * decay + 1023) / 1024 * 1024;
+template <int kPanels, int kSlices, bool kDelta, bool kChannel>
+constexpr int WideThreads() {
+  return kWarpgroup * (kSlices + WideLoaders<WideStage<kPanels, kDelta, kChannel>>(kSlices));
 }
-static_assert(2 * 8 * kMaxWideStages <= 128);
-
-// The loading warpgroup. Neighbouring threads copy neighbouring pieces of 16 bytes.
-template <int kPanels, int kSlices, bool kDelta, bool kChannel>
-class WideLoader {
-  using Stage = WideStage<kPanels, kDelta, kChannel>;
-  static constexpr WideRecord kRecord = Stage::kRecord;
-  static constexpr uint32_t kNone = ~0u;
-
- public:
-  __device__ __forceinline__ WideLoader(const RecurrenceParams& p, const ChunkWorkspace& workspace,
-                                        const SequenceInWindow& sequence)
-      : thread_(threadIdx.x % kWarpgroup),
-        tokens_(sequence.end - sequence.begin),
-        key_dim_(p.key_dim),
-        record_stride_(static_cast<int64_t>(p.heads) * kRecord.bytes) {
-    const int h = blockIdx.y, column = blockIdx.x * kWideSlice * kSlices;
-    record_ = workspace.records +
-              (static_cast<int64_t>(sequence.first_slot) * p.heads + h) * kRecord.bytes;
-    const auto rows = [&](const void* x, int64_t stride, int first_column) {
-      return Rows{static_cast<const __nv_bfloat16*>(x) + sequence.begin * stride + first_column,
-                  stride};
-    };
-    q_ = rows(p.q, p.q_stride, h / p.q_group * p.key_dim);
-    k_ = rows(p.k, p.k_stride, h / p.k_group * p.key_dim);
-    v_ = rows(p.v, p.v_stride, h / p.v_group * p.value_dim + column);
-    value_columns_ = p.value_dim - column;
-  }
-
-  // Loads all chunks, each as soon as its stage is empty. The barriers are those of stage 0.
-  __device__ __forceinline__ void Run(int stages, uint32_t full, uint32_t empty, uint32_t decays,
-                                      uint32_t first_stage) {
-    RingPosition position;
-    uint32_t in_flight = kNone;  // the barrier of the stage before, whose copies are under way
-    for (int first = 0; first < tokens_; first += kWideChunk) {
-      Wait(empty + 8 * position.stage, position.parity ^ 1);
-      const uint32_t stage = first_stage + position.stage * Stage::Bytes(kSlices);
-      CopyLinear<kRecord.matrices>(stage, record_);
-      CopyLinear<kRecord.bytes - kRecord.decay>(
-          decays + position.stage * (kRecord.bytes - kRecord.decay), record_ + kRecord.decay);
-      record_ += record_stride_;
-      if constexpr (!kChannel) {
-        CopyRows<kPanels>(stage + Stage::kQuery, q_, tokens_ - first, key_dim_);
-        CopyRows<kPanels>(stage + Stage::kKeyEnd, k_, tokens_ - first, key_dim_);
-      }
-      CopyRows<kSlices>(stage + Stage::kValue, v_, tokens_ - first, value_columns_);
-      CommitCopies();
-      // With two stages the next one empties only after this one is full.
-      if (in_flight != kNone) Announce<1>(in_flight);
-      in_flight = full + 8 * position.stage;
-      if (stages == 2) {
-        Announce<0>(in_flight);
-        in_flight = kNone;
-      }
-      position.Advance(stages);
-    }
-    if (in_flight != kNone) Announce<0>(in_flight);
-  }
-
- private:
-  struct Rows {
-    const __nv_bfloat16* first;
-    int64_t stride;
-  };
-
-  template <int kPending>
-  __device__ __forceinline__ static void Announce(uint32_t barrier) {
-    WaitForCopies<kPending>();
-    PublishToTensorCores();
-    Arrive(barrier);
-  }
-
-  template <int kBytes>
-  __device__ __forceinline__ void CopyLinear(uint32_t target, const char* source) const {
-#pragma unroll
-    for (int i = 0; i < kBytes; i += 16 * kWarpgroup) {
-      const int offset = i + 16 * thread_;
-      if (offset < kBytes) CopyAsync(target + offset, source + offset, true);
-    }
-  }
-
-  // The next 64 rows, as kWidth panels; what is behind the sequence or the head is 0.
-  template <int kWidth>
-  __device__ __forceinline__ void CopyRows(uint32_t target, Rows& rows, int tokens,
-                                           int columns) const {
-    constexpr int kPieces = 8 * kWidth, kRows = kWarpgroup / kPieces;
-    const int piece = thread_ % kPieces, first_row = thread_ / kPieces;
-    const __nv_bfloat16* source = rows.first + first_row * rows.stride + 8 * piece;
-    const bool inside = 8 * piece < columns;
-#pragma unroll
-    for (int i = 0; i < kWideChunk; i += kRows) {
-      const bool valid = inside && first_row + i < tokens;
-      CopyAsync(target + piece / 8 * kPanelBytes + PanelOffset(first_row + i, piece % 8),
-                valid ? source : rows.first, valid);
-      source += kRows * rows.stride;
-    }
-    rows.first += kWideChunk * rows.stride;
-  }
-
-  const int thread_, tokens_, key_dim_;
-  const int64_t record_stride_;
-  const char* record_;
-  Rows q_, k_, v_;
-  int value_columns_;
-};
 
 template <int kPanels, int kSlices, bool kDelta, bool kChannel>
-__global__ void __launch_bounds__(kWarpgroup*(kSlices + 1), 1)
+__global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel>(), 1)
     WideScanKernel(const RecurrenceParams p, const TokenWindow window,
                    const ChunkWorkspace workspace, const int stages) {
   using Stage = WideStage<kPanels, kDelta, kChannel>;
-  constexpr int kSteps = 4 * kPanels;  // of 16 channels
-  constexpr int kDecayBytes = Stage::kRecord.bytes - Stage::kRecord.decay;
-  constexpr int kHeaderBytes = WideHeaderBytes<Stage>();
+  constexpr int kSteps = 4 * kPanels;         // of 16 channels
+  constexpr bool kSharedState = kPanels > 2;  // as operand: registers have room for the sums only
+  constexpr int kStages = WideHeaderBytes<Stage>();  // offset of the stages
+  // Each warpgroup has the same share of the register file until the computing ones take some.
+  constexpr int kLoaders = WideLoaders<Stage>(kSlices);
+  constexpr bool kShareRegisters = kSlices + kLoaders > 2;
+  constexpr int kLoaderRegisters = kLoaders == 2 ? 128 : Stage::kMakesAttention ? 96 : 40;
   extern __shared__ __align__(1024) char shared[];
   const int n = blockIdx.z, h = blockIdx.y;
   const SequenceInWindow sequence = FindSequence<kWideChunk>(p.cu_seqlens, n, window);
@@ -162,12 +54,14 @@ __global__ void __launch_bounds__(kWarpgroup*(kSlices + 1), 1)
   }
   __syncthreads();
 
-  if (slice == kSlices) {
-    if constexpr (kSlices > 1) ShrinkRegisters<40>();
+  if (slice >= kSlices) {
+    if constexpr (kShareRegisters) ShrinkRegisters<kLoaderRegisters>();
     WideLoader<kPanels, kSlices, kDelta, kChannel> loader(p, workspace, sequence);
-    loader.Run(stages, full, empty, full + 128, full + kHeaderBytes);
+    loader.Run(stages, shared);
   } else {
-    if constexpr (kSlices > 1) GrowRegisters<232>();
+    if constexpr (kShareRegisters) {
+      GrowRegisters<(504 - kLoaders * kLoaderRegisters) / kSlices / 8 * 8>();
+    }
     if (block_column + slice * kWideSlice >= V) return;
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
     const int column = block_column + slice * kWideSlice + 16 * warp;  // of this warp's 16
@@ -200,15 +94,27 @@ __global__ void __launch_bounds__(kWarpgroup*(kSlices + 1), 1)
         s = valid ? static_cast<const float*>(p.state)[i] : 0.0f;
       });
     }
-    uint32_t operand[kSteps][4];  // S^T in bf16
+    // S^T in bf16, the operand: in registers, or as panels behind the stages.
+    uint32_t operand[kSharedState ? 1 : kSteps][4];
+    const uint32_t shared_operand = full + kStages + stages * Stage::Bytes(kSlices);
     const auto round_state = [&] {
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
+        uint32_t(&target)[4] = operand[kSharedState ? 0 : step];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float(&s)[4] = state[step / 4][step % 4 * 2 + i / 2];
-          operand[step][i] = Pack(s[i % 2 * 2], s[i % 2 * 2 + 1]);
+          target[i] = Pack(s[i % 2 * 2], s[i % 2 * 2 + 1]);
         }
+        if constexpr (kSharedState) {
+          StoreMatrices(shared_operand + step / 4 * kPanelBytes +
+                            PanelOffset(16 * warp + lane % 16, step % 4 * 2 + lane / 16),
+                        target);
+        }
+      }
+      if constexpr (kSharedState) {
+        PublishToTensorCores();
+        SyncThreads<kWarpgroup>(3 + slice);
       }
     };
     round_state();
@@ -219,7 +125,13 @@ __global__ void __launch_bounds__(kWarpgroup*(kSlices + 1), 1)
 #pragma unroll
       for (int step = begin; step < end; ++step) {
         const uint32_t offset = step / 4 * kPanelBytes + step % 4 * 32;
-        WarpgroupMultiplyAdd<false>(sums, operand[step], RowsDescriptor(matrix + offset), step > 0);
+        if constexpr (kSharedState) {
+          WarpgroupMultiplyAdd(sums, RowsDescriptor(shared_operand + offset),
+                               RowsDescriptor(matrix + offset), step > 0);
+        } else {
+          WarpgroupMultiplyAdd<false>(sums, operand[step], RowsDescriptor(matrix + offset),
+                                      step > 0);
+        }
       }
       CommitProducts();
     };
@@ -273,9 +185,9 @@ __global__ void __launch_bounds__(kWarpgroup*(kSlices + 1), 1)
       // Nothing is in flight here: the compiler follows products only through code without
       // branches.
       Wait(full + 8 * position.stage, position.parity);
-      const uint32_t stage = full + kHeaderBytes + position.stage * Stage::Bytes(kSlices);
+      const uint32_t stage = full + kStages + position.stage * Stage::Bytes(kSlices);
       const float* const decay =
-          reinterpret_cast<const float*>(shared + 128 + position.stage * kDecayBytes);
+          reinterpret_cast<const float*>(shared + 128 + position.stage * Stage::kDecayBytes);
       float first[8][4], o[8][4];
       const auto decay_state = [&] {
         const float whole = kChannel ? 1.0f : decay[kWideChunk - 1];
@@ -410,17 +322,19 @@ template <int kPanels, int kSlices, bool kDelta, bool kChannel>
 void LaunchWideScanKernel(const RecurrenceParams& p, TokenWindow window,
                           const ChunkWorkspace& workspace, cudaStream_t stream) {
   using Stage = WideStage<kPanels, kDelta, kChannel>;
-  constexpr int kHeader = WideHeaderBytes<Stage>(), kStage = Stage::Bytes(kSlices);
-  const int stages = std::clamp((MaxSharedBytes() - kHeader) / kStage, 2, kMaxWideStages);
-  const int bytes = kHeader + stages * kStage;
+  constexpr int kStage = Stage::Bytes(kSlices);
+  constexpr int kFixed = WideHeaderBytes<Stage>() + (kPanels > 2 ? kPanels * kPanelBytes : 0);
+  const int stages = std::clamp((MaxSharedBytes() - kFixed) / kStage, 2, kMaxWideStages);
+  const int bytes = kFixed + stages * kStage;
   const auto kernel = WideScanKernel<kPanels, kSlices, kDelta, kChannel>;
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
   const int blocks = (p.value_dim + kWideSlice * kSlices - 1) / (kWideSlice * kSlices);
   WideScanKernel<kPanels, kSlices, kDelta, kChannel>
-      <<<dim3(blocks, p.heads, p.num_sequences), kWarpgroup*(kSlices + 1), bytes, stream>>>(
-          p, window, workspace, stages);
+      <<<dim3(blocks, p.heads, p.num_sequences),
+         (WideThreads<kPanels, kSlices, kDelta, kChannel>()), bytes, stream>>>(p, window, workspace,
+                                                                               stages);
   CheckLaunch("WideScanKernel");
 }
 
@@ -428,12 +342,15 @@ template <bool kDelta>
 void LaunchWideScan(const RecurrenceParams& p, int slices_per_block, TokenWindow window,
                     const ChunkWorkspace& workspace, cudaStream_t stream) {
   const bool two = slices_per_block == 2;
-  if (p.key_dim <= 64) {
-    two ? LaunchWideScanKernel<1, 2, kDelta, false>(p, window, workspace, stream)
-        : LaunchWideScanKernel<1, 1, kDelta, false>(p, window, workspace, stream);
-  } else {
-    two ? LaunchWideScanKernel<2, 2, kDelta, false>(p, window, workspace, stream)
-        : LaunchWideScanKernel<2, 1, kDelta, false>(p, window, workspace, stream);
+  switch (WidePanels(p.key_dim)) {
+    case 1:
+      return two ? LaunchWideScanKernel<1, 2, kDelta, false>(p, window, workspace, stream)
+                 : LaunchWideScanKernel<1, 1, kDelta, false>(p, window, workspace, stream);
+    case 2:
+      return two ? LaunchWideScanKernel<2, 2, kDelta, false>(p, window, workspace, stream)
+                 : LaunchWideScanKernel<2, 1, kDelta, false>(p, window, workspace, stream);
+    default:
+      return LaunchWideScanKernel<4, 1, kDelta, false>(p, window, workspace, stream);
   }
 }
 

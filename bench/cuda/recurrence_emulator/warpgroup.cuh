@@ -29,7 +29,7 @@ inline void MultiplyAddTf32(float (&c)[4], const float (&a)[4], const float (&b)
   }
 }
 
-inline void StoreMatricesTransposed(uint32_t address, const uint32_t (&m)[4]) {
+inline void StoreMatricesAs(uint32_t address, const uint32_t (&m)[4], bool transposed) {
   if (address % 16 != 0) std::abort();
   const int lane = emulator::Lane(), r = lane / 4, c = lane % 4 * 2;
   uint64_t* const rows = emulator::WarpWords();
@@ -38,10 +38,17 @@ inline void StoreMatricesTransposed(uint32_t address, const uint32_t (&m)[4]) {
   for (int i = 0; i < 4; ++i) {
     for (int e = 0; e < 2; ++e) {
       const auto bits = static_cast<uint16_t>(m[i] >> 16 * e);
-      std::memcpy(shared + rows[8 * i + c + e] + 2 * r, &bits, sizeof bits);
+      const int row = transposed ? c + e : r, column = transposed ? r : c + e;
+      std::memcpy(shared + rows[8 * i + row] + 2 * column, &bits, sizeof bits);
     }
   }
   emulator::SyncWarp();
+}
+inline void StoreMatrices(uint32_t address, const uint32_t (&m)[4]) {
+  StoreMatricesAs(address, m, false);
+}
+inline void StoreMatricesTransposed(uint32_t address, const uint32_t (&m)[4]) {
+  StoreMatricesAs(address, m, true);
 }
 
 inline void CommitCopies() {}
