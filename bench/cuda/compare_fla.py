@@ -2,6 +2,8 @@
 """Times flash-linear-attention's Triton kernels on the shapes of recurrence_bench and puts both side by side.
 
   compare_fla.py RECURRENCE_BENCH [prefill] [step]
+  compare_fla.py --warm I/N     only compiles shapes I, I + N, ... of fla, for N processes side by side to fill
+                                Triton's cache before a run
 
 Needs a GPU, torch and flash-linear-attention 0.5.2 or later. Both sides are medians of CUDA graph replays in this run.
 """
@@ -128,7 +130,16 @@ def measured(call, calls):
         return float("nan")
 
 
+def warm(index, count):
+    calls = [lambda shape=shape: prefill_call(*shape) for shape in PREFILL.values()]
+    calls += [lambda shape=shape: step_call(*shape, 64) for shape in STEP.values()]
+    for make in calls[index::count]:
+        measured(make(), 1)
+
+
 def main():
+    if sys.argv[1] == "--warm":
+        return warm(*map(int, sys.argv[2].split("/")))
     binary, words = sys.argv[1], sys.argv[2:] or ["prefill", "step"]
     ours = {}
     for line in subprocess.run([binary, *words], check=True, capture_output=True, text=True).stdout.splitlines():
