@@ -1,6 +1,5 @@
 // fla-server: serves the models of one JSON file over gRPC.
 #include <grpcpp/grpcpp.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -13,9 +12,11 @@
 #include <iostream>
 #include <memory>
 
+#include "server/config_reloader.h"
 #include "server/control_service.h"
 #include "server/grpc_access.h"
 #include "server/grpc_listen.h"
+#include "server/health.h"
 #include "server/inference_service.h"
 #include "server/metrics.h"
 #include "server/metrics_endpoint.h"
@@ -27,14 +28,14 @@
 namespace fla {
 namespace {
 
-constexpr const char* kServices[] = {"fla.v1.Inference", "fla.v1.Control"};
-
-// The signals that end the server. Blocked in every thread, so that main can wait for them.
-sigset_t BlockEndingSignals() {
+// The signals that end the server, and SIGHUP, which has it read its config again. Blocked in every
+// thread, so that main can wait for them.
+sigset_t BlockSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   return signals;
 }
@@ -70,25 +71,48 @@ struct PortFiles {
   std::string metrics;
 };
 
+// A config file as it was at the start.
+struct Config {
+  std::filesystem::path file;
+  std::string text;
+  ServerOptions options;
+};
+
+// Keys can be added and withdrawn under way; a file that is broken changes nothing.
+void ReloadKeys(GrpcAccess& access) {
+  try {
+    access.Reload();
+  } catch (const std::exception& error) {
+    spdlog::error("api_keys: {}; the keys are as they were", error.what());
+  }
+}
+
 // Runs until SIGTERM or SIGINT, then drains. Returns the exit code.
-int Serve(const ServerOptions& options, const PortFiles& port_files) {
-  const sigset_t signals = BlockEndingSignals();
+int Serve(const Config& config, const PortFiles& port_files) {
+  const ServerOptions& options = config.options;
+  const sigset_t signals = BlockSignals();
   // Before models are loaded, which may take long.
   CheckTls(options.tls);
-  const GrpcAccess access(options.api_keys);
+  GrpcAccess access(options.api_keys);
   Metrics metrics;
   WriterThread writer;  // outlives the engines, which post to it
   const std::unique_ptr<MetricsEndpoint> metrics_endpoint = ExposeMetrics(options, metrics);
-  ModelRegistry registry(options, metrics);
+  Health health;
+  ModelRegistry registry(options, metrics,
+                         [&health](const ModelTable& table) { health.Update(table); });
   const RequestLog request_log(options.log);
   InferenceService inference({registry, options.limits, writer, access, &request_log});
   ControlService control(registry, access,
                          {[] { kill(getpid(), SIGTERM); }, options.drain_timeout_seconds});
   const Listening listening = Listen(options, {&inference, &control});
 
-  grpc::HealthCheckServiceInterface& health = *listening.server->GetHealthCheckService();
-  for (const char* service : kServices) health.SetServingStatus(service, true);
-  health.SetServingStatus(true);
+  health.Attach(*listening.server->GetHealthCheckService());
+  const struct AtEnd {
+    Health& health;
+    ~AtEnd() { health.Shutdown(); }  // before its service goes with the server
+  } at_end{health};
+  ConfigReloader reloader(config.file, config.text, options, registry, metrics,
+                          [&access] { ReloadKeys(access); });
   if (metrics_endpoint != nullptr) {
     const int port = metrics_endpoint->port();
     spdlog::info("metrics on port {}, /metrics", port);
@@ -101,6 +125,11 @@ int Serve(const ServerOptions& options, const PortFiles& port_files) {
   bool healthy = true;
   while (signal == 0 && healthy) {
     signal = WaitForSignal(signals, std::chrono::milliseconds(200));
+    if (signal == SIGHUP) {
+      spdlog::info("SIGHUP: reading {} again", config.file.string());
+      reloader.Trigger();
+      signal = 0;
+    }
     healthy = registry.Healthy();
   }
   // A process whose GPU has faulted cannot use it again: whoever watches it starts another.
@@ -121,7 +150,8 @@ int Serve(const ServerOptions& options, const PortFiles& port_files) {
     listening.server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
   });
   while (closed.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
-    if (WaitForSignal(signals, std::chrono::milliseconds(20)) != 0) {
+    const int second = WaitForSignal(signals, std::chrono::milliseconds(20));
+    if (second != 0 && second != SIGHUP) {
       spdlog::warn("second signal: ending at once");
       spdlog::default_logger()->flush();
       std::_Exit(1);
@@ -165,9 +195,10 @@ int Main(int argc, char** argv) {
 
   try {
     if (!check.empty()) return CheckConfig(check);
-    const ServerOptions options = LoadServerOptions(config);
+    std::string text = ReadConfigFile(config);
+    ServerOptions options = ParseServerOptions(text, config);
     ConfigureLog(options.log);
-    return Serve(options, port_files);
+    return Serve({config, std::move(text), std::move(options)}, port_files);
   } catch (const std::exception& error) {
     std::cerr << "fla-server: " << error.what() << "\n";
     return 1;

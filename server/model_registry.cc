@@ -323,7 +323,7 @@ void ModelRegistry::Publish() {
   table->failures = failures_;
   table->config_error = config_error_;
   table_ = std::move(table);
-  if (on_change_) on_change_(*table_);
+  if (on_change_ && !closed_) on_change_(*table_);
 }
 
 std::vector<ModelRegistry::Waiter> ModelRegistry::TakeWaiters() {

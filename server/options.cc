@@ -1,6 +1,8 @@
 #include "server/options.h"
 
+#include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -136,13 +138,19 @@ ServerOptions ParseServerOptions(std::string_view text, const std::filesystem::p
   return options;
 }
 
-ServerOptions LoadServerOptions(const std::filesystem::path& file) {
+std::string ReadConfigFile(const std::filesystem::path& file) {
+  errno = 0;
   std::ifstream stream(file, std::ios::binary);
-  if (!stream || std::filesystem::is_directory(file)) {
-    throw std::runtime_error(file.string() + ": the file: wanted a readable file, got none");
+  std::error_code error;
+  if (!stream || std::filesystem::is_directory(file, error)) {
+    throw std::runtime_error(file.string() + ": the file: wanted a readable file, got: " +
+                             (errno != 0 ? std::strerror(errno) : "a folder"));
   }
-  const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  return ParseServerOptions(text, file);
+  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
+ServerOptions LoadServerOptions(const std::filesystem::path& file) {
+  return ParseServerOptions(ReadConfigFile(file), file);
 }
 
 }  // namespace fla

@@ -47,4 +47,8 @@ ServerOptions LoadServerOptions(const std::filesystem::path& file);
 // The same for JSON text; `file` is for messages and for relative paths.
 ServerOptions ParseServerOptions(std::string_view text, const std::filesystem::path& file);
 
+// The text of a config file. Throws std::runtime_error "file: the file: wanted ..." where it cannot
+// be read.
+std::string ReadConfigFile(const std::filesystem::path& file);
+
 }  // namespace fla

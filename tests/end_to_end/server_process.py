@@ -35,20 +35,22 @@ def demo_config(slots=None, max_batch_tokens=None, limits=None, **others):
 
 
 class ServerProcess:
-    def __init__(self, environment=None, **changes):
+    def __init__(self, environment=None, before_start=None, **changes):
         self.config = demo_config(**changes)
         self.environment = environment
+        self.before_start = before_start  # run in the server's process
 
     def __enter__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="fla-server-")
         folder = pathlib.Path(self._folder.name)
-        (folder / "config.json").write_text(json.dumps(self.config))
+        self.config_file = folder / "config.json"
+        self.config_file.write_text(json.dumps(self.config))
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [SERVER, "--config", folder / "config.json", "--port-file", folder / "port",
+                [SERVER, "--config", self.config_file, "--port-file", folder / "port",
                  "--metrics-port-file", folder / "metrics-port"], stderr=log,
-                env=self.environment)
+                env=self.environment, preexec_fn=self.before_start)
         deadline = time.monotonic() + START_SECONDS
         while not (folder / "port").exists():
             assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()}"
@@ -107,6 +109,13 @@ class ServerProcess:
 
     def metric(self, name, model=None, **labels):
         return self.metrics(model)[(name, tuple(sorted(labels.items())))]
+
+    def model_metric(self, name, model, **labels):
+        with urllib.request.urlopen(self.metrics_url) as answer:
+            text = answer.read().decode()
+        return sum(s.value for family in text_string_to_metric_families(text)
+                   for s in family.samples
+                   if s.name == name and {"model": model, **labels}.items() <= s.labels.items())
 
     def wait_for_metric(self, name, value, seconds=30, **labels):
         """The seconds that it took."""

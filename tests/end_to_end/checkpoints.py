@@ -1,0 +1,42 @@
+"""Small checkpoints with tokenizers, to be served, swapped and broken."""
+import json
+import os
+import pathlib
+import shutil
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def byte_tokenizer():
+    """Token i is byte i."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    vocab = {chr(b if b in printable else next(others)): b for b in range(256)}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+             "use_regex": True}
+    return {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": level,
+            "post_processor": None, "decoder": level,
+            "model": {"type": "BPE", "dropout": None, "unk_token": None,
+                      "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                      "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}
+
+
+def copy_golden(name, target):
+    """A checkpoint of tests/golden as a folder that can be served."""
+    target.mkdir(parents=True)
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(ROOT / "tests/golden" / name / file, target)
+    (target / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
+    return target
+
+
+def copy_demo(target):
+    shutil.copytree(ROOT / "demo/model", target)
+    return target
+
+
+def replace(file, text):
+    """As editors and `mv` do: the file is the old one or the new one, never a part."""
+    temporary = file.with_name(file.name + ".new")
+    temporary.write_text(text)
+    os.replace(temporary, file)

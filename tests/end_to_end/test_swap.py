@@ -1,0 +1,231 @@
+"""Models that are swapped, broken, loaded and evicted under load."""
+import ctypes
+import json
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from safetensors.numpy import load_file, save_file
+
+from checkpoints import copy_demo, copy_golden, replace
+from fla.v1 import control_pb2 as control
+from server_process import SERVER, request
+
+LONGEST = 40
+PROMPTS = [[1, 2, 3], [200], list(range(60, 130)), [7, 7, 7, 7, 7, 9, 11]]
+LOADING, WARMING, SERVING, DRAINING, FAILED, UNLOADED = range(1, 7)
+
+
+def model(name, path, **others):
+    return {"name": name, "path": str(path), "device": "cpu", "slots": 16, **others}
+
+
+def edit(server, **changes):
+    server.config.update(changes)
+    replace(server.config_file, json.dumps(server.config, indent=1))
+
+
+def listed(server, name=None):
+    answer = server.control.ListModels(control.ListModelsRequest(), timeout=60)
+    return [m for m in answer.models if name in (None, m.name)]
+
+
+def serving(server, name):
+    return next((m for m in listed(server, name) if m.state == SERVING), None)
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+    return value
+
+
+def greedy(server, prompt, name="", tokens=LONGEST, **fields):
+    return server.generate(ids=prompt, model=name, temperature=0, ignore_eos=True,
+                           max_new_tokens=tokens, **fields)
+
+
+def answers(server, name=""):
+    """(version, tokens for each prompt) of what serves now."""
+    all_ = [greedy(server, prompt, name) for prompt in PROMPTS]
+    assert len({a.model_version for a in all_}) == 1
+    return all_[0].model_version, [list(a.choices[0].token_ids) for a in all_]
+
+
+def resident_bytes(server):
+    status = open(f"/proc/{server.process.pid}/status").read()
+    return 1024 * int(status.split("VmRSS:")[1].split()[0])
+
+
+class Load:
+    """Streams in a loop, each checked: whole from one version, whose tokens it has."""
+
+    def __init__(self, server, streams, expected, names=("",)):
+        self.server, self.expected, self.names = server, expected, names
+        self.problems, self.by_version = [], {}
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self.run, args=(i,)) for i in range(streams)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join()
+
+    def run(self, seed):
+        random_ = random.Random(seed)
+        while not self.stopping.is_set():
+            prompt, length = random_.randrange(len(PROMPTS)), random_.randint(1, LONGEST)
+            try:
+                messages = list(self.server.inference.GenerateStream(
+                    request(ids=PROMPTS[prompt], model=random_.choice(self.names), temperature=0,
+                            ignore_eos=True, max_new_tokens=length), timeout=120))
+            except grpc.RpcError as error:
+                self.problems.append(f"{error.code()}: {error.details()}")
+                continue
+            versions = {m.model_version for m in messages}
+            tokens = [t for m in messages for t in m.delta.token_ids]
+            if len(versions) != 1:
+                self.problems.append(f"versions {versions} in one response")
+            elif tokens != self.expected[next(iter(versions))][prompt][:length]:
+                self.problems.append(f"tokens that are not those of {versions}: {tokens}")
+            version = next(iter(versions))
+            self.by_version[version] = self.by_version.get(version, 0) + 1
+
+
+def swap_to(server, path, version=None):
+    """Edits the path of the only model; returns when what is there serves."""
+    before = serving(server, "m").version
+    edit(server, models=[model("m", path)])
+    now = wait_for(lambda: (m := serving(server, "m")) and m.version != before and m)
+    assert version in (None, now.version)
+    return now.version
+
+
+@pytest.fixture
+def two(tmp_path):
+    return copy_demo(tmp_path / "models/a"), copy_golden("kda-d128", tmp_path / "models/b")
+
+
+def learn(server, paths):
+    """{version: tokens} and the versions in the order of the paths; ends on the first path."""
+    expected, versions = {}, []
+    for path in [*paths[1:], paths[0]]:
+        swap_to(server, path)
+        version, tokens = answers(server)
+        expected[version] = tokens
+        versions.append(version)
+    assert len({json.dumps(t) for t in expected.values()}) == len(paths)
+    return expected, [versions[-1], *versions[:-1]]
+
+
+def test_fifty_swaps_under_load_lose_nothing(start_server, two):
+    server = start_server(models=[model("m", two[0])], default_model="m")
+    expected, versions = learn(server, two)
+    with Load(server, 32, expected):  # whatever the first load takes for good
+        time.sleep(3)
+    wait_for(lambda: len(listed(server)) == 1)
+    before = resident_bytes(server)
+    with Load(server, 32, expected) as load:
+        for i in range(1, 51):
+            swap_to(server, two[i % 2], versions[i % 2])
+    assert not load.problems, load.problems[:5]
+    assert min(load.by_version.get(v, 0) for v in versions) >= 25, load.by_version
+    print(f"responses by version: {load.by_version}")
+    wait_for(lambda: len(listed(server)) == 1)
+    assert answers(server) == (versions[0], expected[versions[0]])
+    wait_for(lambda: resident_bytes(server) < 1.01 * before, seconds=10)
+    print(f"resident: {before} bytes before, {resident_bytes(server)} after")
+    assert server.model_metric("fla_model_swaps_total", "m", result="success") == 52
+    assert server.model_metric("fla_model_swaps_total", "m", result="failure") == 0
+    assert server.model_metric("fla_model_info", "m", version=versions[0]) == 1
+    assert server.model_metric("fla_model_info", "m") == 1
+    assert server.metric("fla_config_reload_total", result="success") == 52
+    for gauge in ("fla_requests_running", "fla_requests_waiting", "fla_state_slots_used"):
+        assert server.metric(gauge) == 0
+    assert server.metric("fla_state_slots_total") == 16
+
+
+def without_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def truncated(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:len(data) * 2 // 3])
+
+
+def of_another_type(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+
+
+def unreadable(folder):
+    (folder / "model.safetensors").chmod(0)
+
+
+def obey_permissions():
+    """A server of root's reads everything, unless it gives that power up."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+BROKEN_FOLDERS = {"no_tensor": (without_tensor, ["up_proj.weight", "is missing"]),
+                  "cut": (truncated, ["model.safetensors", "truncated"]),
+                  "type": (of_another_type, ["model_type", "gpt2"]),
+                  "closed": (unreadable, ["model.safetensors", "Permission denied"])}
+BROKEN_CONFIGS = {"json": ["config.json:", "wanted JSON"],
+                  "outside": ["models[0].path", "model_root", "../../etc"]}
+
+
+def test_broken_edits_change_nothing(start_server, tmp_path):
+    root = tmp_path / "models"
+    paths = [copy_golden("gla", root / "a"), copy_golden("kda", root / "b")]
+    for name, (spoil, _) in BROKEN_FOLDERS.items():
+        spoil(copy_golden("kda", root / name))
+    server = start_server(models=[model("m", paths[0])], default_model="m", model_root=str(root),
+                          before_start=obey_permissions)
+    expected, versions = learn(server, paths)
+    kinds = [*BROKEN_FOLDERS, *BROKEN_CONFIGS] * 2
+    with Load(server, 32, expected) as load:
+        for i, kind in enumerate(kinds):
+            for path, version in [(1, versions[1]), (0, versions[0])]:
+                swap_to(server, paths[path], version)
+            refused = server.metric("fla_config_reload_total", result="failure")
+            log_before = len(server.log.read_text())
+            if kind == "json":
+                replace(server.config_file, json.dumps(server.config, indent=1)[:-40])
+            else:
+                edit(server, models=[model("m", "../../etc" if kind == "outside" else root / kind)])
+            server.wait_for_metric("fla_config_reload_total", refused + 1, result="failure")
+            words = BROKEN_CONFIGS.get(kind) or BROKEN_FOLDERS[kind][1]
+            answer = server.control.ListModels(control.ListModelsRequest())
+            log = server.log.read_text()[log_before:]
+            for word in words:
+                assert word in answer.config_error and word in log, (kind, answer, log)
+            assert serving(server, "m").version == versions[0]
+            failed = [m for m in listed(server, "m") if m.state == FAILED]
+            assert bool(failed) == (kind in BROKEN_FOLDERS)
+            for one in failed:
+                assert all(word in one.failure for word in words)
+    assert not load.problems, load.problems[:5]
+    assert server.model_metric("fla_model_swaps_total", "m", result="failure") == 8
+    edit(server, models=[model("m", paths[0])])  # what is served anyway
+    wait_for(lambda: not server.control.ListModels(control.ListModelsRequest()).config_error)
+    assert [m.state for m in listed(server)] == [SERVING]
+    assert answers(server) == (versions[0], expected[versions[0]])
