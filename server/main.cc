@@ -1,5 +1,6 @@
 // fla-server: serves the models of one JSON file over gRPC.
 #include <grpcpp/grpcpp.h>
+#include <malloc.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -208,4 +209,9 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace fla
 
-int main(int argc, char** argv) { return fla::Main(argc, argv); }
+int main(int argc, char** argv) {
+  // Weights and states get mappings of their own, so that the memory of a model that has gone goes
+  // back to the system whatever was allocated since. By default the bound grows with what is freed.
+  mallopt(M_MMAP_THRESHOLD, 256 << 10);
+  return fla::Main(argc, argv);
+}

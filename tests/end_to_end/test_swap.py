@@ -65,6 +65,18 @@ def resident_bytes(server):
     return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
 
+def bytes_at_rest(server, paths):
+    """With the first model just loaded: how much of its states and workspace was touched is not
+    what is asked. The least of some: a thread may have let go of a block after the last one."""
+    seen = []
+    for _ in range(3):
+        swap_to(server, paths[1])
+        swap_to(server, paths[0])
+        wait_for(lambda: len(listed(server)) == 1)  # the other is freed
+        seen.append(resident_bytes(server))
+    return min(seen)
+
+
 class Load:
     """Streams in a loop, each checked: whole from one version, whose tokens it has."""
 
@@ -134,25 +146,25 @@ def learn(server, paths):
 def test_fifty_swaps_under_load_lose_nothing(start_server, two):
     server = start_server(models=[model("m", two[0])], default_model="m")
     expected, versions = learn(server, two)
-    with Load(server, 32, expected):  # whatever the first load takes for good
-        time.sleep(3)
-    wait_for(lambda: len(listed(server)) == 1)
-    before = resident_bytes(server)
+    with Load(server, 32, expected):  # what gRPC and the allocator take for good
+        for i in range(1, 5):
+            swap_to(server, two[i % 2])
+    before = bytes_at_rest(server, two)
     with Load(server, 32, expected) as load:
         for i in range(1, 51):
             swap_to(server, two[i % 2], versions[i % 2])
     assert not load.problems, load.problems[:5]
     assert min(load.by_version.get(v, 0) for v in versions) >= 25, load.by_version
     print(f"responses by version: {load.by_version}")
-    wait_for(lambda: len(listed(server)) == 1)
+    after = bytes_at_rest(server, two)
+    print(f"resident: {before} bytes before, {after} after")
+    assert after < 1.01 * before
     assert answers(server) == (versions[0], expected[versions[0]])
-    wait_for(lambda: resident_bytes(server) < 1.01 * before, seconds=10)
-    print(f"resident: {before} bytes before, {resident_bytes(server)} after")
-    assert server.model_metric("fla_model_swaps_total", "m", result="success") == 52
+    assert server.model_metric("fla_model_swaps_total", "m", result="success") == 68
     assert server.model_metric("fla_model_swaps_total", "m", result="failure") == 0
     assert server.model_metric("fla_model_info", "m", version=versions[0]) == 1
     assert server.model_metric("fla_model_info", "m") == 1
-    assert server.metric("fla_config_reload_total", result="success") == 52
+    assert server.metric("fla_config_reload_total", result="success") == 68
     for gauge in ("fla_requests_running", "fla_requests_waiting", "fla_state_slots_used"):
         assert server.metric(gauge) == 0
     assert server.metric("fla_state_slots_total") == 16
