@@ -5,8 +5,10 @@
 #include <openssl/sha.h>
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 
 #include "fla/v1/control.grpc.pb.h"
@@ -128,6 +130,16 @@ std::string Escape(const std::string& bytes) {
   return text + "\"";
 }
 
+// "serving", "loading 42%"
+std::string StateOf(const v1::ModelInfo& model) {
+  std::string state = v1::ModelState_Name(model.state()).substr(std::strlen("MODEL_STATE_"));
+  for (char& c : state) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (model.state() == v1::MODEL_STATE_LOADING) {
+    state += " " + std::to_string(static_cast<int>(model.load_fraction() * 100)) + "%";
+  }
+  return state;
+}
+
 }  // namespace
 
 int Generate(const Connection& connection, const GenerateCommand& command) {
@@ -183,16 +195,21 @@ int ListModels(const Connection& connection) {
   ThrowUnlessOk(stub->ListModels(&context, {}, &models));
   std::printf("fla-server %s (%s), up %.0f s\n", server.version().c_str(), server.build().c_str(),
               server.uptime_seconds());
-  std::printf("%-20s %-15s %10s %7s %-8s %-5s %9s %11s\n", "name", "type", "parameters", "vocab",
-              "device", "dtype", "slots", "state/slot");
+  std::printf("%-20s %-12s %-12s %-15s %10s %7s %-8s %-5s %9s %11s\n", "name", "version", "state",
+              "type", "parameters", "vocab", "device", "dtype", "slots", "state/slot");
   for (const v1::ModelInfo& model : models.models()) {
     const std::string slots =
         std::to_string(model.slots_used()) + "/" + std::to_string(model.slots_total());
-    std::printf("%-20s %-15s %9.1fM %7d %-8s %-5s %9s %8.1f kB%s\n", model.name().c_str(),
+    std::printf("%-20s %-12s %-12s %-15s %9.1fM %7d %-8s %-5s %9s %8.1f kB%s\n",
+                model.name().c_str(), model.version().c_str(), StateOf(model).c_str(),
                 model.model_type().c_str(), model.parameters() / 1e6, model.vocab_size(),
                 model.device().c_str(), model.dtype().c_str(), slots.c_str(),
                 model.state_bytes_per_slot() / 1e3,
                 model.name() == server.default_model() ? "  (default)" : "");
+    if (!model.failure().empty()) std::printf("  %s\n", model.failure().c_str());
+  }
+  if (!models.config_error().empty()) {
+    std::printf("The config file is not in effect: %s\n", models.config_error().c_str());
   }
   return 0;
 }
