@@ -135,7 +135,8 @@ std::string StateOf(const v1::ModelInfo& model) {
   std::string state = v1::ModelState_Name(model.state()).substr(std::strlen("MODEL_STATE_"));
   for (char& c : state) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   if (model.state() == v1::MODEL_STATE_LOADING) {
-    state += " " + std::to_string(static_cast<int>(model.load_fraction() * 100)) + "%";
+    state.append(" ").append(std::to_string(static_cast<int>(model.load_fraction() * 100)));
+    state += '%';
   }
   return state;
 }
