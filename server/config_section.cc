@@ -15,6 +15,8 @@ Json Parse(std::string_view text, const std::string& file) {
   } catch (const Json::parse_error& error) {
     throw std::runtime_error(file + ":" + std::to_string(LineAt(text, error.byte)) +
                              ": the file: wanted JSON, got " + error.what());
+  } catch (const Json::exception& error) {  // a number that no double can hold
+    throw std::runtime_error(file + ": the file: wanted JSON, got " + error.what());
   }
 }
 

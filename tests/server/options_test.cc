@@ -165,6 +165,8 @@ TEST(Options, NamesKeyPathWantedAndGot) {
   EXPECT_THAT(ErrorOf(R"({"models": [{"name": "m"}]})"), HasSubstr("models[0].path: wanted"));
   EXPECT_THAT(ErrorOf(R"({"models": [3]})"), HasSubstr("models[0]: wanted an object, got 3"));
   EXPECT_THAT(ErrorOf("[]"), HasSubstr("wanted an object"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "drain_timeout_seconds": 1e999)")),
+              HasSubstr("the file: wanted JSON, got"));
 }
 
 TEST(Options, RefusesValuesOutOfRange) {
