@@ -166,6 +166,30 @@ def test_a_model_that_computes_nan(staged):
     prometheus.wait_clear("FlaNonFiniteStates", "FlaRequestsFailing")
 
 
+def test_an_edit_that_is_refused(staged):
+    server, prometheus = staged
+    good = server.config_file.read_text()
+    server.config_file.write_text(good[:len(good) // 2])
+    prometheus.wait_firing("FlaConfigRefused")
+    server.config_file.write_text(good)
+    prometheus.wait_clear("FlaConfigRefused")
+
+
+def test_a_version_that_cannot_be_loaded(staged, tmp_path):
+    server, prometheus = staged
+    good = server.config_file.read_text()
+    shutil.copytree(ROOT / "demo/model", tmp_path / "truncated")
+    shard = tmp_path / "truncated/model-00001-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:100000])
+    config = json.loads(good)
+    config["models"][0]["path"] = str(tmp_path / "truncated")
+    server.config_file.write_text(json.dumps(config))
+    prometheus.wait_firing("FlaSwapFailed")
+    healthy_load(server, 0.5)  # by the old version
+    server.config_file.write_text(good)
+    prometheus.wait_clear("FlaSwapFailed", "FlaConfigRefused")
+
+
 def test_a_drain_that_takes_long_then_a_server_that_is_gone(staged):
     server, prometheus = staged
     with Stream(server):
