@@ -4,6 +4,9 @@ import os
 import pathlib
 import shutil
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -27,6 +30,18 @@ def copy_golden(name, target):
     for file in ("config.json", "model.safetensors"):
         shutil.copy(ROOT / "tests/golden" / name / file, target)
     (target / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
+    return target
+
+
+def copy_golden_enlarged(name, target, vocabulary):
+    """The same with a larger vocabulary, of zeros: takes a while to load."""
+    copy_golden(name, target)
+    config = json.loads((target / "config.json").read_text())
+    tensors = load_file(target / "model.safetensors")
+    for matrix in ("model.embeddings.weight", "lm_head.weight"):
+        tensors[matrix] = np.zeros((vocabulary, config["hidden_size"]), np.float32)
+    save_file(tensors, target / "model.safetensors")
+    (target / "config.json").write_text(json.dumps({**config, "vocab_size": vocabulary}))
     return target
 
 
