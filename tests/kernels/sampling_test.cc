@@ -175,6 +175,24 @@ TEST(UniformAtTest, IsOpenAndUniform) {
   EXPECT_GT(OpenUniform(0), 0.0f);
 }
 
+// The largest logit is subtracted before anything is exponentiated or rounded.
+TEST_P(SamplingTest, LogprobsOfHugeLogitsLoseNothing) {
+  const std::vector<std::vector<float>> logits = {{3e38f, 3e38f, -3e38f, 0},
+                                                  {1e6f, 1e6f - 2, 1e6f - 1, -1e6f},
+                                                  {-1e6f, -1e6f - 2, -1e6f - 1, -3e38f}};
+  const Sampled sampled = Run(logits, {{.forced_token = 1},
+                                       {.forced_token = 1, .num_top_logprobs = 3},
+                                       {.forced_token = 1, .num_top_logprobs = 3}});
+  const float log_sum = std::log(1 + std::exp(-1.0f) + std::exp(-2.0f));
+  EXPECT_NEAR(sampled.logprobs[0], -std::log(2.0f), 1e-6);
+  for (const int row : {1, 2}) {
+    EXPECT_NEAR(sampled.logprobs[row], -2 - log_sum, 1e-6);
+    EXPECT_NEAR(sampled.top_logprobs[row * kMaxTopLogprobs], -log_sum, 1e-6);
+    EXPECT_NEAR(sampled.top_logprobs[row * kMaxTopLogprobs + 1], -1 - log_sum, 1e-6);
+  }
+  EXPECT_THAT(sampled.nonfinite, ::testing::Each(0));
+}
+
 TEST_P(SamplingTest, GreedyTakesTheLargestAndOfTiesTheFirst) {
   std::vector<float> logits = RandomLogits(1003, 1);
   logits[700] = logits[81] = logits[82] = 50.0f;
