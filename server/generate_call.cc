@@ -114,7 +114,7 @@ void GenerateCall::Refuse(const absl::Status& status) {
     if (std::exchange(closed_, true)) return;
     served_.reset();
   }
-  LogOutcome(status);
+  WriteLog(status);
   FinishWith(ToGrpcStatus(status));
 }
 
@@ -194,7 +194,10 @@ void GenerateCall::Deliver(Event event) {
       }
       if (!failure_.ok()) cancelled_->store(true);  // the other choices are of no use now
     }
-    if (complete()) done_with = std::move(served_);
+    if (complete()) {
+      done_with = std::move(served_);
+      if (unlogged_.has_value()) WriteLog(*std::exchange(unlogged_, std::nullopt));
+    }
     wake = !closed_ && !std::exchange(scheduled_, true);
   }
   if (!wake) return;
@@ -219,7 +222,7 @@ void GenerateCall::Cancel() {
   }
   if (waits) {
     const absl::Status status = absl::CancelledError("cancelled while the model was being loaded");
-    LogOutcome(status);
+    WriteLog(status);
     return FinishWith(ToGrpcStatus(status));
   }
   if (served != nullptr) served->engine->NotifyCancelled();
@@ -231,7 +234,15 @@ void GenerateCall::ReadTrace(const grpc::CallbackServerContext& rpc) {
   trace_ = ParseTraceparent({first->second.data(), first->second.size()});
 }
 
-void GenerateCall::LogOutcome(const absl::Status& status) const {
+void GenerateCall::LogOutcome(const absl::Status& status) {
+  if (complete()) {
+    WriteLog(status);
+  } else {
+    unlogged_ = status;
+  }
+}
+
+void GenerateCall::WriteLog(const absl::Status& status) const {
   if (context_.log == nullptr) return;
   RequestRecord record;
   record.id = id_;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "fla/v1/inference.grpc.pb.h"
@@ -63,8 +64,9 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   // The client is gone or has cancelled: frees the slots within one step; ends the call at once if
   // it waits for its model to be loaded.
   void Cancel();
-  // To be called when the RPC's outcome is known, once: logs it.
-  void LogOutcome(const absl::Status& status) const;
+  // To be called with mutex_ when the outcome of an RPC with queued choices is known, once: logs
+  // it, when the last choice has ended too, so that the line has all of its tokens.
+  void LogOutcome(const absl::Status& status);
   bool complete() const { return totals_.finished() == choices_; }
 
   const CallContext context_;
@@ -91,8 +93,10 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   bool begun_ = false;                       // the model is there: no more waiting for its load
   bool closed_ = false;                      // gRPC has been told the end
   bool scheduled_ = false;                   // the writer thread will call Advance
+  std::optional<absl::Status> unlogged_;     // the outcome, while choices still run
 
  private:
+  void WriteLog(const absl::Status& status) const;
   void Begin(const absl::StatusOr<ModelLease>& lease, const v1::GenerateRequest& message,
              std::chrono::system_clock::time_point deadline);
   absl::Status CheckConcurrency() const;

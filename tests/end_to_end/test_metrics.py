@@ -87,10 +87,12 @@ def test_counters_histograms_and_gauges_are_what_the_clients_saw(start_server):
         assert value(f"{per_answer}_count") == seen.first_tokens, per_answer
     assert value("request_prompt_tokens_sum") == seen.prompt_tokens
     assert value("request_generation_tokens_sum") == seen.generated
-    # A step feeds prompt tokens, and each token that came but the last.
-    assert value("batch_decode_sequences_sum") == seen.gaps
-    assert value("batch_tokens_sum") == seen.prompt_tokens + seen.gaps
-    assert value("batch_tokens_count") == value("step_seconds_count")
+    # A step feeds prompt tokens, and each token that came but the last. A GPU's next step is
+    # launched before it is known who has ended: at most one row more a request.
+    unknown = 0 if server.models()[0].device == "cpu" else total
+    assert 0 <= value("batch_decode_sequences_sum") - seen.gaps <= unknown
+    assert 0 <= value("batch_tokens_sum") - seen.prompt_tokens - seen.gaps <= unknown
+    assert 0 <= value("batch_tokens_count") - value("step_seconds_count") <= min(1, unknown)
     for gauge in ("requests_running", "requests_waiting", "state_slots_used"):
         assert value(gauge) == 0, gauge
     assert value("state_slots_total") == 3
