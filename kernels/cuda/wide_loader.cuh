@@ -116,11 +116,9 @@ class WideLoader {
                     reinterpret_cast<float*>(shared + 128 + number * Stage::kDecayBytes));
       }
       float qk[8][4] = {}, none[8][4] = {};
-      const float no_beta[2] = {};
       const uint32_t address = SharedAddress(stage);
       MultiplyKeys<kPanels, false>(address + Stage::kQuery, address + Stage::kKeyEnd, qk, none);
-      StoreTriangles<false, 0>(qk, none, log_decay, params_.scale, no_beta,
-                               stage + Stage::kAttention, nullptr);
+      StoreAttention(qk, log_decay, params_.scale, stage + Stage::kAttention);
       PublishToTensorCores();
     }
     Arrive(SharedAddress(shared) + 8 * number);

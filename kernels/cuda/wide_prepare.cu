@@ -18,12 +18,14 @@
 namespace fla::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 128, kHeadsAtOnce = kThreads / 32;
 constexpr int kStride = kWideChunk + 4;  // floats between the rows of the triangle
 
 struct TriangleScratch {
   float triangle[kWideChunk][kStride];  // A, then its inverse
-  float beta[kWideChunk];
+  // Of kHeadsAtOnce heads: sums of log decay up to the token, and beta.
+  float sums[kHeadsAtOnce][kWideChunk];
+  float beta[kHeadsAtOnce][kWideChunk];
 };
 // Shared memory: P (a panel), then q and k, whose place the triangle takes over.
 constexpr int SharedBytes(int panels) {
@@ -43,6 +45,39 @@ __device__ __forceinline__ void LoadPanels(uint32_t target, const void* data, in
     const bool valid = row < tokens && 8 * piece < columns;
     CopyAsync(target + piece / 8 * kPanelBytes + PanelOffset(row, piece % 8),
               valid ? x + first_element + row * stride + 8 * piece : x, valid);
+  }
+}
+
+// P to a panel, and A; sums and beta f32 [64], in shared memory.
+__device__ __forceinline__ void StoreTriangles(const float (&qk)[8][4], const float (&kk)[8][4],
+                                               const float* sums, float scale, const float* beta,
+                                               char* panel,
+                                               float (&triangle)[kWideChunk][kStride]) {
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int i = 16 * warp + r + 8 * half;
+    const float sum_of_row = sums[i], beta_of_row = beta[i];
+#pragma unroll
+    for (int tile = 0; tile < 8; ++tile) {
+      const int j = 8 * tile + 2 * t;
+      float attention[2] = {}, lower[2] = {};
+      if (8 * tile < 16 * warp + 16) {
+        const float2 sum = *reinterpret_cast<const float2*>(sums + j);
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          // Above the diagonal it may be anything, and counts as 0.
+          const float decay = __expf(sum_of_row - (e == 0 ? sum.x : sum.y));
+          const float product = scale * qk[tile][2 * half + e] * decay;
+          attention[e] = i >= j + e ? product : 0.0f;
+          const float key_product = beta_of_row * kk[tile][2 * half + e] * decay;
+          lower[e] = i > j + e ? key_product : 0.0f;
+        }
+      }
+      *reinterpret_cast<uint32_t*>(panel + PanelOffset(i, tile) + 4 * t) =
+          Pack(attention[0], attention[1]);
+      *reinterpret_cast<float2*>(&triangle[i][j]) = make_float2(lower[0], lower[1]);
+    }
   }
 }
 
@@ -132,7 +167,7 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
   const int head_groups = p.heads / group_size;
   const ChunkWork work = FindWork<kWideChunk>(p, window, blockIdx.x, head_groups, group_size);
   if (work.num_tokens == 0) return;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
   const uint32_t q = SharedAddress(shared) + kPanelBytes, k = q + kPanels * kPanelBytes;
   LoadPanels<kPanels>(q, p.q, p.q_stride,
@@ -150,27 +185,35 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
   MultiplyKeys<kPanels, true>(q, k, qk, kk);
   __syncthreads();  // q and k make way
 
-  for (int h = work.first_head; h < work.first_head + group_size; ++h) {
-    const int64_t number = static_cast<int64_t>(work.slot) * p.heads + h;
-    char* const record = workspace.records + number * kRecord.bytes;
-    const auto beta_of = [&](int i) {
-      return i < work.num_tokens ? p.beta[static_cast<int64_t>(work.first_token + i) * p.heads + h]
-                                 : 0.0f;
-    };
-    float sum[2];
-    LoadLogDecay(p, work.first_token, work.num_tokens, h, sum);
-    const float beta_of_rows[2] = {beta_of(16 * warp + r), beta_of(16 * warp + r + 8)};
-    if (warp == 1) {
-      s.beta[lane] = beta_of(lane);
-      s.beta[lane + 32] = beta_of(lane + 32);
+  const auto record_of = [&](int h) {
+    return workspace.records + (static_cast<int64_t>(work.slot) * p.heads + h) * kRecord.bytes;
+  };
+  for (int i = 0; i < group_size; ++i) {
+    const int h = work.first_head + i, at_once = i % kHeadsAtOnce;
+    char* const record = record_of(h);
+    // A warp makes the decays of one of the next heads.
+    if (at_once == 0 && i + warp < group_size) {
+      float sum[2];
+      LoadLogDecay(p, work.first_token, work.num_tokens, h + warp, sum);
+#pragma unroll
+      for (int token = lane; token < kWideChunk; token += 32) {
+        s.beta[warp][token] =
+            token < work.num_tokens
+                ? p.beta[static_cast<int64_t>(work.first_token + token) * p.heads + h + warp]
+                : 0.0f;
+      }
+      SumLogDecay(sum);
+      StoreDecays(sum, reinterpret_cast<float*>(record_of(h + warp) + kRecord.decay));
+      s.sums[warp][lane] = sum[0];
+      s.sums[warp][lane + 32] = sum[1];
     }
-    SumLogDecay(sum);
-    if (warp == 0) StoreDecays(sum, reinterpret_cast<float*>(record + kRecord.decay));
-    StoreTriangles<true, kStride>(qk, kk, sum, p.scale, beta_of_rows, shared, s.triangle[0]);
+    if (at_once == 0) __syncthreads();
+    const float* const beta = s.beta[at_once];
+    StoreTriangles(qk, kk, s.sums[at_once], p.scale, beta, shared, s.triangle);
     __syncthreads();
 #pragma unroll
-    for (int i = threadIdx.x; i < kPanelBytes / 16; i += kThreads) {
-      reinterpret_cast<uint4*>(record)[i] = reinterpret_cast<const uint4*>(shared)[i];
+    for (int piece = threadIdx.x; piece < kPanelBytes / 16; piece += kThreads) {
+      reinterpret_cast<uint4*>(record)[piece] = reinterpret_cast<const uint4*>(shared)[piece];
     }
     InvertDiagonalBlock(s, 16 * warp);
     __syncthreads();
@@ -178,15 +221,15 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
     InvertLowerLeft<16>(s, pair, pair + warp % 2 * 8);
     InvertLowerLeft<32>(s, 0, 8 * warp);
 #pragma unroll
-    for (int i = threadIdx.x; i < kPanelBytes / 16; i += kThreads) {
-      const int row = i / 8, piece = i % 8;
+    for (int number = threadIdx.x; number < kPanelBytes / 16; number += kThreads) {
+      const int row = number / 8, piece = number % 8;
       uint4 packed;
       auto* const words = reinterpret_cast<uint32_t*>(&packed);
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
         const int j = 8 * piece + 2 * w;
         const float2 x = *reinterpret_cast<const float2*>(&s.triangle[row][j]);
-        words[w] = Pack(j <= row ? x.x * s.beta[j] : 0.0f, j < row ? x.y * s.beta[j + 1] : 0.0f);
+        words[w] = Pack(j <= row ? x.x * beta[j] : 0.0f, j < row ? x.y * beta[j + 1] : 0.0f);
       }
       *reinterpret_cast<uint4*>(record + kPanelBytes + PanelOffset(row, piece)) = packed;
     }

@@ -1,4 +1,4 @@
-// Scalar decays of a wide chunk, and the triangles that they weight.
+// Scalar decays of a wide chunk, and what they weight.
 #pragma once
 
 #include "kernels/cuda/warpgroup.cuh"
@@ -73,48 +73,49 @@ __device__ __forceinline__ void MultiplyKeys(uint32_t q, uint32_t k, float (&qk)
   if constexpr (kDelta) Settle(kk);
 }
 
-// P to a panel and, kDelta, A to `triangle`, rows kStride floats apart. beta_of_rows: of rows r and
-// r + 8 of this warp's 16.
-template <bool kDelta, int kStride>
-__device__ __forceinline__ void StoreTriangles(const float (&qk)[8][4], const float (&kk)[8][4],
-                                               const float (&sum)[2], float scale,
-                                               const float (&beta_of_rows)[2], char* panel,
-                                               float* triangle) {
+// P to a panel; `sum` as SumLogDecay leaves it.
+//
+// In the blocks below a warp's diagonal one, the decay from j to i goes over the token before the
+// block's rows, decay(j -> boundary) decay(boundary -> i): an exponential a row and one a column.
+__device__ __forceinline__ void StoreAttention(const float (&qk)[8][4], const float (&sum)[2],
+                                               float scale, char* panel) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
-  float sum_of_rows[2];
+  const auto sum_through = [&](int i) {
+    const float low = __shfl_sync(~0u, sum[0], i & 31), high = __shfl_sync(~0u, sum[1], i & 31);
+    return i < 32 ? low : high;
+  };
+  const float boundary = sum_through(max(16 * warp - 1, 0));
+  float sum_of_rows[2], scale_of_rows[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int i = 16 * warp + r + 8 * half;
-    const float low = __shfl_sync(~0u, sum[0], i % 32), high = __shfl_sync(~0u, sum[1], i % 32);
-    sum_of_rows[half] = i < 32 ? low : high;
+    sum_of_rows[half] = sum_through(16 * warp + r + 8 * half);
+    scale_of_rows[half] = scale * __expf(sum_of_rows[half] - boundary);
   }
 #pragma unroll
   for (int tile = 0; tile < 8; ++tile) {
     const int j = 8 * tile + 2 * t;
-    const float sums[2] = {__shfl_sync(~0u, sum[tile / 4], j % 32),
-                           __shfl_sync(~0u, sum[tile / 4], j % 32 + 1)};
+    const float sums[2] = {__shfl_sync(~0u, sum[tile / 4], j & 31),
+                           __shfl_sync(~0u, sum[tile / 4], (j & 31) + 1)};
+    float attention[4] = {};
+    if (tile / 2 < warp) {
+      const float to_boundary[2] = {__expf(boundary - sums[0]), __expf(boundary - sums[1])};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        attention[e] = qk[tile][e] * (scale_of_rows[e / 2] * to_boundary[e % 2]);
+      }
+    } else if (tile / 2 == warp) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        // Above the diagonal it may be anything, and counts as 0.
+        const int behind = r + 8 * (e / 2) - (8 * (tile % 2) + 2 * t + e % 2);
+        const float decay = __expf(sum_of_rows[e / 2] - sums[e % 2]);
+        attention[e] = behind >= 0 ? qk[tile][e] * (scale * decay) : 0.0f;
+      }
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int i = 16 * warp + r + 8 * half;
-      float attention[2] = {}, lower[2] = {};
-      if (8 * tile < 16 * warp + 16) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          // Above the diagonal it may be anything, and counts as 0.
-          const float decay = __expf(sum_of_rows[half] - sums[e]);
-          const float product = scale * qk[tile][2 * half + e] * decay;
-          attention[e] = i >= j + e ? product : 0.0f;
-          if constexpr (kDelta) {
-            const float key_product = beta_of_rows[half] * kk[tile][2 * half + e] * decay;
-            lower[e] = i > j + e ? key_product : 0.0f;
-          }
-        }
-      }
-      *reinterpret_cast<uint32_t*>(panel + PanelOffset(i, tile) + 4 * t) =
-          Pack(attention[0], attention[1]);
-      if constexpr (kDelta) {
-        *reinterpret_cast<float2*>(triangle + i * kStride + j) = make_float2(lower[0], lower[1]);
-      }
+      *reinterpret_cast<uint32_t*>(panel + PanelOffset(16 * warp + r + 8 * half, tile) + 4 * t) =
+          Pack(attention[2 * half], attention[2 * half + 1]);
     }
   }
 }
