@@ -12,8 +12,9 @@
 
 namespace fla {
 
-// Most rows of a DecodeLinear.
-inline constexpr int kMaxDecodeLinearRows = 16;
+// Most rows of a DecodeLinear: with more, every block's own copy of x costs more than it saves
+// (kernels/cuda/DECODE.md).
+inline constexpr int kMaxDecodeLinearRows = 4;
 
 // Linear of a few rows, with what comes before and after it. Weights are read once, at the speed of
 // memory.

@@ -26,11 +26,11 @@ using Output = DecodeLinearArgs::Output;
 
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kTile = 16;      // weight rows of a tile
-constexpr int kRun = 64;       // inputs of a run
-constexpr int kTokenTile = 8;  // tokens of a product
+constexpr int kTile = 16;  // weight rows of a tile
+constexpr int kRun = 64;   // inputs of a run
 constexpr int kMaxTokens = kMaxDecodeLinearRows;
-constexpr int kPadding = 32;  // elements between rows of x in shared memory: no bank conflicts
+static_assert(kMaxTokens <= 8);  // the tokens of a product
+constexpr int kPadding = 32;     // elements between rows of x in shared memory: no bank conflicts
 constexpr size_t kMaxShared = 200 * 1024;
 constexpr size_t kSharedByDefault =
     32 * 1024;  // that a launch may always ask for, beside the static
@@ -126,12 +126,12 @@ __device__ void StageInput(const DecodeLinearParams& p, __nv_bfloat16* staged, i
 
 // Runs ahead of the products: weights of kDepth runs are in registers or on their way.
 // grid (row tiles / kRowTiles / groups of a block), block (kThreads), shared bf16 [T][in + padding]
-template <Input kInput, Output kOutput, int kTokenTiles>
+template <Input kInput, Output kOutput>
 __global__ void __launch_bounds__(kThreads, 2) DecodeLinearKernel(const DecodeLinearParams p) {
   constexpr int kRowTiles = kOutput == Output::kSwiGlu ? 2 : 1;
   constexpr int kDepth = 4 / kRowTiles;
   __shared__ float squares[kMaxTokens][kWarps];
-  __shared__ float4 sums[kWarps][kRowTiles][kTokenTiles][32];
+  __shared__ float4 sums[kWarps][kRowTiles][32];
   const DecodeLinearArgs& args = p.args;
   auto* const staged = reinterpret_cast<__nv_bfloat16*>(DynamicShared());
   const int stride = p.in + kPadding;
@@ -165,27 +165,23 @@ __global__ void __launch_bounds__(kThreads, 2) DecodeLinearKernel(const DecodeLi
   StageInput<kInput>(p, staged, stride, squares);
   __syncthreads();
 
-  float sum[kRowTiles][kTokenTiles][4] = {};
+  float sum[kRowTiles][4] = {};
   for (int base = 0; base < mine; base += kDepth) {
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       if (base + d >= mine) break;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
+        uint4 x = make_uint4(0, 0, 0, 0);
+        if (r < p.tokens) {
+          x = *reinterpret_cast<const uint4*>(staged + r * stride + at(base + d) + 32 * half +
+                                              8 * t);
+        }
 #pragma unroll
-        for (int token_tile = 0; token_tile < kTokenTiles; ++token_tile) {
-          const int token = token_tile * kTokenTile + r;
-          uint4 x = make_uint4(0, 0, 0, 0);
-          if (token < p.tokens) {
-            x = *reinterpret_cast<const uint4*>(staged + token * stride + at(base + d) + 32 * half +
-                                                8 * t);
-          }
-#pragma unroll
-          for (int tile = 0; tile < kRowTiles; ++tile) {
-            const uint4 a = weights[d][tile].low[half], b = weights[d][tile].high[half];
-            MultiplyAdd(sum[tile][token_tile], a.x, b.x, a.y, b.y, x.x, x.y);
-            MultiplyAdd(sum[tile][token_tile], a.z, b.z, a.w, b.w, x.z, x.w);
-          }
+        for (int tile = 0; tile < kRowTiles; ++tile) {
+          const uint4 a = weights[d][tile].low[half], b = weights[d][tile].high[half];
+          MultiplyAdd(sum[tile], a.x, b.x, a.y, b.y, x.x, x.y);
+          MultiplyAdd(sum[tile], a.z, b.z, a.w, b.w, x.z, x.w);
         }
       }
       if (base + d + kDepth < mine) {
@@ -198,20 +194,16 @@ __global__ void __launch_bounds__(kThreads, 2) DecodeLinearKernel(const DecodeLi
   }
 #pragma unroll
   for (int tile = 0; tile < kRowTiles; ++tile) {
-#pragma unroll
-    for (int token_tile = 0; token_tile < kTokenTiles; ++token_tile) {
-      const float(&s)[4] = sum[tile][token_tile];
-      sums[warp][tile][token_tile][lane] = make_float4(s[0], s[1], s[2], s[3]);
-    }
+    const float(&of_tile)[4] = sum[tile];
+    sums[warp][tile][lane] = make_float4(of_tile[0], of_tile[1], of_tile[2], of_tile[3]);
   }
   __syncthreads();
 
   // Element e of a lane's four: row r + 8 (e / 2), token 2 t + e % 2.
-  constexpr int kElements = kTokenTiles * 32 * 4;
+  constexpr int kElements = 32 * 4;
   for (int i = threadIdx.x; i < groups * kElements; i += kThreads) {
-    const int group = i / kElements, token_tile = i / 128 % kTokenTiles, of_lane = i / 4 % 32;
-    const int e = i % 4;
-    const int token = token_tile * kTokenTile + of_lane % 4 * 2 + e % 2;
+    const int group = i / kElements, of_lane = i / 4 % 32, e = i % 4;
+    const int token = of_lane % 4 * 2 + e % 2;
     const int row = (blockIdx.x * groups + group) * kTile + of_lane / 4 + e / 2 * 8;
     if (token >= p.tokens || row >= p.out) continue;
     float values[kRowTiles];
@@ -219,7 +211,7 @@ __global__ void __launch_bounds__(kThreads, 2) DecodeLinearKernel(const DecodeLi
     for (int tile = 0; tile < kRowTiles; ++tile) {
       values[tile] = 0.0f;
       for (int w = group * p.split; w < (group + 1) * p.split; ++w) {
-        values[tile] += reinterpret_cast<const float*>(&sums[w][tile][token_tile][of_lane])[e];
+        values[tile] += reinterpret_cast<const float*>(&sums[w][tile][of_lane])[e];
       }
     }
     if constexpr (kInput == Input::kNormed) {
@@ -245,9 +237,9 @@ __global__ void __launch_bounds__(kThreads, 2) DecodeLinearKernel(const DecodeLi
   }
 }
 
-template <Input kInput, Output kOutput, int kTokenTiles>
+template <Input kInput, Output kOutput>
 void Launch(const DecodeLinearParams& p, cudaStream_t stream, bool chained) {
-  const auto kernel = DecodeLinearKernel<kInput, kOutput, kTokenTiles>;
+  const auto kernel = DecodeLinearKernel<kInput, kOutput>;
   const int rows_a_block = kTile * (kWarps / p.split);
   const dim3 grid((p.out + rows_a_block - 1) / rows_a_block);
   const size_t shared = sizeof(__nv_bfloat16) * p.tokens * (p.in + kPadding);
@@ -258,15 +250,6 @@ void Launch(const DecodeLinearParams& p, cudaStream_t stream, bool chained) {
         "cudaFuncSetAttribute");
   }
   Check(LaunchChained(kernel, grid, dim3(kThreads), shared, stream, chained, p), "DecodeLinear");
-}
-
-template <Input kInput, Output kOutput>
-void Launch(const DecodeLinearParams& p, cudaStream_t stream, bool chained) {
-  if (p.tokens <= kTokenTile) {
-    Launch<kInput, kOutput, 1>(p, stream, chained);
-  } else {
-    Launch<kInput, kOutput, 2>(p, stream, chained);
-  }
 }
 
 bool Fits(const DecodeLinearArgs& args) {
