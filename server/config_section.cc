@@ -10,6 +10,11 @@ namespace {
 using Json = nlohmann::json;
 
 Json Parse(std::string_view text, const std::string& file) {
+  // The parser would take it for the end and leave the rest unread.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    throw std::runtime_error(file + ":" + std::to_string(LineAt(text, zero)) +
+                             ": the file: wanted JSON, got a zero byte");
+  }
   try {
     return Json::parse(text.begin(), text.end());
   } catch (const Json::parse_error& error) {

@@ -290,6 +290,7 @@ TEST(Options, RefusesBrokenAndDoubledJson) {
   EXPECT_THAT(ErrorOf(""), HasSubstr("wanted JSON"));
   EXPECT_THAT(ErrorOf("{} x"), HasSubstr("wanted JSON"));
   EXPECT_THAT(ErrorOf("\"\xff\""), HasSubstr("wanted JSON"));
+  EXPECT_THAT(ErrorOf(std::string("\"[\"\0]", 5)), HasSubstr("wanted JSON, got a zero byte"));
   EXPECT_THAT(ErrorOf(Model(R"(, "slots": 1, "slots": 2)")), HasSubstr("slots: wanted once"));
   // The same key in two objects is no double.
   EXPECT_NO_THROW(Parse(R"({"models": [{"name": "a", "path": "m"}, {"name": "b", "path": "m"}]})"));
