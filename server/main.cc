@@ -88,6 +88,24 @@ void ReloadKeys(GrpcAccess& access) {
   }
 }
 
+// The models that are there from the start. Loading may take long; a signal meanwhile ends the
+// process, which has nothing to drain yet.
+std::unique_ptr<ModelRegistry> LoadModels(const ServerOptions& options, Metrics& metrics,
+                                          Health& health, const sigset_t& signals) {
+  auto loading = std::async(std::launch::async, [&] {
+    return std::make_unique<ModelRegistry>(
+        options, metrics, [&health](const ModelTable& table) { health.Update(table); });
+  });
+  while (loading.wait_for(std::chrono::milliseconds(0)) != std::future_status::ready) {
+    const int signal = WaitForSignal(signals, std::chrono::milliseconds(10));
+    if (signal == 0 || signal == SIGHUP) continue;
+    spdlog::info("signal {}: ending before the models are loaded", signal);
+    spdlog::default_logger()->flush();
+    std::_Exit(0);
+  }
+  return loading.get();
+}
+
 // Runs until SIGTERM or SIGINT, then drains. Returns the exit code.
 int Serve(const Config& config, const PortFiles& port_files) {
   const ServerOptions& options = config.options;
@@ -99,8 +117,8 @@ int Serve(const Config& config, const PortFiles& port_files) {
   WriterThread writer;  // outlives the engines, which post to it
   const std::unique_ptr<MetricsEndpoint> metrics_endpoint = ExposeMetrics(options, metrics);
   Health health;
-  ModelRegistry registry(options, metrics,
-                         [&health](const ModelTable& table) { health.Update(table); });
+  const std::unique_ptr<ModelRegistry> models = LoadModels(options, metrics, health, signals);
+  ModelRegistry& registry = *models;
   const RequestLog request_log(options.log);
   InferenceService inference({registry, options.limits, writer, access, &request_log});
   ControlService control(registry, access,

@@ -293,6 +293,14 @@ def test_a_server_that_is_killed_in_a_load_starts_again(start_server, folders, t
             break
     starting.kill()
     starting.communicate()
+    # A polite end does not wait for the load either.
+    starting = subprocess.Popen([SERVER, "--config", config], stderr=subprocess.PIPE, text=True)
+    for line in starting.stderr:
+        if ": loading " in line:
+            break
+    starting.terminate()
+    log = starting.communicate()[1]
+    assert starting.returncode == 0 and "before the models are loaded" in log
     again = start_server(**json.loads(config.read_text()))
     info = serving(again, "m")
     assert info.version == loading.version and info.vocab_size == 1_000_000
