@@ -171,10 +171,12 @@ void ModelRegistry::Plan(Candidate::Part& part) {
 void ModelRegistry::Reject(Candidate candidate, const std::string& model,
                            const std::string& version, const absl::Status& status) {
   const std::string reason(status.message());
-  spdlog::error("the configuration goes on as it was: {}", reason);
-  metrics_.ForModel(model).CountSwap(SwapResult::kFailure);
   {
     const std::lock_guard lock(mutex_);
+    if (!entries_.empty()) {  // else it is the start that fails, and who starts says so
+      spdlog::error("the configuration goes on as it was: {}", reason);
+      metrics_.ForModel(model).CountSwap(SwapResult::kFailure);
+    }
     candidate_.reset();
     SetFailure(model, version, reason);
     config_error_ = reason;

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from checkpoints import copy_golden, copy_golden_enlarged
 from fla.v1 import control_pb2 as control
 from server_process import SERVER, request
+from test_security import new_key
 from swapping import (DRAINING, FAILED, LOADING, PROMPTS, SERVING, UNLOADED, WARMING, answers,
                       edit, greedy, listed, model, serving, wait_for)
 
@@ -306,3 +307,40 @@ def test_a_server_that_is_killed_in_a_load_starts_again(start_server, folders, t
     assert info.version == loading.version and info.vocab_size == 1_000_000
     assert greedy(again, PROMPTS[0], "", 2).usage.completion_tokens == 2
     server.process.returncode = 0  # as wanted
+
+
+def test_changing_models_wants_an_admins_key(start_server, folders, tmp_path):
+    (user, user_line), (admin, admin_line) = new_key("alice", "user"), new_key("ops", "admin")
+    keys = tmp_path / "keys"
+    keys.write_text(user_line + admin_line)
+    server = start_server(models=[model("a", folders[0]), model("b", folders[1], load="on_demand")],
+                          default_model="a", api_keys=str(keys))
+    weights = (folders[1] / "model.safetensors").read_bytes()
+    (folders[1] / "model.safetensors").write_bytes(b"nothing")
+
+    def bearer(key):
+        return {"timeout": 60, "metadata": [("authorization", f"Bearer {key}")]}
+
+    def code(call, message, key):
+        return error_of(lambda: call(message, **bearer(key)))
+
+    for call, message in [(server.control.LoadModel, control.LoadModelRequest(name="b")),
+                          (server.control.UnloadModel, control.UnloadModelRequest(name="a"))]:
+        assert code(call, message, user)[0] == grpc.StatusCode.PERMISSION_DENIED
+        assert code(call, message, "nobody")[0] == grpc.StatusCode.UNAUTHENTICATED
+    status, details = code(server.control.LoadModel, control.LoadModelRequest(name="b"), admin)
+    assert status == grpc.StatusCode.FAILED_PRECONDITION and str(folders[1]) in details
+    status, details = code(server.inference.Generate, request(model="b", **LONG), user)
+    assert status == grpc.StatusCode.FAILED_PRECONDITION and str(tmp_path) not in details
+    for key, told in [(admin, True), (user, False)]:
+        (failed,) = [m for m in server.control.ListModels(
+            control.ListModelsRequest(), **bearer(key)).models if m.state == FAILED]
+        assert (str(folders[1]) in failed.failure) == told and failed.failure
+    server.control.UnloadModel(control.UnloadModelRequest(name="a"), **bearer(admin))
+    # SIGHUP reads the keys again, too.
+    (folders[1] / "model.safetensors").write_bytes(weights)
+    keys.write_text(admin_line)
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for_metric("fla_config_reload_total", 1, result="success")
+    assert code(server.control.ListModels, control.ListModelsRequest(), user)[0] == \
+        grpc.StatusCode.UNAUTHENTICATED
