@@ -68,7 +68,9 @@ class JsonLineFormatter final : public spdlog::formatter {
   }
 };
 
-std::string Quoted(const std::string& text) { return "\"" + absl::CEscape(text) + "\""; }
+std::string Quoted(const std::string& text) {
+  return absl::StrCat("\"", absl::CEscape(text), "\"");
+}
 
 }  // namespace
 
@@ -102,8 +104,9 @@ std::string ToText(const RequestRecord& record) {
         times.prefill_seconds() * 1e3, times.decode_seconds() * 1e3,
         times.longest_gap_seconds() * 1e3, times.total_seconds() * 1e3);
   } else {
+    const std::string message(record.status.message());
     absl::StrAppend(&line, " status=", absl::StatusCodeToString(record.status.code()),
-                    " message=", Quoted(std::string(record.status.message())));
+                    " message=", Quoted(message));
   }
   if (record.trace) {
     absl::StrAppend(&line, " trace_id=", record.trace->trace_id,
@@ -124,7 +127,10 @@ std::string ToJson(const RequestRecord& record) {
                {"prompt_tokens", record.usage.prompt_tokens()},
                {"completion_tokens", record.usage.completion_tokens()},
                {"status", absl::StatusCodeToString(record.status.code())}};
-  if (!record.status.ok()) json["message"] = std::string(record.status.message());
+  if (!record.status.ok()) {
+    const std::string message(record.status.message());
+    json["message"] = message;
+  }
   json["finish_reasons"] = record.finish_reasons;
   json["queue_seconds"] = record.timings.queue_seconds();
   json["prefill_seconds"] = record.timings.prefill_seconds();
