@@ -49,7 +49,7 @@ std::filesystem::path ReadPath(ConfigSection& section, const ModelFolders& folde
   section.Read("path", text);
   if (text.empty()) section.Fail(section.PathOf("path"), "a folder", Json(text));
   if (folders.root.empty()) return (folders.config / text).lexically_normal();
-  const std::filesystem::path path = (folders.root / text).lexically_normal();
+  std::filesystem::path path = (folders.root / text).lexically_normal();
   // Both as written and where its symbolic links lead.
   if (!IsWithin(path, folders.root.lexically_normal()) ||
       !IsWithin(std::filesystem::weakly_canonical(path),

@@ -45,7 +45,7 @@ ModelRegistry::ModelRegistry(const ServerOptions& options, Metrics& metrics, OnC
   }
   wake_.Notify();
   loader_.join();
-  throw std::runtime_error(std::string(status.message()));
+  throw std::runtime_error(absl::StrCat(status.message()));
 }
 
 ModelRegistry::~ModelRegistry() {
@@ -108,16 +108,18 @@ void ModelRegistry::Acquire(const std::string& name,
 }
 
 void ModelRegistry::Apply(const ServerOptions& options, OnDone done) {
-  OnDone replaced;
+  OnDone refused, replaced;
   {
     const std::lock_guard lock(mutex_);
-    if (!closed_) {
+    if (closed_) {
+      refused = std::move(done);
+    } else {
       if (next_) replaced = std::move(next_->done);
       next_ = Candidate{options, std::move(done), {}};
       if (loading_ != nullptr && loading_candidate_) loading_->abandoned = true;
     }
   }
-  if (done) done(absl::UnavailableError("the server is draining"));
+  if (refused) refused(absl::UnavailableError("the server is draining"));
   if (replaced) replaced(absl::AbortedError("a newer configuration came"));
   wake_.Notify();
 }
@@ -261,6 +263,7 @@ bool ModelRegistry::Drain(Clock::time_point deadline) {
   for (const Waiter& waiter : waiters) waiter.ready(status);
   for (const OnDone& done : waiting) done(status);
   std::vector<std::future<bool>> drains;
+  drains.reserve(models.size());
   for (const auto& model : models) {
     drains.push_back(std::async(std::launch::async,
                                 [&model, deadline] { return model->engine->Drain(deadline); }));
