@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <atomic>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -61,6 +62,8 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   // bound.
   virtual int max_unread_events() const = 0;
 
+  // What went wrong is for the log; a client learns nothing of the server's inside.
+  absl::Status InternalError(const std::exception& error) const;
   // The client is gone or has cancelled: frees the slots within one step; ends the call at once if
   // it waits for its model to be loaded.
   void Cancel();
@@ -109,14 +112,5 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   Clock::time_point received_;
   bool deadline_is_the_servers_ = false;  // max_request_seconds, not the client's
 };
-
-// The two make a call that lives until its RPC is done.
-grpc::ServerUnaryReactor* StartUnaryCall(const CallContext& context, uint64_t id,
-                                         const grpc::CallbackServerContext& rpc,
-                                         const v1::GenerateRequest& message,
-                                         v1::GenerateResponse* response);
-grpc::ServerWriteReactor<v1::GenerateStreamResponse>* StartStreamedCall(
-    const CallContext& context, uint64_t id, const grpc::CallbackServerContext& rpc,
-    const v1::GenerateRequest& message);
 
 }  // namespace fla

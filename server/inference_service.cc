@@ -4,6 +4,7 @@
 
 #include <exception>
 
+#include "server/grpc_generate.h"
 #include "server/grpc_status.h"
 #include "server/translate.h"
 
