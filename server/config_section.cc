@@ -9,6 +9,28 @@ namespace {
 
 using Json = nlohmann::json;
 
+// Reads only to find where a file goes wrong: number overflows carry no position otherwise.
+struct ErrorPosition : nlohmann::json_sax<Json> {
+  size_t position = 0;
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(size_t) override { return true; }
+  bool key(string_t&) override { return true; }
+  bool end_object() override { return true; }
+  bool start_array(size_t) override { return true; }
+  bool end_array() override { return true; }
+  bool parse_error(size_t at, const std::string&, const Json::exception&) override {
+    position = at;
+    return false;
+  }
+};
+
 Json Parse(std::string_view text, const std::string& file) {
   // The parser would take it for the end and leave the rest unread.
   if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
@@ -21,7 +43,10 @@ Json Parse(std::string_view text, const std::string& file) {
     throw std::runtime_error(file + ":" + std::to_string(LineAt(text, error.byte)) +
                              ": the file: wanted JSON, got " + error.what());
   } catch (const Json::exception& error) {  // a number that no double can hold
-    throw std::runtime_error(file + ": the file: wanted JSON, got " + error.what());
+    ErrorPosition where;
+    Json::sax_parse(text.begin(), text.end(), &where);
+    throw std::runtime_error(file + ":" + std::to_string(LineAt(text, where.position)) +
+                             ": the file: wanted JSON, got " + error.what());
   }
 }
 
