@@ -86,8 +86,7 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateStreamResponse> {
       record_.last_token = now;
       record_.completion_tokens += delta.token_ids_size();
       for (const int token : delta.token_ids()) {
-        record_.token_hash =
-            Random(record_.token_hash ^ static_cast<uint64_t>(uint32_t(token))).Bits();
+        record_.token_hash = Random(record_.token_hash ^ static_cast<uint32_t>(token)).Bits();
       }
       run_.CountTokens(delta.token_ids_size());
       CancelIfPlanned();

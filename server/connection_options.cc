@@ -23,7 +23,7 @@ TlsOptions ReadTls(ConfigSection section, const std::filesystem::path& folder) {
   ReadPath(section, "client_ca", folder, tls.client_ca);
   for (const char* key : {"certificate", "private_key"}) {
     const ConfigSection::Json& name = *section.Find(key);
-    if (name == "") section.Fail(section.PathOf(key), "a PEM file", name);
+    if (name.get<std::string>().empty()) section.Fail(section.PathOf(key), "a PEM file", name);
   }
   section.RefuseOthers();
   return tls;
