@@ -73,7 +73,7 @@ def test_tokenize_and_detokenize(server):
 def test_models_and_health(server):
     result = cli(server, "models")
     assert result.returncode == 0
-    assert re.search(r"demo +kda +14\.7M +4096 .*\(default\)", result.stdout)
+    assert re.search(r"demo +[0-9a-f]{12} +serving +kda +14\.7M +4096 .*\(default\)", result.stdout)
     result = cli(server, "health")
     assert (result.returncode, result.stdout) == (0, "SERVING\n")
     assert cli(server, "health", "--service", "fla.v1.Inference").returncode == 0
