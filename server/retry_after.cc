@@ -22,7 +22,8 @@ absl::Status WithRetryAfter(absl::Status status, std::chrono::milliseconds wait)
 std::optional<std::chrono::milliseconds> RetryAfterOf(const absl::Status& status) {
   const auto payload = status.GetPayload(kPayload);
   int64_t milliseconds = 0;
-  if (!payload || !absl::SimpleAtoi(std::string(*payload), &milliseconds)) return std::nullopt;
+  if (!payload || !absl::SimpleAtoi(static_cast<std::string>(*payload), &milliseconds))
+    return std::nullopt;
   return std::chrono::milliseconds(milliseconds);
 }
 
