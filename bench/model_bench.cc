@@ -163,7 +163,7 @@ class Runner {
     for (fla::SampleRequest& request : requests) request.row.temperature = temperature;
     for (int step = 0; step < steps; ++step) {
       sampler_.Prepare(requests);
-      sampler_.Launch(model_.Forward(batch, pool_));
+      sampler_.Launch(model_.Forward(batch, pool_).logits);
       for (int i = 0; i < sequences; ++i) {
         batch.tokens[i] = -1 - i;
         ++batch.positions[i];

@@ -16,7 +16,7 @@ namespace {
 }
 
 // Ints of all arrays of a batch of T tokens in at most as many sequences.
-size_t MostInts(int max_tokens) { return 6 * static_cast<size_t>(max_tokens) + 2; }
+size_t MostInts(int max_tokens) { return 7 * static_cast<size_t>(max_tokens) + 2; }
 
 }  // namespace
 
@@ -42,15 +42,21 @@ void CheckBatch(const Batch& batch, int vocab_size, int slots) {
       BadBatch("token " + std::to_string(token) + " is out of range");
     }
   }
-  for (const int row : batch.logits_rows) {
-    if (row < 0 || row >= static_cast<int>(batch.tokens.size())) BadBatch("logits row");
-  }
+  const auto check_rows = [&](const std::vector<int>& rows, const char* what) {
+    int least = 0;
+    for (const int row : rows) {
+      if (row < least || row >= static_cast<int>(batch.tokens.size())) BadBatch(what);
+      least = row + 1;
+    }
+  };
+  check_rows(batch.logits_rows, "logits row");
+  check_rows(batch.hidden_rows, "hidden row");
 }
 
 bool IsPureDecode(const Batch& batch) {
   // Ascending rows, as many as there are, are all of them.
   return batch.num_decode == static_cast<int>(batch.tokens.size()) &&
-         batch.logits_rows.size() == batch.tokens.size();
+         batch.logits_rows.size() == batch.tokens.size() && batch.hidden_rows.empty();
 }
 
 BatchIndices::BatchIndices(Stream& stream, int max_tokens)
@@ -79,7 +85,7 @@ BatchView BatchIndices::Upload(Stream& stream, const Batch& batch) {
   for (int i = batch.num_decode; i <= sequences; ++i) {
     host_.push_back(batch.cu_seqlens[i] - batch.num_decode);
   }
-  const size_t at_rows = add(batch.logits_rows);
+  const size_t at_rows = add(batch.logits_rows), at_hidden = add(batch.hidden_rows);
 
   const size_t bytes = host_.size() * sizeof(int);
   if (bytes > device_.size()) BadBatch("more tokens than the model was loaded for");
@@ -98,7 +104,9 @@ BatchView BatchIndices::Upload(Stream& stream, const Batch& batch) {
           .prompt_cu_seqlens = device + at_prompts,
           .prompt_cu_seqlens_host = host_.data() + at_prompts,
           .logits_rows = device + at_rows,
-          .num_logits_rows = static_cast<int>(batch.logits_rows.size())};
+          .num_logits_rows = static_cast<int>(batch.logits_rows.size()),
+          .hidden_rows = device + at_hidden,
+          .num_hidden_rows = static_cast<int>(batch.hidden_rows.size())};
 }
 
 BatchView BatchIndices::DecodeView(int rows, const int* sampled) const {

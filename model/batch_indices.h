@@ -13,7 +13,7 @@ namespace fla {
 // Throws std::invalid_argument for a batch that Model::Forward does not take.
 void CheckBatch(const Batch& batch, int vocab_size, int slots);
 
-// True for a batch that decodes only, and wants the logits of every row.
+// True for a batch that decodes only, and wants the logits of every row and nothing else.
 bool IsPureDecode(const Batch& batch);
 
 // Thread safety: one thread at a time, that which owns the stream.

@@ -20,6 +20,8 @@ struct BatchView {
   const int* prompt_cu_seqlens_host = nullptr;
   const int* logits_rows = nullptr;  // rows whose logits are wanted, ascending
   int num_logits_rows = 0;
+  const int* hidden_rows = nullptr;  // rows whose final hidden states are wanted, ascending
+  int num_hidden_rows = 0;
 };
 
 }  // namespace fla

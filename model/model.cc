@@ -64,10 +64,11 @@ struct Model::Parts {
     Matrix logits;
   };
 
-  Matrix Run(const BatchView& batch, const StatePool& pool);
+  ForwardResult Run(const BatchView& batch, const StatePool& pool);
   bool IsSmallStep(const BatchView& batch) const;
   Matrix RunSmallStep(const BatchView& batch, const StatePool& pool);
-  Matrix HiddenOfRows(const BatchView& batch, Matrix residual, Matrix delta);
+  Matrix HiddenForLogits(const BatchView& batch, Matrix residual, Matrix delta);
+  Matrix WantedHidden(const BatchView& batch, Matrix residual, Matrix delta);
   void RunLargest(StatePool& pool, int sequences, int max_logits_rows);
   void RecordDecode(const StatePool& pool, const int* sampled, int max_decode);
   // The smallest recording that holds the batch, or null.
@@ -131,8 +132,8 @@ int64_t Model::workspace_bytes() const {
 }
 DType Model::dtype() const { return parts_->dtype; }
 
-// Final hidden states, normalised, of the rows whose logits are wanted.
-Matrix Model::Parts::HiddenOfRows(const BatchView& batch, Matrix residual, Matrix delta) {
+// Final hidden states, normalised, of the rows whose logits are wanted. May add delta to residual.
+Matrix Model::Parts::HiddenForLogits(const BatchView& batch, Matrix residual, Matrix delta) {
   const int64_t rows = batch.num_logits_rows, hidden = config.hidden_size;
   if (rows < residual.rows) {
     const Matrix wanted_residual = arena.Take(rows, hidden, residual.dtype);
@@ -147,11 +148,26 @@ Matrix Model::Parts::HiddenOfRows(const BatchView& batch, Matrix residual, Matri
   return out;
 }
 
+// Those that the batch asks for, in f32 whatever the dtype.
+Matrix Model::Parts::WantedHidden(const BatchView& batch, Matrix residual, Matrix delta) {
+  const int64_t rows = batch.num_hidden_rows, hidden = config.hidden_size;
+  const Matrix out = arena.Take(rows, hidden, DType::kF32);
+  const ActivationArena::Mark mark = arena.mark();
+  const Matrix sum = arena.Take(rows, hidden, residual.dtype);
+  const Matrix last = arena.Take(rows, hidden, delta.dtype);
+  GatherRows(stream, residual, batch.hidden_rows, sum);
+  GatherRows(stream, delta, batch.hidden_rows, last);
+  Add(stream, sum, last);
+  RmsNorm(stream, sum, norm, config.norm_eps, out);
+  arena.ReturnTo(mark);
+  return out;
+}
+
 // A decode batch of few rows: what the GPU waits for is the launch of kernels, not their work.
 bool Model::Parts::IsSmallStep(const BatchView& batch) const {
   return stream.device().is_cuda() && dtype == DType::kBF16 &&
          batch.num_decode == batch.num_tokens && batch.num_logits_rows == batch.num_tokens &&
-         batch.num_tokens <= kMaxDecodeLinearRows;
+         batch.num_hidden_rows == 0 && batch.num_tokens <= kMaxDecodeLinearRows;
 }
 
 Matrix Model::Parts::RunSmallStep(const BatchView& batch, const StatePool& pool) {
@@ -175,8 +191,8 @@ Matrix Model::Parts::RunSmallStep(const BatchView& batch, const StatePool& pool)
   return logits;
 }
 
-Matrix Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
-  if (IsSmallStep(batch)) return RunSmallStep(batch, pool);
+ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
+  if (IsSmallStep(batch)) return {RunSmallStep(batch, pool), {}};
   const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
   arena.ReturnTo({});
   // The residual stream is f32 whatever the dtype: its rounding would add up over the layers.
@@ -204,21 +220,24 @@ Matrix Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
     Linear(stream, inner, layer.down, nullptr, delta);
     arena.ReturnTo(mark);
   }
-  if (batch.num_logits_rows == 0) return {};
-  const Matrix last = HiddenOfRows(batch, residual, delta);
-  const Matrix logits = arena.Take(last.rows, config.vocab_size, DType::kF32);
-  Linear(stream, last, head, nullptr, logits);
-  return logits;
+  ForwardResult result;
+  if (batch.num_hidden_rows > 0) result.hidden = WantedHidden(batch, residual, delta);
+  if (batch.num_logits_rows > 0) {
+    const Matrix last = HiddenForLogits(batch, residual, delta);
+    result.logits = arena.Take(last.rows, config.vocab_size, DType::kF32);
+    Linear(stream, last, head, nullptr, result.logits);
+  }
+  return result;
 }
 
-Matrix Model::Forward(const Batch& batch, StatePool& pool) {
+ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
   Parts& m = *parts_;
   CheckBatch(batch, m.config.vocab_size, pool.total());
   if (batch.tokens.empty()) return {};
   if (const Parts::RecordedDecode* decode = m.FindRecorded(batch, pool)) {
     m.indices.UploadDecode(m.stream, batch, decode->rows);
     decode->recording.Replay(m.stream);
-    return decode->logits.Rows(0, static_cast<int64_t>(batch.tokens.size()));
+    return {decode->logits.Rows(0, static_cast<int64_t>(batch.tokens.size())), {}};
   }
   return m.Run(m.indices.Upload(m.stream, batch), pool);
 }
@@ -243,8 +262,9 @@ void Model::Parts::RunLargest(StatePool& pool, int sequences, int max_logits_row
     batch.cu_seqlens.push_back(static_cast<int>(int64_t{max_batch_tokens} * i / sequences));
     if (i < sequences) batch.slots.push_back(i);
   }
-  for (int row = 0; row < std::min(max_batch_tokens, max_logits_rows); ++row) {
-    batch.logits_rows.push_back(row);
+  for (int row = 0; row < max_batch_tokens; ++row) {
+    if (row < max_logits_rows) batch.logits_rows.push_back(row);
+    batch.hidden_rows.push_back(row);
   }
   CheckBatch(batch, config.vocab_size, pool.total());
   Run(indices.Upload(stream, batch), pool);
@@ -258,8 +278,8 @@ void Model::Parts::RecordDecode(const StatePool& pool, const int* sampled, int m
     // Once for real, on padding alone: libraries load what they need, memory is taken.
     indices.UploadDecode(stream, {}, rows);
     const BatchView view = indices.DecodeView(rows, sampled);
-    Matrix logits = Run(view, pool);
-    recorded.push_back({rows, Recording(stream, [&] { logits = Run(view, pool); }), logits});
+    Matrix logits = Run(view, pool).logits;
+    recorded.push_back({rows, Recording(stream, [&] { logits = Run(view, pool).logits; }), logits});
   }
 }
 

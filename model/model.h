@@ -28,6 +28,13 @@ struct Batch {
   // Device memory: tokens in [0, vocab) that were sampled on the device and that the host need not
   // have seen. Null where no token refers to them.
   const int* sampled = nullptr;
+  std::vector<int> hidden_rows;  // rows of `tokens` whose final hidden states are wanted, ascending
+};
+
+// What a batch asked for, f32 in device memory, valid until the next call of Forward.
+struct ForwardResult {
+  Matrix logits;  // [logits_rows.size(), vocab]
+  Matrix hidden;  // [hidden_rows.size(), D]: after the final norm, what the logits are a product of
 };
 
 struct LoadOptions {
@@ -55,9 +62,8 @@ class Model {
   // short.
   void Prepare(StatePool& pool, const int* sampled, int max_decode, int max_logits_rows);
 
-  // Runs the batch, updating the states of its slots in `pool`. Returns logits
-  // [logits_rows.size(), vocab] f32 in device memory, valid until the next call.
-  Matrix Forward(const Batch& batch, StatePool& pool);
+  // Runs the batch, updating the states of its slots in `pool`.
+  ForwardResult Forward(const Batch& batch, StatePool& pool);
 
   const ModelConfig& config() const;
   Stream& stream();

@@ -172,7 +172,7 @@ void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
 
 void ContinuousBatch::Launch(const Step& step) {
   sampler_.Prepare(step.samples);
-  sampler_.Launch(model_.Forward(step.batch, pool_));
+  sampler_.Launch(model_.Forward(step.batch, pool_).logits);
 }
 
 void ContinuousBatch::Collect(const Step& step) {

@@ -61,7 +61,7 @@ int CountSlots(const ModelOptions& options, Model& model) {
 
 // Runs the batch on states of its own; throws if the logits of its last row are not finite.
 void Run(Model& model, StatePool& pool, const Batch& batch) {
-  const Matrix logits = model.Forward(batch, pool);
+  const Matrix logits = model.Forward(batch, pool).logits;
   std::vector<float> host(static_cast<size_t>(logits.cols));
   model.stream().CopyToHost(host.data(), logits.data, host.size() * sizeof(float));
   model.stream().Synchronize();

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 
 #include "model/safetensors.h"
@@ -146,7 +147,68 @@ TEST(Model, RefusesABatchThatWouldReadOutOfBounds) {
   EXPECT_THAT(error({{1}, {0}, {0, 2}, {0}, 1, {0}}), HasSubstr("fit together"));
   EXPECT_THAT(error({{1, 2}, {0}, {0, 2}, {0}, 1, {0}}), HasSubstr("length"));
   EXPECT_THAT(error({{1}, {0}, {0, 1}, {0}, 1, {1}}), HasSubstr("logits row"));
+  EXPECT_THAT(error({{1, 2}, {0}, {0, 2}, {0}, 0, {1, 0}}), HasSubstr("logits row"));
+  EXPECT_THAT(error({{1}, {0}, {0, 1}, {0}, 1, {}, nullptr, {1}}), HasSubstr("hidden row"));
+  EXPECT_THAT(error({{1}, {0}, {0, 1}, {0}, 1, {}, nullptr, {-1}}), HasSubstr("hidden row"));
 }
+
+class HiddenStates : public ::testing::TestWithParam<std::string> {};
+
+// The head's product with the hidden states is the logits, which the golden tests check against the
+// library's: of every row of a ragged batch with decode rows, wanted together or hidden alone.
+TEST_P(HiddenStates, TimesTheHeadAreTheLogits) {
+  const std::filesystem::path folder = kGolden / GetParam();
+  const auto model = Model::Load({.path = folder});
+  const int vocab = model->config().vocab_size, D = model->config().hidden_size;
+  const auto tensors = TensorsOf(folder);
+  const auto head = tensors.find("lm_head.weight");
+  const std::vector<float>& weights =
+      head != tensors.end() ? head->second.values : tensors.at("model.embeddings.weight").values;
+  StatePool pool(model->stream(), model->config(), 6);
+  const auto run = [&](std::vector<int> hidden_rows, bool with_logits) {
+    std::vector<int> slots;
+    for (int i = 0; i < 3; ++i) slots.push_back(pool.Acquire(model->stream()));
+    Batch batch{{}, slots, {0, 1, 71, 76}, {0, 0, 0}, 1, {}, nullptr, std::move(hidden_rows)};
+    for (int row = 0; row < 76; ++row) {
+      batch.tokens.push_back((row * 29 + 3) % vocab);
+      if (with_logits) batch.logits_rows.push_back(row);
+    }
+    const ForwardResult result = model->Forward(batch, pool);
+    for (const int slot : slots) pool.Release(slot);
+    const auto copy = [](Matrix matrix) {
+      const float* const begin = matrix.Row<float>(0);
+      return std::vector<float>(begin, begin + matrix.rows * matrix.cols);
+    };
+    EXPECT_EQ(result.logits.present(), with_logits);
+    return std::pair(copy(result.hidden), with_logits ? copy(result.logits) : std::vector<float>());
+  };
+  std::vector<int> all_rows(76);
+  std::iota(all_rows.begin(), all_rows.end(), 0);
+  const auto [hidden, logits] = run(all_rows, true);
+  ASSERT_EQ(hidden.size(), 76u * D);
+  std::vector<float> product;
+  for (int row = 0; row < 76; ++row) {
+    for (int token = 0; token < vocab; ++token) {
+      double sum = 0;
+      for (int i = 0; i < D; ++i) sum += double{hidden[row * D + i]} * weights[token * D + i];
+      product.push_back(static_cast<float>(sum));
+    }
+  }
+  EXPECT_LT(Error(logits, product), 1e-6);
+
+  EXPECT_EQ(run(all_rows, false).first, hidden);
+  const auto [some, some_logits] = run({0, 40, 75}, true);
+  EXPECT_EQ(some_logits, logits);
+  std::vector<float> wanted;
+  for (const int row : {0, 40, 75}) {
+    wanted.insert(wanted.end(), hidden.begin() + row * D, hidden.begin() + (row + 1) * D);
+  }
+  EXPECT_EQ(some, wanted);
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, HiddenStates,
+                         ::testing::Values("kda", "gated_deltanet", "gla-conv-mqa-tied", "retnet",
+                                           "linear_attn-relu-normqk"));
 
 // ---- Options that no golden checkpoint has, checked by prefill against steps: the two schedules
 // share the layer but neither the recurrence nor the way a state enters.

@@ -24,6 +24,10 @@ float LogitOf(uint32_t hash, int token) {
   return static_cast<float>((hash + static_cast<uint32_t>(token) * 40503u) % 1000) / 250;
 }
 
+float HiddenOf(uint32_t hash, int column) {
+  return static_cast<float>((hash >> (2 * column)) % 2001) / 1000 - 1;
+}
+
 FakeModelOptions* options_of_next_load = nullptr;
 
 // Thrown into the engine, which then ends every request with INTERNAL and this text.
@@ -37,6 +41,14 @@ int FakeNextToken(std::span<const int> tokens) { return NextOf(HashOf(tokens)); 
 
 float FakeLogit(std::span<const int> tokens, int token) { return LogitOf(HashOf(tokens), token); }
 
+std::vector<float> FakeHidden(std::span<const int> tokens) {
+  std::vector<float> hidden;
+  for (int column = 0; column < kFakeHidden; ++column) {
+    hidden.push_back(HiddenOf(HashOf(tokens), column));
+  }
+  return hidden;
+}
+
 std::unique_ptr<Model> MakeFakeModel(FakeModelOptions& options) {
   options_of_next_load = &options;
   return Model::Load({});
@@ -49,7 +61,7 @@ struct Model::Parts {
   ModelConfig config;
   Stream stream{Device{}};
   std::vector<std::vector<int>> seen;  // tokens by slot
-  std::vector<float> logits;
+  std::vector<float> logits, hidden;
 };
 
 Model::Model(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
@@ -61,7 +73,7 @@ std::unique_ptr<Model> Model::Load(const LoadOptions&) {
   ModelConfig& config = parts->config;
   config.model_type = "fake";
   config.vocab_size = testing::kFakeVocab;
-  config.hidden_size = 8;
+  config.hidden_size = testing::kFakeHidden;
   config.num_layers = 1;
   config.eos_token_ids = {testing::kFakeEos};
   config.mixer.heads = config.mixer.q_heads = config.mixer.k_heads = config.mixer.v_heads = 1;
@@ -69,7 +81,7 @@ std::unique_ptr<Model> Model::Load(const LoadOptions&) {
   return std::unique_ptr<Model>(new Model(std::move(parts)));
 }
 
-Matrix Model::Forward(const Batch& batch, StatePool& pool) {
+ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
   using testing::Check;
   testing::FakeModelOptions& options = *parts_->options;
   if (options.steps++ == options.fail_at_step) throw DeviceError("the fake device broke");
@@ -86,7 +98,8 @@ Matrix Model::Forward(const Batch& batch, StatePool& pool) {
   std::vector<bool> used(pool.total(), false);
   parts_->seen.resize(pool.total());
   parts_->logits.assign(batch.logits_rows.size() * testing::kFakeVocab, 0.0f);
-  size_t next = 0;  // of logits_rows
+  parts_->hidden.clear();
+  size_t next = 0, next_hidden = 0;  // of logits_rows and hidden_rows
   for (int n = 0; n < N; ++n) {
     const int begin = batch.cu_seqlens[n], end = batch.cu_seqlens[n + 1], slot = batch.slots[n];
     Check(end > begin && (n >= batch.num_decode || end == begin + 1), "lengths");
@@ -99,18 +112,28 @@ Matrix Model::Forward(const Batch& batch, StatePool& pool) {
       const int token = batch.tokens[row];
       Check(token >= 0 || batch.sampled != nullptr, "a token that was sampled nowhere");
       seen.push_back(token >= 0 ? token : batch.sampled[-1 - token]);
+      const bool poisoned = seen.back() == options.poisoned_token;
+      if (next_hidden < batch.hidden_rows.size() && batch.hidden_rows[next_hidden] == row) {
+        ++next_hidden;
+        for (const float value : testing::FakeHidden(seen)) {
+          parts_->hidden.push_back(poisoned ? NAN : value);
+        }
+      }
       if (next == batch.logits_rows.size() || batch.logits_rows[next] != row) continue;
       float* logits = &parts_->logits[next++ * testing::kFakeVocab];
       const uint32_t hash = testing::HashOf(seen);
-      const bool poisoned = seen.back() == options.poisoned_token;
       for (int token = 0; token < testing::kFakeVocab; ++token) {
         logits[token] = poisoned ? NAN : testing::LogitOf(hash, token);
       }
     }
   }
   Check(next == batch.logits_rows.size(), "logits rows are not ascending rows");
-  return {parts_->logits.data(), DType::kF32, static_cast<int64_t>(batch.logits_rows.size()),
-          testing::kFakeVocab, testing::kFakeVocab};
+  Check(next_hidden == batch.hidden_rows.size(), "hidden rows are not ascending rows");
+  const auto matrix = [](std::vector<float>& values, size_t rows, int64_t columns) {
+    return Matrix{values.data(), DType::kF32, static_cast<int64_t>(rows), columns, columns};
+  };
+  return {matrix(parts_->logits, batch.logits_rows.size(), testing::kFakeVocab),
+          matrix(parts_->hidden, batch.hidden_rows.size(), testing::kFakeHidden)};
 }
 
 void Model::Prepare(StatePool&, const int*, int, int) {}

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "model/model.h"
 
@@ -14,6 +15,7 @@ namespace fla::testing {
 
 inline constexpr int kFakeVocab = 256;
 inline constexpr int kFakeEos = 2;
+inline constexpr int kFakeHidden = 8;
 
 // Thread safety: the fields may be set while an engine runs.
 struct FakeModelOptions {
@@ -21,7 +23,7 @@ struct FakeModelOptions {
   int max_logits_rows = 1024;  // likewise
   std::atomic<int> step_milliseconds = 0;
   std::atomic<int> fail_at_step = -1;  // the step, counted from 0, that throws a DeviceError
-  // The logits that follow this token are NaN.
+  // The logits that follow this token, and the hidden state at it, are NaN.
   std::atomic<int> poisoned_token = -1;
   std::atomic<int> steps = 0;  // counts
 };
@@ -34,5 +36,8 @@ int FakeNextToken(std::span<const int> tokens);
 
 // The logit of `token` after `tokens`.
 float FakeLogit(std::span<const int> tokens, int token);
+
+// The final hidden state at the last of `tokens`: kFakeHidden values in [-1, 1].
+std::vector<float> FakeHidden(std::span<const int> tokens);
 
 }  // namespace fla::testing

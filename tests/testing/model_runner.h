@@ -34,7 +34,7 @@ inline std::vector<float> AllLogits(Model& model, StatePool& pool, std::vector<P
   for (size_t row = 0; row < batch.tokens.size(); ++row) {
     batch.logits_rows.push_back(static_cast<int>(row));
   }
-  const Matrix logits = model.Forward(batch, pool);
+  const Matrix logits = model.Forward(batch, pool).logits;
   std::vector<float> host(logits.rows * logits.cols);
   model.stream().CopyToHost(host.data(), logits.data, host.size() * sizeof(float));
   model.stream().Synchronize();
