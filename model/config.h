@@ -21,6 +21,9 @@ struct GenerationDefaults {
   std::optional<float> repetition_penalty;
 };
 
+// What of a sequence's hidden states is its embedding.
+enum class Pooling : uint8_t { kLast, kMean, kAll };
+
 struct ModelConfig {
   std::string model_type;
   int vocab_size = 0;
@@ -33,6 +36,8 @@ struct ModelConfig {
   int bos_token_id = -1;           // -1: none
   std::vector<int> eos_token_ids;  // of config.json and generation_config.json
   GenerationDefaults generation;
+  int embed_dim = 0;                 // of inputs that are vectors; 0: it takes tokens alone
+  Pooling pooling = Pooling::kLast;  // of an embedding, where a request does not say
 };
 
 // Reads the two files of a checkpoint folder; generation_config.json may be absent. Throws
