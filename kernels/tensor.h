@@ -52,6 +52,8 @@ struct Matrix {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t stride = 0;
+  bool packed =
+      false;  // a Linear's weight as PackLinear (kernels/linear_weight.h) left it: no rows
 
   bool present() const { return data != nullptr; }
   bool contiguous() const { return stride == cols; }

@@ -3,6 +3,7 @@
 #include "kernels/check.h"
 #include "kernels/cpu/linear_kernel.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/packed_linear.h"
 #include "kernels/cpu/rows.h"
 
 namespace fla::cpu {
@@ -25,6 +26,7 @@ void StorePanel(float* panel, const float* bias, Matrix out) {
 
 void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
   FLA_CHECK(x.dtype == weight.dtype && x.dtype != DType::kF16);
+  if (weight.packed) return PackedLinear(stream, x, weight, bias, out);
   const int64_t tiles = (x.rows + kTileRows - 1) / kTileRows;
   const auto tile_size = static_cast<int64_t>(PackedSize(kTileRows, x.cols));
   auto* packed = static_cast<float*>(stream.Scratch(tiles * tile_size * sizeof(float)));

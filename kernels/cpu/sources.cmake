@@ -8,6 +8,8 @@ target_sources(fla_kernels PRIVATE
   cpu/linear_kernel.cc
   cpu/norm.cc
   cpu/normalizer.cc
+  cpu/packed_linear.cc
+  cpu/panel_product.cc
   cpu/parallel.cc
   cpu/row_kernels.cc
   cpu/sampling.cc

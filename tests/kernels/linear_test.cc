@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/linear_weight.h"
 #include "kernels/ops.h"
 #include "tests/kernels/device_matrix.h"
 
@@ -23,7 +24,24 @@ std::vector<double> LinearByDefinition(const std::vector<double>& x, const std::
   return wanted;
 }
 
-class LinearTest : public OpTest {};
+class LinearTest : public OpTest {
+ protected:
+  // The weight as the device's Linear wants it: packed, or, where it reads rows, as it is.
+  Matrix Packed(const std::vector<double>& w, int rows, int cols) {
+    const size_t bytes = PackedLinearBytes(stream().device(), dtype(), rows, cols);
+    if (bytes == 0) {
+      return weights_.emplace_back(Upload(rows, cols, w)).view();
+    }
+    memory_.emplace_back(stream().device(), bytes);
+    // Only a CPU packs, and its memory is the host's.
+    const DeviceMatrix host(stream(), dtype(), rows, cols, w, /*gap=*/0);
+    return PackLinear(stream().device(), host.view(), memory_.back().data());
+  }
+
+ private:
+  std::vector<Buffer> memory_;
+  std::vector<DeviceMatrix> weights_;
+};
 
 TEST_P(LinearTest, MatchesTheDefinition) {
   struct Shape {
@@ -49,6 +67,29 @@ TEST_P(LinearTest, MatchesTheDefinition) {
   }
 }
 
+TEST_P(LinearTest, MatchesTheDefinitionWithPackedWeights) {
+  struct Shape {
+    int rows, in, out;
+  };
+  for (const auto [rows, in, out] :
+       {Shape{1, 64, 48}, Shape{1, 1, 1}, Shape{3, 33, 129}, Shape{15, 1024, 256},
+        Shape{16, 100, 200}, Shape{17, 384, 131}, Shape{97, 70, 65}, Shape{300, 384, 160}}) {
+    SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(in) + " x " + std::to_string(out));
+    const auto x = RandomNormal(static_cast<size_t>(rows) * in, 1, dtype());
+    const auto w = RandomNormal(static_cast<size_t>(out) * in, 2, dtype());
+    const auto bias = RandomNormal(out, 3, DType::kF32);
+    const Matrix packed = Packed(w, out, in);
+    const auto x_device = Upload(rows, in, x);
+    const auto bias_device = UploadFloats(bias);
+    auto plain = Poisoned(rows, out);
+    Linear(stream(), x_device.view(), packed, nullptr, plain.view());
+    ExpectClose(plain, LinearByDefinition(x, w, {}, rows, in, out));
+    DeviceMatrix biased(stream(), DType::kF32, rows, out);
+    Linear(stream(), x_device.view(), packed, bias_device.data(), biased.view());
+    ExpectClose(biased, LinearByDefinition(x, w, bias, rows, in, out));
+  }
+}
+
 TEST_P(LinearTest, TakesNoRows) {
   const auto w = Upload(8, 4, RandomNormal(32, 1, dtype()));
   Matrix x = w.view().Rows(0, 0);
@@ -61,24 +102,33 @@ TEST_P(LinearTest, TakesNoRows) {
 TEST_P(LinearTest, ARowDoesNotDependOnItsCompany) {
   if (stream().device().is_cuda()) GTEST_SKIP() << "cuBLASLt picks its kernel by the row count";
   for (const int in : {384, 1500}) {
-    constexpr int kRows = 100, kOut = 40;
+    constexpr int kRows = 100, kOut = 140;
     const auto x = RandomNormal(static_cast<size_t>(kRows) * in, 1, dtype());
     const auto x_device = Upload(kRows, in, x);
-    const auto w_device =
-        Upload(kOut, in, RandomNormal(static_cast<size_t>(kOut) * in, 2, dtype()));
-    DeviceMatrix together(stream(), DType::kF32, kRows, kOut);
-    Linear(stream(), x_device.view(), w_device.view(), nullptr, together.view());
-    const std::vector<float> wanted = together.Read();
-    for (const int count : {1, 2, 3, 4, 5, 6, 7, 97}) {
-      const int first = kRows - count;
-      DeviceMatrix part(stream(), DType::kF32, count, kOut);
-      Linear(stream(), x_device.view().Rows(first, count), w_device.view(), nullptr, part.view());
-      const std::vector<float> actual = part.Read();
-      ASSERT_TRUE(std::equal(actual.begin(), actual.end(), wanted.begin() + first * kOut))
-          << count << " rows of " << in;
+    const auto w = RandomNormal(static_cast<size_t>(kOut) * in, 2, dtype());
+    const auto w_device = Upload(kOut, in, w);
+    for (const Matrix& weight : {w_device.view(), Packed(w, kOut, in)}) {
+      DeviceMatrix together(stream(), DType::kF32, kRows, kOut);
+      Linear(stream(), x_device.view(), weight, nullptr, together.view());
+      const std::vector<float> wanted = together.Read();
+      for (const int count : {1, 2, 3, 4, 5, 6, 7, 15, 16, 17, 63, 64, 65, 97}) {
+        const int first = kRows - count;
+        DeviceMatrix part(stream(), DType::kF32, count, kOut);
+        Linear(stream(), x_device.view().Rows(first, count), weight, nullptr, part.view());
+        const std::vector<float> actual = part.Read();
+        ASSERT_TRUE(std::equal(actual.begin(), actual.end(), wanted.begin() + first * kOut))
+            << count << " rows of " << in << (weight.packed ? ", packed" : "");
+      }
     }
   }
 }
+
+#if defined(__x86_64__)
+TEST(PackedLinearTest, OneDnnServesProcessorsWithWideVectors) {
+  if (!__builtin_cpu_supports("avx512dq")) GTEST_SKIP() << "no AVX-512 here";
+  EXPECT_GE(PackedLinearBytes({}, DType::kF32, 300, 384), 300u * 384 * sizeof(float));
+}
+#endif
 
 FLA_INSTANTIATE_OP_TEST(LinearTest);
 

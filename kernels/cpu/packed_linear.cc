@@ -1,0 +1,107 @@
+#include "kernels/cpu/packed_linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/check.h"
+#include "kernels/cpu/panel_product.h"
+#include "kernels/cpu/rows.h"
+
+namespace fla::cpu {
+namespace {
+
+// Rows of x that one task multiplies with a panel, which stays in the second-level cache.
+constexpr int64_t kTaskRows = 256;
+constexpr int64_t kParallelProducts = 1 << 17;  // as in linear.cc
+
+// The panels of a packed weight: all of kPanelWeights rows but the last.
+struct Panels {
+  explicit Panels(const Matrix& weight)
+      : count((weight.rows + kPanelWeights - 1) / kPanelWeights),
+        last(weight.rows - (count - 1) * kPanelWeights),
+        full_product(count > 1 ? PanelProduct::Find(weight.dtype, weight.cols, kPanelWeights)
+                               : nullptr),
+        last_product(PanelProduct::Find(weight.dtype, weight.cols, last)) {}
+
+  bool supported() const {
+    return last_product != nullptr && (count == 1 || full_product != nullptr);
+  }
+  int64_t Columns(int64_t panel) const { return panel + 1 < count ? kPanelWeights : last; }
+  const PanelProduct& Product(int64_t panel) const {
+    return panel + 1 < count ? *full_product : *last_product;
+  }
+  size_t Offset(int64_t panel) const {
+    return panel == 0 ? 0 : panel * full_product->panel_bytes();
+  }
+
+  int64_t count, last;
+  const PanelProduct* full_product;
+  const PanelProduct* last_product;
+};
+
+// x as contiguous rows, those that a tile reads beyond it (their products are not used) included.
+const char* ContiguousRows(Stream& stream, Matrix x, int64_t rows_read) {
+  if (x.contiguous() && rows_read == x.rows) return x.Row<const char>(0);
+  const int64_t row_bytes = x.cols * static_cast<int64_t>(SizeOf(x.dtype));
+  auto* copy = static_cast<char*>(stream.Scratch(rows_read * row_bytes));
+  for (int64_t row = 0; row < x.rows; ++row) {
+    std::memcpy(copy + row * row_bytes, x.Rows(row, 1).data, row_bytes);
+  }
+  std::memset(copy + x.rows * row_bytes, 0, (rows_read - x.rows) * row_bytes);
+  return copy;
+}
+
+}  // namespace
+
+size_t PackedLinearBytes(DType dtype, int64_t rows, int64_t cols) {
+  if (rows == 0 || cols == 0 || (dtype != DType::kF32 && dtype != DType::kBF16)) return 0;
+  const Panels panels({nullptr, dtype, rows, cols, cols});
+  if (!panels.supported()) return 0;
+  return panels.Offset(panels.count - 1) + panels.last_product->panel_bytes();
+}
+
+void PackLinear(Matrix weight, void* target) {
+  const Panels panels(weight);
+  FLA_CHECK(panels.supported());
+  ParallelFor(panels.count, MaxThreads(), [&](int64_t panel) {
+    panels.Product(panel).Pack(weight.Rows(panel * kPanelWeights, 1).data,
+                               static_cast<char*>(target) + panels.Offset(panel));
+  });
+}
+
+void PackedLinear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
+  if (x.rows == 0) return;
+  const Panels panels(weight);
+  const auto tile_rows = [](int64_t left) {
+    return static_cast<int>(left >= kLongTile ? kLongTile : std::min<int64_t>(left, kShortTile));
+  };
+  const int64_t rest = x.rows % kShortTile;
+  const int64_t rows_read =
+      x.rows - rest + (rest == 0 ? 0 : panels.last_product->TileRows(static_cast<int>(rest)));
+  const int64_t row_bytes = x.cols * static_cast<int64_t>(SizeOf(x.dtype));
+  const char* const rows = ContiguousRows(stream, x, rows_read);
+
+  const int64_t groups = (x.rows + kTaskRows - 1) / kTaskRows;
+  const bool parallel = x.rows * weight.rows * x.cols > kParallelProducts;
+  ParallelFor(panels.count * groups, parallel ? MaxThreads() : 1, [&](int64_t task) {
+    const int64_t panel = task / groups, columns = panels.Columns(panel);
+    const PanelProduct& product = panels.Product(panel);
+    const void* const packed = static_cast<const char*>(weight.data) + panels.Offset(panel);
+    const float* const panel_bias = bias == nullptr ? nullptr : bias + panel * kPanelWeights;
+    alignas(64) float tile[kLongTile * kPanelWeights];
+    const int64_t end = std::min(x.rows, (task % groups + 1) * kTaskRows);
+    for (int64_t row = task % groups * kTaskRows; row < end;) {
+      const int count = tile_rows(end - row);
+      product.Multiply(product.TileRows(count), rows + row * row_bytes, packed, tile);
+      for (int64_t i = 0; i < count; ++i) {
+        float* const products = tile + i * columns;
+        if (bias != nullptr) AddFloats(products, panel_bias, columns, products);
+        StoreFloats(out.dtype, products, columns,
+                    out.Rows(row + i, 1).Columns(panel * kPanelWeights, columns).data);
+      }
+      row += count;
+    }
+  });
+}
+
+}  // namespace fla::cpu
