@@ -183,7 +183,8 @@ TEST_P(RecurrenceTest, LongPrompt) {
 }
 
 TEST_P(RecurrenceTest, HeadSizesThatNoTileDivides) {
-  for (const auto [key_dim, value_dim] : {std::pair{8, 16}, {16, 24}, {5, 3}, {272, 40}}) {
+  for (const auto& [key_dim, value_dim] :
+       {std::pair{8, 16}, std::pair{16, 24}, std::pair{5, 3}, std::pair{272, 40}}) {
     const auto problem = RandomProblem(Spec(key_dim, value_dim, 2), dtype(), {33, 0, 1, 17}, 16);
     ExpectClose(problem, RunPrefill(device(), problem), RunReference(problem), bounds());
     const auto step = Part(problem, {0, 2, 3}, 0, 1, problem.state);
