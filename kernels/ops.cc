@@ -45,6 +45,12 @@ void AddRmsNorm(Stream& stream, Matrix residual, Matrix delta, const float* weig
   FLA_FORWARD(AddRmsNorm, residual, delta, weight, eps, out);
 }
 
+void LayerNorm(Stream& stream, const LayerNormArgs& args) {
+  FLA_CHECK(SameShape(args.x, args.out) && args.x.data != args.out.data);
+  FLA_CHECK(!args.delta.present() || SameShape(args.x, args.delta));
+  FLA_FORWARD(LayerNorm, args);
+}
+
 void Add(Stream& stream, Matrix residual, Matrix delta) {
   FLA_CHECK(SameShape(residual, delta));
   FLA_FORWARD(Add, residual, delta);

@@ -10,7 +10,15 @@
 
 namespace fla {
 
-enum class Activation : uint8_t { kIdentity, kSilu, kSigmoid, kRelu, kEluPlusOne, kGelu };
+enum class Activation : uint8_t {
+  kIdentity,
+  kSilu,
+  kSigmoid,
+  kRelu,
+  kReluPlusEps,  // max(x, 0) + 1e-6
+  kEluPlusOne,   // x + 1 above 0, else exp(x)
+  kGelu,         // x / 2 (1 + erf(x / sqrt 2))
+};
 
 // out[t] = table[tokens[t]]. table [vocab, D] of any dtype. A token below 0 stands for
 // sampled[-1 - token]: one that the device has chosen and the host has not seen. Tokens are in
@@ -35,6 +43,18 @@ void RmsNorm(Stream& stream, Matrix x, const float* weight, float eps, Matrix ou
 // residual += delta, then out = RmsNorm(residual). `residual` may be f32 while the rest is bf16.
 void AddRmsNorm(Stream& stream, Matrix residual, Matrix delta, const float* weight, float eps,
                 Matrix out);
+
+// out = (x - mean) / sqrt(variance + eps) * weight + bias, per row, both over the row's D entries.
+// With `delta`, x += delta comes first, and the norm is that of x as it is stored.
+struct LayerNormArgs {
+  Matrix x;                       // [T, D], may be f32 while the rest is bf16
+  Matrix delta;                   // [T, D] or absent
+  const float* weight = nullptr;  // [D]
+  const float* bias = nullptr;    // [D]
+  float eps = 0.0f;
+  Matrix out;  // [T, D], not x
+};
+void LayerNorm(Stream& stream, const LayerNormArgs& args);
 
 // residual += delta. `residual` may be f32 while delta is bf16.
 void Add(Stream& stream, Matrix residual, Matrix delta);
@@ -134,7 +154,7 @@ struct OutputNormArgs {
 void OutputNorm(Stream& stream, const OutputNormArgs& args);
 
 // Linear attention's normaliser: with z the running sum of k (a state), per head
-// out[t] /= scale * (q_t . z_t) + 1e-10, z_t including k_t. In place on `out`.
+// out[t] /= scale * (q_t . z_t) + eps, z_t including k_t. In place on `out`.
 struct NormalizerArgs {
   Matrix q;  // [T, heads * K]
   Matrix k;  // [T, k_heads * K]
@@ -143,6 +163,7 @@ struct NormalizerArgs {
   int heads = 0;
   int k_heads = 0;
   float scale = 1.0f;
+  float eps = 1e-10f;
   float* state = nullptr;  // [S, heads, K]
   const int* slots = nullptr;
   const int* cu_seqlens = nullptr;

@@ -41,6 +41,28 @@ void AddRmsNorm(Stream&, Matrix residual, Matrix delta, const float* weight, flo
   });
 }
 
+void LayerNorm(Stream&, const LayerNormArgs& args) {
+  const int64_t cols = args.x.cols;
+  ParallelFor(args.x.rows, ThreadsFor(args.x.rows * cols), [&](int64_t t) {
+    thread_local std::vector<float> x_buffer, delta_buffer, centred, out_buffer;
+    if (args.delta.present()) {
+      const float* left = ReadRow(args.x, t, 0, cols, x_buffer);
+      float* sum = OpenRow(args.x, t, 0, cols, x_buffer);
+      AddFloats(left, ReadRow(args.delta, t, 0, cols, delta_buffer), cols, sum);
+      FinishRow(args.x, t, 0, cols, sum);
+    }
+    const float* row = ReadRow(args.x, t, 0, cols, x_buffer);
+    const float mean = SumFloats(row, cols) / static_cast<float>(cols);
+    centred.resize(cols);
+    for (int64_t i = 0; i < cols; ++i) centred[i] = row[i] - mean;
+    float* target = OpenRow(args.out, t, 0, cols, out_buffer);
+    ScaleFloats(centred.data(), InverseRms(centred.data(), cols, args.eps), args.weight, cols,
+                target);
+    AddFloats(target, args.bias, cols, target);
+    FinishRow(args.out, t, 0, cols, target);
+  });
+}
+
 void ActivateHeads(Stream&, const ActivateHeadsArgs& args) {
   const Matrix& x = args.x;
   const int64_t dim = args.head_dim;

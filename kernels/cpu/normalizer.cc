@@ -16,7 +16,7 @@ void NormalizeHead(const NormalizerArgs& args, int sequence, int head) {
   for (int t = args.cu_seqlens_host[sequence]; t < args.cu_seqlens_host[sequence + 1]; ++t) {
     AddFloats(z, ReadRow(args.k, t, k_head * key_dim, key_dim, k_buffer), key_dim, z);
     const float* q = ReadRow(args.q, t, head * key_dim, key_dim, q_buffer);
-    const float denominator = args.scale * DotFloats(q, z, key_dim) + 1e-10f;
+    const float denominator = args.scale * DotFloats(q, z, key_dim) + args.eps;
     const float* in = ReadRow(args.out, t, head * value_dim, value_dim, in_buffer);
     float* out = OpenRow(args.out, t, head * value_dim, value_dim, out_buffer);
     ScaleFloats(in, 1.0f / denominator, nullptr, value_dim, out);

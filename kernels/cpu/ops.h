@@ -16,6 +16,7 @@ void GatherRows(Stream& stream, Matrix x, const int* rows, Matrix out);
 void RmsNorm(Stream& stream, Matrix x, const float* weight, float eps, Matrix out);
 void AddRmsNorm(Stream& stream, Matrix residual, Matrix delta, const float* weight, float eps,
                 Matrix out);
+void LayerNorm(Stream& stream, const LayerNormArgs& args);
 void Add(Stream& stream, Matrix residual, Matrix delta);
 void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out);
 void SwiGlu(Stream& stream, Matrix gate_up, Matrix out);

@@ -4,31 +4,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/cpu/denormals.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/recurrence_heads.h"
 
-#ifdef __SSE2__
-#include <xmmintrin.h>
-#endif
-
 namespace fla::cpu {
 namespace {
-
-// While it lives, this thread's denormal floats count as 0. A state that decays ends among them,
-// and each operation on one costs a hundred others.
-class DenormalsAreZero {
- public:
-#ifdef __SSE2__
-  DenormalsAreZero() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | kFlushToZero | kInputsAreZero); }
-  ~DenormalsAreZero() { _mm_setcsr(saved_); }
-
- private:
-  static constexpr unsigned kFlushToZero = 0x8000, kInputsAreZero = 0x0040;
-  unsigned saved_;
-#else
-  DenormalsAreZero() {}
-#endif
-};
 
 void CheckState(const RecurrenceArgs& args) {
   if (args.state_dtype != DType::kF32) {

@@ -14,24 +14,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace fla::cpu::HWY_NAMESPACE {
 
-// Cuts the workspace into tiles; without memory it counts the floats.
-class Workspace {
- public:
-  explicit Workspace(float* data) : data_(data) {}
-
-  Tile Take(int rows, int columns) {
-    const int stride = PadLanes(columns);
-    Tile tile{data_ == nullptr ? nullptr : data_ + used_, stride};
-    used_ += static_cast<size_t>(rows) * stride;
-    return tile;
-  }
-  size_t used() const { return used_; }
-
- private:
-  float* data_;
-  size_t used_ = 0;
-};
-
 struct PrefillTiles {
   Chunk chunk;
   Tile state;    // [K, columns]
@@ -60,10 +42,6 @@ PrefillTiles TakeTiles(const RecurrenceSpec& spec, int columns, Workspace& works
   tiles.written = workspace.Take(kChunk, columns);
   tiles.out = workspace.Take(kChunk, columns);
   return tiles;
-}
-
-void ClearRows(Tile tile, int rows) {
-  std::memset(tile.data, 0, sizeof(float) * static_cast<size_t>(rows) * tile.stride);
 }
 
 // Reads the tokens [begin, begin + rows) and clears what products are summed into.

@@ -32,6 +32,28 @@ struct Tile {
   Tile At(int row, int column) const { return {Row(row) + column, stride}; }
 };
 
+// Cuts the workspace into tiles; without memory it counts the floats.
+class Workspace {
+ public:
+  explicit Workspace(float* data) : data_(data) {}
+
+  Tile Take(int rows, int columns) {
+    const int stride = PadLanes(columns);
+    Tile tile{data_ == nullptr ? nullptr : data_ + used_, stride};
+    used_ += static_cast<size_t>(rows) * stride;
+    return tile;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  float* data_;
+  size_t used_ = 0;
+};
+
+HWY_INLINE void ClearRows(Tile tile, int rows) {
+  std::memset(tile.data, 0, sizeof(float) * static_cast<size_t>(rows) * tile.stride);
+}
+
 // to[0..count) = scale * from, zeros up to the padding.
 HWY_INLINE void LoadFloats(const float* from, int count, float scale, float* to) {
   const FloatTag d;

@@ -99,6 +99,10 @@ HWY_INLINE void VisitActivation(Activation activation, Visit visit) {
       return visit([](Vec x) HWY_ATTR { return Sigmoid(x); });
     case Activation::kRelu:
       return visit([&](Vec x) HWY_ATTR { return hn::IfThenElse(hn::Lt(x, zero), zero, x); });
+    case Activation::kReluPlusEps:
+      return visit([&](Vec x) HWY_ATTR {
+        return hn::Add(hn::IfThenElse(hn::Lt(x, zero), zero, x), hn::Set(d, 1e-6f));
+      });
     case Activation::kEluPlusOne:
       return visit([&](Vec x) HWY_ATTR {
         return hn::IfThenElse(hn::Gt(x, zero), hn::Add(x, one), ExpKeepingNaN(x));

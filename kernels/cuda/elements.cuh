@@ -95,6 +95,8 @@ __device__ float Activate(Activation activation, float x) {
       return Sigmoid<T>(x);
     case Activation::kRelu:
       return x < 0.0f ? 0.0f : x;  // NaN stays NaN
+    case Activation::kReluPlusEps:
+      return (x < 0.0f ? 0.0f : x) + 1e-6f;
     case Activation::kEluPlusOne:
       return x > 0.0f ? x + 1.0f : expf(x);
     case Activation::kGelu:

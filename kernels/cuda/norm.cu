@@ -1,4 +1,4 @@
-// RMSNorm over whole rows, alone and with the residual addition before it.
+// RMSNorm and LayerNorm over whole rows, alone and with the residual addition before it.
 #include <algorithm>
 
 #include "kernels/cuda/context.h"
@@ -70,15 +70,77 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
 }
 
+// As RmsNormKernel, of LayerNormArgs: mean first, then the variance about it, so that a large mean
+// costs no precision.
+// grid (rows), block (D / N rounded up to a warp, at most kMaxThreads)
+template <typename R, typename T, int N>
+__global__ void __launch_bounds__(kMaxThreads) LayerNormKernel(LayerNormArgs args) {
+  const int64_t row = blockIdx.x;
+  const int columns = static_cast<int>(args.out.cols);
+  const int first = threadIdx.x * N, step = blockDim.x * N;
+  const bool add = args.delta.data != nullptr;
+  R* x = RowOf<R>(args.x, row);
+  float kept[N] = {};
+  float sum = 0.0f;
+  for (int column = first; column < columns; column += step) {
+    float values[N];
+    Load(x + column, values);
+    if (add) {
+      float added[N];
+      Load(RowOf<const T>(args.delta, row) + column, added);
+#pragma unroll
+      for (int i = 0; i < N; ++i) values[i] = ToFloat(FromFloat<R>(values[i] + added[i]));
+      Store(x + column, values);
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      sum += values[i];
+      if (column == first) kept[i] = values[i];
+    }
+  }
+  const auto load = [&](int column, float(&values)[N]) {
+    if (column == first) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) values[i] = kept[i];
+    } else {
+      Load(x + column, values);
+    }
+  };
+  const float mean = BlockSum(sum) / static_cast<float>(columns);
+  float squares = 0.0f;
+  for (int column = first; column < columns; column += step) {
+    float values[N];
+    load(column, values);
+#pragma unroll
+    for (int i = 0; i < N; ++i) squares += (values[i] - mean) * (values[i] - mean);
+  }
+  __syncthreads();  // BlockSum's memory has been read
+  const float scale = rsqrtf(BlockSum(squares) / static_cast<float>(columns) + args.eps);
+  for (int column = first; column < columns; column += step) {
+    float values[N], weights[N], biases[N];
+    Load(args.weight + column, weights);
+    Load(args.bias + column, biases);
+    load(column, values);
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = (values[i] - mean) * scale * weights[i] + biases[i];
+    Store(RowOf<T>(args.out, row) + column, values);
+  }
+}
+
+unsigned ThreadsForRow(int64_t columns, int N) {
+  return static_cast<unsigned>(
+      std::min<int64_t>(kMaxThreads, (columns + N * 32 - 1) / (N * 32) * 32));
+}
+
 template <bool kAdd, typename R>
 void Launch(Stream& stream, const char* name, Matrix residual, Matrix delta, const float* weight,
             float eps, Matrix out) {
   if (out.rows == 0) return;
   const bool vectorizable = Vectorizable(out.cols, {residual, delta, out}) && IsAligned(weight);
   DispatchElements(out.dtype, vectorizable, [&]<typename T, int N>() {
-    const int64_t threads = std::min<int64_t>(kMaxThreads, (out.cols + N * 32 - 1) / (N * 32) * 32);
-    RmsNormKernel<kAdd, R, T, N><<<static_cast<unsigned>(out.rows), static_cast<unsigned>(threads),
-                                   0, MakeCurrent(stream)>>>(residual, delta, weight, eps, out);
+    const unsigned rows = static_cast<unsigned>(out.rows);
+    RmsNormKernel<kAdd, R, T, N><<<rows, ThreadsForRow(out.cols, N), 0, MakeCurrent(stream)>>>(
+        residual, delta, weight, eps, out);
     CheckLaunch(name);
   });
 }
@@ -91,6 +153,22 @@ void RmsNorm(Stream& stream, Matrix x, const float* weight, float eps, Matrix ou
   } else {
     Launch<false, __nv_bfloat16>(stream, "RmsNorm", x, {}, weight, eps, out);
   }
+}
+
+void LayerNorm(Stream& stream, const LayerNormArgs& args) {
+  if (args.out.rows == 0) return;
+  const bool vectorizable = Vectorizable(args.out.cols, {args.x, args.delta, args.out}) &&
+                            IsAligned(args.weight) && IsAligned(args.bias);
+  DispatchElements(args.out.dtype, vectorizable, [&]<typename T, int N>() {
+    const unsigned rows = static_cast<unsigned>(args.out.rows);
+    const unsigned threads = ThreadsForRow(args.out.cols, N);
+    if (args.x.dtype == DType::kF32) {
+      LayerNormKernel<float, T, N><<<rows, threads, 0, MakeCurrent(stream)>>>(args);
+    } else {
+      LayerNormKernel<__nv_bfloat16, T, N><<<rows, threads, 0, MakeCurrent(stream)>>>(args);
+    }
+    CheckLaunch("LayerNorm");
+  });
 }
 
 void AddRmsNorm(Stream& stream, Matrix residual, Matrix delta, const float* weight, float eps,

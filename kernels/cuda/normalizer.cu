@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) NormalizerKernel(NormalizerArgs args
       float dot = 0.0f;
 #pragma unroll
       for (int warp = 0; warp < kWarps; ++warp) dot += warp_dots[warp][threadIdx.x];
-      divisors[threadIdx.x] = args.scale * dot + 1e-10f;
+      divisors[threadIdx.x] = args.scale * dot + args.eps;
     }
     __syncthreads();
     for (int i = threadIdx.x; i < rows * V; i += kThreads) {

@@ -21,6 +21,8 @@ inline double ActivationOf(Activation activation, double x) {
       return SigmoidOf(x);
     case Activation::kRelu:
       return std::fmax(x, 0.0);
+    case Activation::kReluPlusEps:
+      return std::fmax(x, 0.0) + 1e-6;
     case Activation::kEluPlusOne:
       return x > 0.0 ? x + 1.0 : std::exp(x);
     case Activation::kGelu:
@@ -29,8 +31,8 @@ inline double ActivationOf(Activation activation, double x) {
   return NAN;
 }
 
-inline constexpr Activation kAllActivations[] = {Activation::kIdentity,   Activation::kSilu,
-                                                 Activation::kSigmoid,    Activation::kRelu,
-                                                 Activation::kEluPlusOne, Activation::kGelu};
+inline constexpr Activation kAllActivations[] = {
+    Activation::kIdentity,    Activation::kSilu,       Activation::kSigmoid, Activation::kRelu,
+    Activation::kReluPlusEps, Activation::kEluPlusOne, Activation::kGelu};
 
 }  // namespace fla::testing

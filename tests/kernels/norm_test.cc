@@ -68,6 +68,52 @@ TEST_P(NormTest, AddRmsNorm) {
   }
 }
 
+std::vector<double> LayerNormByDefinition(std::vector<double> x, const std::vector<double>& weight,
+                                          const std::vector<double>& bias, double eps) {
+  const size_t width = weight.size();
+  for (size_t begin = 0; begin < x.size(); begin += width) {
+    double mean = 0, variance = 0;
+    for (size_t i = 0; i < width; ++i) mean += x[begin + i] / width;
+    for (size_t i = 0; i < width; ++i) variance += std::pow(x[begin + i] - mean, 2) / width;
+    for (size_t i = 0; i < width; ++i) {
+      x[begin + i] = (x[begin + i] - mean) / std::sqrt(variance + eps) * weight[i] + bias[i];
+    }
+  }
+  return x;
+}
+
+TEST_P(NormTest, LayerNorm) {
+  for (const DType x_dtype : {dtype(), DType::kF32}) {
+    for (const int width : kWidths) {
+      for (const bool add : {false, true}) {
+        SCOPED_TRACE(::testing::Message() << width << (add ? " with a delta" : ""));
+        auto x = RandomNormal(5 * width, 1, x_dtype);
+        // A mean well above the deviation, where a variance from squares would lose its digits.
+        for (double& value : x) value = Rounded(value + 30.0, x_dtype);
+        const auto delta = RandomNormal(5 * width, 2, dtype());
+        const auto weight = RandomNormal(width, 3, DType::kF32);
+        const auto bias = RandomNormal(width, 4, DType::kF32);
+        DeviceMatrix x_device(stream(), x_dtype, 5, width, x);
+        const auto delta_device = Upload(5, width, delta);
+        const auto weight_device = UploadFloats(weight), bias_device = UploadFloats(bias);
+        auto out = Poisoned(5, width);
+        LayerNorm(stream(), {.x = x_device.view(),
+                             .delta = add ? delta_device.view() : Matrix{},
+                             .weight = weight_device.data(),
+                             .bias = bias_device.data(),
+                             .eps = 1e-5f,
+                             .out = out.view()});
+        for (size_t i = 0; add && i < x.size(); ++i) x[i] = Rounded(x[i] + delta[i], x_dtype);
+        ExpectClose(x_device, x);
+        const auto wanted = LayerNormByDefinition(x, weight, bias, 1e-5);
+        // The mean of 30 costs a deviation of 1 five of f32's 24 bits.
+        EXPECT_LT(RelativeError(std::span<const float>(out.Read()), std::span(wanted)),
+                  dtype() == DType::kF32 ? 2e-5 : 4e-3);
+      }
+    }
+  }
+}
+
 std::vector<double> ActivateHeadsByDefinition(std::vector<double> x, int dim, Activation activation,
                                               HeadNorm norm, double eps) {
   for (double& value : x) value = ActivationOf(activation, value);
