@@ -1,7 +1,6 @@
 #include "server/control_service.h"
 
 #include "server/grpc_answer.h"
-#include "server/grpc_status.h"
 #include "server/model_info.h"
 
 namespace fla {
@@ -41,9 +40,9 @@ grpc::ServerUnaryReactor* ControlService::ListModels(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* ControlService::LoadModel(grpc::CallbackServerContext* rpc,
                                                     const v1::LoadModelRequest* request,
                                                     v1::LoadModelResponse* response) {
-  grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
+  auto* const reactor = new UnaryAnswer;
   if (const absl::Status status = access_.Check(*rpc, Role::kAdmin); !status.ok()) {
-    reactor->Finish(ToGrpcStatus(status));
+    reactor->End(status);
     return reactor;
   }
   registry_.Load(request->name(), [reactor, response](const absl::StatusOr<ModelLease>& lease) {
@@ -51,7 +50,7 @@ grpc::ServerUnaryReactor* ControlService::LoadModel(grpc::CallbackServerContext*
       Describe(*lease->options, *lease->served, v1::MODEL_STATE_SERVING,
                *response->mutable_model());
     }
-    reactor->Finish(ToGrpcStatus(lease.status()));
+    reactor->End(lease.status());
   });
   return reactor;
 }

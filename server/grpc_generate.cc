@@ -3,15 +3,16 @@
 #include <exception>
 #include <utility>
 
+#include "server/grpc_handover.h"
 #include "server/grpc_status.h"
 
 namespace fla {
 namespace {
 
-class UnaryCall final : public GenerateCall, public grpc::ServerUnaryReactor {
+class UnaryCall final : public EngineCall, public grpc::ServerUnaryReactor {
  public:
   UnaryCall(const CallContext& context, v1::GenerateResponse* response)
-      : GenerateCall(context), response_(response) {}
+      : EngineCall(context), response_(response) {}
 
   void KeepUntilDone() { self_ = shared_from_this(); }
 
@@ -48,22 +49,30 @@ class UnaryCall final : public GenerateCall, public grpc::ServerUnaryReactor {
     *response_->mutable_timings() = totals_.timings();
   }
 
-  void FinishWith(const grpc::Status& status) override { Finish(status); }
+  void FinishWith(const grpc::Status& status) override {
+    GiveToGrpc(this);
+    Finish(status);
+  }
   int max_unread_events() const override { return 0; }  // bounded by max_new_tokens
 
-  void OnCancel() override { Cancel(); }
+  void OnCancel() override {
+    TakeFromGrpc(this);
+    Cancel();
+    GiveToGrpc(this);
+  }
   void OnDone() override {
-    const std::shared_ptr<GenerateCall> last = std::move(self_);  // may destroy this on return
+    TakeFromGrpc(this);
+    const std::shared_ptr<EngineCall> last = std::move(self_);  // may destroy this on return
   }
 
   v1::GenerateResponse* response_;  // gRPC's; not touched after Finish
-  std::shared_ptr<GenerateCall> self_;
+  std::shared_ptr<EngineCall> self_;
 };
 
-class StreamedCall final : public GenerateCall,
+class StreamedCall final : public EngineCall,
                            public grpc::ServerWriteReactor<v1::GenerateStreamResponse> {
  public:
-  explicit StreamedCall(const CallContext& context) : GenerateCall(context) {}
+  explicit StreamedCall(const CallContext& context) : EngineCall(context) {}
 
   void KeepUntilDone() { self_ = shared_from_this(); }
 
@@ -92,6 +101,7 @@ class StreamedCall final : public GenerateCall,
       closed_ = last;
       if (last) LogOutcome(status);
     }
+    GiveToGrpc(this);
     if (!last) {
       StartWrite(&message_);
     } else if (writing_) {
@@ -116,6 +126,7 @@ class StreamedCall final : public GenerateCall,
   }
 
   void OnWriteDone(bool ok) override {
+    TakeFromGrpc(this);
     {
       const std::lock_guard lock(mutex_);
       writing_ = false;
@@ -125,17 +136,25 @@ class StreamedCall final : public GenerateCall,
     Advance();
   }
 
-  void FinishWith(const grpc::Status& status) override { Finish(status); }
+  void FinishWith(const grpc::Status& status) override {
+    GiveToGrpc(this);
+    Finish(status);
+  }
   int max_unread_events() const override { return context_.limits.max_unread_events; }
 
-  void OnCancel() override { Cancel(); }
+  void OnCancel() override {
+    TakeFromGrpc(this);
+    Cancel();
+    GiveToGrpc(this);
+  }
   void OnDone() override {
-    const std::shared_ptr<GenerateCall> last = std::move(self_);  // may destroy this on return
+    TakeFromGrpc(this);
+    const std::shared_ptr<EngineCall> last = std::move(self_);  // may destroy this on return
   }
 
   v1::GenerateStreamResponse message_;  // the one in flight
   bool writing_ = false;                // guarded by mutex_
-  std::shared_ptr<GenerateCall> self_;
+  std::shared_ptr<EngineCall> self_;
 };
 
 }  // namespace

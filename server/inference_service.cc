@@ -4,8 +4,8 @@
 
 #include <exception>
 
+#include "server/grpc_answer.h"
 #include "server/grpc_generate.h"
-#include "server/grpc_status.h"
 #include "server/translate.h"
 
 namespace fla {
@@ -41,7 +41,7 @@ absl::Status RunDetokenize(const Tokenizer& tokenizer, const v1::DetokenizeReque
 template <typename Run>
 grpc::ServerUnaryReactor* AnswerWithTokenizer(const CallContext& context, const std::string& model,
                                               grpc::CallbackServerContext* rpc, Run run) {
-  grpc::ServerUnaryReactor* reactor = rpc->DefaultReactor();
+  auto* const reactor = new UnaryAnswer;
   const auto answer = [reactor, run](const absl::StatusOr<ModelLease>& lease) {
     absl::Status status = lease.status();
     try {
@@ -50,7 +50,7 @@ grpc::ServerUnaryReactor* AnswerWithTokenizer(const CallContext& context, const 
       spdlog::error("a call failed: {}", error.what());
       status = absl::InternalError("the server has failed; its log says more");
     }
-    reactor->Finish(ToGrpcStatus(status));
+    reactor->End(status);
   };
   if (const absl::Status status = context.access.Check(*rpc, Role::kUser); !status.ok()) {
     answer(status);
