@@ -6,6 +6,8 @@
 #include <mutex>
 #include <utility>
 
+#include "proto/grpc_handover.h"
+
 namespace fla::client {
 namespace {
 
@@ -69,11 +71,13 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateStreamResponse> {
     stub.async()->GenerateStream(&context_, &message_, this);
     StartRead(&response_);
     CancelIfPlanned();  // before the first reaction can come
+    GiveToGrpc(this);
     StartCall();
   }
 
  private:
   void OnReadDone(bool ok) override {
+    TakeFromGrpc(this);
     if (!ok) return;
     const double now = run_.Now();
     const v1::Choice& delta = response_.delta();
@@ -92,10 +96,12 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateStreamResponse> {
       CancelIfPlanned();
     }
     if (response_.has_timings()) record_.queue_seconds = response_.timings().queue_seconds();
+    GiveToGrpc(this);
     StartRead(&response_);
   }
 
   void OnDone(const grpc::Status& status) override {
+    TakeFromGrpc(this);
     record_.end = run_.Now();
     record_.code = status.error_code();
     record_.error = status.error_message();

@@ -6,4 +6,4 @@
 #include <version>  // the standard library has looked at the macro then
 
 #undef __SANITIZE_THREAD__
-#define FLA_THREAD_SANITIZER  // what server/grpc_handover.h asks for
+#define FLA_THREAD_SANITIZER  // what proto/grpc_handover.h asks for

@@ -6,8 +6,8 @@
 
 #include <exception>
 
+#include "proto/grpc_handover.h"
 #include "server/grpc_access.h"
-#include "server/grpc_handover.h"
 #include "server/grpc_status.h"
 
 namespace fla {
