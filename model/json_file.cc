@@ -11,7 +11,6 @@ namespace fla {
 namespace {
 
 constexpr int kMaxNesting = 64;
-constexpr uintmax_t kMaxFileBytes = 256'000'000;
 
 }  // namespace
 
@@ -37,12 +36,12 @@ nlohmann::json ParseJson(const std::string& file, std::string_view text) {
   }
 }
 
-nlohmann::json ReadJsonFile(const std::filesystem::path& path) {
+nlohmann::json ReadJsonFile(const std::filesystem::path& path, uintmax_t max_bytes) {
   std::error_code error;
   const uintmax_t size = std::filesystem::file_size(path, error);
   if (error) throw std::runtime_error(path.string() + ": cannot read: " + error.message());
-  if (size > kMaxFileBytes) {
-    throw std::runtime_error(path.string() + ": wanted at most " + std::to_string(kMaxFileBytes) +
+  if (size > max_bytes) {
+    throw std::runtime_error(path.string() + ": wanted at most " + std::to_string(max_bytes) +
                              " bytes, got " + std::to_string(size));
   }
   std::ifstream stream(path, std::ios::binary);

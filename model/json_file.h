@@ -13,7 +13,7 @@ namespace fla {
 nlohmann::json ParseJson(const std::string& file, std::string_view text);
 
 // Reads and parses a file. Throws std::runtime_error as ParseJson, and where it cannot be read or
-// is larger than 256 MB.
-nlohmann::json ReadJsonFile(const std::filesystem::path& path);
+// is larger than `max_bytes`, which also bounds the memory that its values take.
+nlohmann::json ReadJsonFile(const std::filesystem::path& path, uintmax_t max_bytes = 4'000'000);
 
 }  // namespace fla

@@ -8,40 +8,10 @@
 namespace fla {
 namespace {
 
-template <typename Bits>
-Bits LoadUnaligned(const char* source, int64_t index) {
-  Bits bits;
-  std::memcpy(&bits, source + index * static_cast<int64_t>(sizeof bits), sizeof bits);
-  return bits;
-}
-
-float LoadFloat(const char* source, DType dtype, int64_t index) {
-  switch (dtype) {
-    case DType::kF32:
-      return LoadUnaligned<float>(source, index);
-    case DType::kF16:
-      return HalfToFloat(LoadUnaligned<uint16_t>(source, index));
-    case DType::kBF16: {
-      BFloat16 value;
-      value.bits = LoadUnaligned<uint16_t>(source, index);
-      return static_cast<float>(value);
-    }
-  }
-  return 0.0f;
-}
-
-// Appends a stored tensor's elements in another dtype (f32 or bf16).
-void Convert(const StoredTensor& tensor, DType dtype, char* target) {
-  if (tensor.dtype == dtype) {
-    std::memcpy(target, tensor.data, tensor.elements * SizeOf(dtype));
-  } else if (dtype == DType::kF32) {
-    auto* out = reinterpret_cast<float*>(target);
-    for (int64_t i = 0; i < tensor.elements; ++i) out[i] = LoadFloat(tensor.data, tensor.dtype, i);
-  } else {
-    auto* out = reinterpret_cast<BFloat16*>(target);
-    for (int64_t i = 0; i < tensor.elements; ++i) {
-      out[i] = BFloat16(LoadFloat(tensor.data, tensor.dtype, i));
-    }
+void RequireHeldDType(DType dtype) {
+  if (dtype != DType::kF32 && dtype != DType::kBF16) {
+    throw std::invalid_argument(std::string("weights can be held as f32 or bf16, got ") +
+                                NameOf(dtype));
   }
 }
 
@@ -49,71 +19,119 @@ void Convert(const StoredTensor& tensor, DType dtype, char* target) {
 
 WeightReader::WeightReader(const Checkpoint& checkpoint, Stream& stream, DType dtype,
                            std::function<void(double)> progress)
-    : checkpoint_(checkpoint), stream_(stream), dtype_(dtype), progress_(std::move(progress)) {
-  if (dtype != DType::kF32 && dtype != DType::kBF16) {
-    throw std::invalid_argument(std::string("weights can be held as f32 or bf16, got ") +
-                                NameOf(dtype));
-  }
+    : checkpoint_(checkpoint),
+      stream_(&stream),
+      dtype_(dtype),
+      progress_(std::move(progress)),
+      transfer_(stream.device().is_cuda()) {
+  RequireHeldDType(dtype);
 }
 
-const StoredTensor& WeightReader::Find(const std::string& name, const std::vector<int64_t>& shape) {
+WeightReader::WeightReader(const Checkpoint& checkpoint, DType dtype,
+                           std::vector<std::string>& problems)
+    : checkpoint_(checkpoint), problems_(&problems), dtype_(dtype), transfer_(false) {
+  RequireHeldDType(dtype);
+}
+
+void WeightReader::Report(const std::string& problem) const {
+  if (problems_ == nullptr) throw std::runtime_error(problem);
+  problems_->push_back(problem);
+}
+
+const StoredTensor* WeightReader::Find(const std::string& name, const std::vector<int64_t>& shape) {
   const auto found = checkpoint_.tensors().find(name);
   if (found == checkpoint_.tensors().end()) {
-    throw std::runtime_error(checkpoint_.folder().string() + ": tensor " + name + " of shape " +
-                             ShapeText(shape) + " is missing");
+    Report(checkpoint_.folder().string() + ": tensor " + name + " of shape " + ShapeText(shape) +
+           " is missing");
+    return nullptr;
   }
   const StoredTensor& tensor = found->second;
+  const bool first = taken_.insert(name).second;
   if (tensor.shape != shape) {
-    throw std::runtime_error(tensor.file + ": tensor " + name + ": wanted shape " +
-                             ShapeText(shape) + ", got " + ShapeText(tensor.shape));
+    Report(tensor.file() + ": tensor " + name + ": wanted shape " + ShapeText(shape) + ", got " +
+           ShapeText(tensor.shape));
+    return nullptr;
   }
-  if (taken_.insert(name).second) {
-    parameters_ += tensor.elements;
-    stored_bytes_taken_ += tensor.elements * static_cast<int64_t>(SizeOf(tensor.dtype));
-    if (progress_) {
-      progress_(static_cast<double>(stored_bytes_taken_) /
-                static_cast<double>(std::max<int64_t>(checkpoint_.bytes(), 1)));
-    }
-  }
-  return tensor;
+  if (first) parameters_ += tensor.elements;
+  return &tensor;
 }
 
-void* WeightReader::Upload(const std::vector<char>& host) {
-  memory_.emplace_back(stream_.device(), std::max<size_t>(host.size(), 1));
-  stream_.CopyToDevice(memory_.back().data(), host.data(), host.size());
-  stream_.Synchronize();
-  bytes_ += static_cast<int64_t>(host.size());
+void* WeightReader::Allocate(int64_t bytes) {
+  bytes_ += bytes;
+  if (stream_ == nullptr) return nullptr;
+  memory_.emplace_back(stream_->device(), static_cast<size_t>(std::max<int64_t>(bytes, 1)));
   return memory_.back().data();
 }
 
 Matrix WeightReader::PackRows(const std::vector<Block>& blocks, int64_t cols) {
   int64_t rows = 0;
-  for (const Block& block : blocks) rows += block.rows;
-  const int64_t row_bytes = cols * static_cast<int64_t>(SizeOf(dtype_));
-  std::vector<char> host(rows * row_bytes, 0);
-  char* target = host.data();
+  std::vector<const StoredTensor*> tensors;
   for (const Block& block : blocks) {
-    if (!block.name.empty()) Convert(Find(block.name, {block.rows, cols}), dtype_, target);
-    target += block.rows * row_bytes;
+    rows += block.rows;
+    tensors.push_back(block.name.empty() ? nullptr : Find(block.name, {block.rows, cols}));
   }
-  return {Upload(host), dtype_, rows, cols, cols};
+  const int64_t row_bytes = cols * static_cast<int64_t>(SizeOf(dtype_));
+  const Matrix packed = {Allocate(rows * row_bytes), dtype_, rows, cols, cols};
+  if (stream_ == nullptr) return packed;
+  char* target = static_cast<char*>(packed.data);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (tensors[i] != nullptr) {
+      transfer_.Add(*tensors[i], dtype_, target);
+    } else {
+      stream_->Zero(target, static_cast<size_t>(blocks[i].rows * row_bytes));
+    }
+    target += blocks[i].rows * row_bytes;
+  }
+  return packed;
+}
+
+Matrix WeightReader::TakeTransposed(const std::string& name, int64_t rows, int64_t cols) {
+  const Matrix stored = Take(name, rows, cols);
+  to_transpose_.push_back(stored);
+  return {stored.data, stored.dtype, cols, rows, rows};
+}
+
+// In its own memory, by way of the host: no weight needs its memory twice on the device.
+void WeightReader::Transpose(const Matrix& stored) {
+  const auto size = static_cast<int64_t>(SizeOf(stored.dtype));
+  std::vector<char> from(static_cast<size_t>(stored.rows * stored.cols * size)), to(from.size());
+  stream_->CopyToHost(from.data(), stored.data, from.size());
+  stream_->Synchronize();
+  for (int64_t row = 0; row < stored.rows; ++row) {
+    for (int64_t col = 0; col < stored.cols; ++col) {
+      std::memcpy(&to[(col * stored.rows + row) * size], &from[(row * stored.cols + col) * size],
+                  static_cast<size_t>(size));
+    }
+  }
+  stream_->CopyToDevice(stored.data, to.data(), to.size());
+  stream_->Synchronize();
 }
 
 const float* WeightReader::Concatenate(const std::vector<Piece>& pieces) {
-  std::vector<char> host;
+  int64_t elements = 0;
+  std::vector<const StoredTensor*> tensors;
   for (const Piece& piece : pieces) {
-    const StoredTensor& tensor = Find(piece.name, piece.shape);
-    const size_t at = host.size();
-    host.resize(at + tensor.elements * sizeof(float));
-    Convert(tensor, DType::kF32, host.data() + at);
+    tensors.push_back(Find(piece.name, piece.shape));
+    if (tensors.back() != nullptr) elements += tensors.back()->elements;
   }
-  return static_cast<const float*>(Upload(host));
+  auto* const values =
+      static_cast<float*>(Allocate(elements * static_cast<int64_t>(sizeof(float))));
+  if (stream_ == nullptr) return values;
+  float* target = values;
+  for (const StoredTensor* tensor : tensors) {
+    transfer_.Add(*tensor, DType::kF32, target);
+    target += tensor->elements;
+  }
+  return values;
 }
 
 const float* WeightReader::Constant(const std::vector<float>& values) {
-  std::vector<char> host(values.size() * sizeof(float));
-  std::memcpy(host.data(), values.data(), host.size());
-  return static_cast<const float*>(Upload(host));
+  const size_t bytes = values.size() * sizeof(float);
+  auto* const target = static_cast<float*>(Allocate(static_cast<int64_t>(bytes)));
+  if (stream_ == nullptr) return target;
+  stream_->CopyToDevice(target, values.data(), bytes);
+  stream_->Synchronize();
+  return target;
 }
 
 bool WeightReader::Has(const std::string& name) const {
@@ -122,13 +140,16 @@ bool WeightReader::Has(const std::string& name) const {
 
 void WeightReader::Skip(const std::string& name) { taken_.insert(name); }
 
-void WeightReader::Finish() const {
+void WeightReader::Finish() {
   for (const auto& [name, tensor] : checkpoint_.tensors()) {
     if (taken_.count(name) == 0) {
-      throw std::runtime_error(tensor.file + ": tensor " + name + " of shape " +
-                               ShapeText(tensor.shape) + " has no place in this model");
+      Report(tensor.file() + ": tensor " + name + " of shape " + ShapeText(tensor.shape) +
+             " has no place in this model");
     }
   }
+  if (stream_ == nullptr) return;
+  transfer_.Run(*stream_, progress_);
+  for (const Matrix& stored : to_transpose_) Transpose(stored);
 }
 
 std::vector<Buffer> WeightReader::ReleaseMemory() { return std::move(memory_); }

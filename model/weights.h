@@ -10,6 +10,7 @@
 
 #include "kernels/device.h"
 #include "model/safetensors.h"
+#include "model/tensor_transfer.h"
 
 namespace fla {
 
@@ -20,9 +21,14 @@ namespace fla {
 class WeightReader {
  public:
   // Matrices become `dtype`, vectors f32. `progress` (may be empty) hears the fraction of the
-  // checkpoint's bytes that was taken.
+  // checkpoint's bytes that is there. `checkpoint` must live until Finish has returned.
   WeightReader(const Checkpoint& checkpoint, Stream& stream, DType dtype,
                std::function<void(double)> progress);
+
+  // Reads and allocates nothing: every pointer is null. Appends to `problems` what would be thrown.
+  WeightReader(const Checkpoint& checkpoint, DType dtype, std::vector<std::string>& problems);
+
+  // What the following return is device memory whose contents are there after Finish.
 
   // Part of a packed matrix: a stored tensor of `rows` x `cols`, or, without a name, zero rows.
   struct Block {
@@ -35,7 +41,10 @@ class WeightReader {
     return PackRows({{name, rows}}, cols);
   }
 
-  // Stored tensors of any shape with `elements` each, one after the other: f32.
+  // A stored matrix [rows, cols] as its transpose, [cols, rows]: contents are there after Finish.
+  Matrix TakeTransposed(const std::string& name, int64_t rows, int64_t cols);
+
+  // Stored tensors of any shape, one after the other: f32.
   struct Piece {
     std::string name;
     std::vector<int64_t> shape;
@@ -51,8 +60,8 @@ class WeightReader {
   // Takes a tensor that repeats another and is not read.
   void Skip(const std::string& name);
 
-  // Throws if a tensor of the checkpoint was not taken.
-  void Finish() const;
+  // Throws if a tensor of the checkpoint was not taken; else reads what was.
+  void Finish();
 
   // The device memory behind everything that was returned; to be kept as long as it is used.
   std::vector<Buffer> ReleaseMemory();
@@ -60,18 +69,23 @@ class WeightReader {
   int64_t bytes() const { return bytes_; }
 
  private:
-  const StoredTensor& Find(const std::string& name, const std::vector<int64_t>& shape);
-  void* Upload(const std::vector<char>& host);
+  // Null where it does not fit and that is only noted.
+  const StoredTensor* Find(const std::string& name, const std::vector<int64_t>& shape);
+  void* Allocate(int64_t bytes);
+  void Report(const std::string& problem) const;
+  void Transpose(const Matrix& stored);
 
   const Checkpoint& checkpoint_;
-  Stream& stream_;
+  Stream* stream_ = nullptr;                      // null: only looks
+  std::vector<std::string>* problems_ = nullptr;  // null: throws
   DType dtype_;
   std::function<void(double)> progress_;
+  TensorTransfer transfer_;
   std::set<std::string> taken_;
+  std::vector<Matrix> to_transpose_;  // as stored
   std::vector<Buffer> memory_;
   int64_t parameters_ = 0;
   int64_t bytes_ = 0;
-  int64_t stored_bytes_taken_ = 0;
 };
 
 }  // namespace fla

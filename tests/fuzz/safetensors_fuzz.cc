@@ -1,8 +1,8 @@
 // Any checkpoint either opens, with every tensor's bytes readable, or is refused with an exception.
 // The first byte says whether the rest is model.safetensors, or an index (up to a zero byte) and
 // the shard a.safetensors.
-#include <cstring>
 #include <stdexcept>
+#include <string>
 
 #include "model/safetensors.h"
 #include "tests/fuzz/input_folder.h"
@@ -27,10 +27,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       int64_t elements = 1;
       for (const int64_t extent : tensor.shape) elements *= extent;
       Require(elements == tensor.elements && elements >= 0, "elements");
-      const size_t tensor_bytes = tensor.elements * fla::SizeOf(tensor.dtype);
-      total += static_cast<int64_t>(tensor_bytes);
-      std::string copy(tensor_bytes, '\0');
-      if (tensor_bytes > 0) std::memcpy(copy.data(), tensor.data, tensor_bytes);
+      total += tensor.bytes();
+      std::string copy(static_cast<size_t>(tensor.bytes()), '\0');
+      tensor.source->Read(tensor.offset, copy);
     }
     Require(total == checkpoint.bytes() && total <= static_cast<int64_t>(size), "bytes");
   } catch (const std::runtime_error&) {

@@ -42,7 +42,8 @@ std::map<std::string, FloatTensor> TensorsOf(const std::filesystem::path& folder
     FloatTensor& copy = tensors[name];
     copy.shape = tensor.shape;
     copy.values.resize(tensor.elements);
-    std::memcpy(copy.values.data(), tensor.data, tensor.elements * sizeof(float));
+    tensor.source->Read(tensor.offset, {reinterpret_cast<char*>(copy.values.data()),
+                                        tensor.elements * sizeof(float)});
   }
   return tensors;
 }

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "tests/testing/checkpoint_writer.h"
 #include "tests/testing/temporary_folder.h"
@@ -37,7 +38,7 @@ TEST(Safetensors, ReadsNamesShapesAndData) {
   EXPECT_EQ(a.shape, (std::vector<int64_t>{2, 2}));
   EXPECT_EQ(a.elements, 4);
   float third;
-  std::memcpy(&third, a.data + 8, 4);
+  a.source->Read(a.offset + 8, {reinterpret_cast<char*>(&third), sizeof third});
   EXPECT_EQ(third, 3.0f);
   EXPECT_EQ(checkpoint.tensors().at("b").elements, 1);
   EXPECT_EQ(checkpoint.bytes(), 20);
@@ -104,8 +105,58 @@ TEST(Safetensors, RefusesMalformedFiles) {
               HasSubstr("stands twice"));
 }
 
-TEST(Safetensors, BoundsNesting) {
-  EXPECT_THAT(HeaderError(std::string(100000, '[')), HasSubstr("nested deeper"));
+// Each of these would be many times as large in memory as a JSON document.
+TEST(Safetensors, EndsAtTheFirstValueThatAHeaderCannotHave) {
+  const size_t many = 2'000'000;
+  const auto repeated = [&](const std::string& before, const std::string& text) {
+    std::string header = before;
+    for (size_t i = 0; i < many; ++i) header += text;
+    return HeaderError(header);
+  };
+  EXPECT_THAT(repeated("", "["), HasSubstr("wanted a JSON object, got an array"));
+  EXPECT_THAT(repeated(R"({"__metadata__": )", R"({"a":)"), HasSubstr("an object of strings"));
+  EXPECT_THAT(repeated(R"({"a": {"dtype": )", "["), HasSubstr("dtype: wanted a string"));
+  EXPECT_THAT(repeated(R"({"a": {"dtype": "F32", "shape": [0)", ",0"),
+              HasSubstr("at most 16 dimensions"));
+  EXPECT_THAT(repeated(R"({"a": {"dtype": "F32", "shape": [], "data_offsets": [0)", ",0"),
+              HasSubstr("tensor a"));
+  EXPECT_THAT(repeated(R"({"a": {"x": [)", "[],"), HasSubstr("key x: wanted one of dtype"));
+}
+
+TEST(Safetensors, ReadsEveryDType) {
+  const TemporaryFolder folder;
+  folder.Write("model.safetensors", SafetensorsFile(R"({"__metadata__": {"format": "pt"},
+      "a": {"dtype": "F8_E4M3", "shape": [3], "data_offsets": [0, 3]},
+      "b": {"dtype": "BF16", "shape": [1], "data_offsets": [3, 5]},
+      "c": {"dtype": "F16", "shape": [1, 1], "data_offsets": [5, 7]},
+      "d": {"dtype": "F32", "shape": [0], "data_offsets": [7, 7]}})",
+                                                    std::string(7, 'x')));
+  const Checkpoint checkpoint = Checkpoint::Open(folder.path());
+  EXPECT_EQ(checkpoint.tensors().at("a").dtype, StoredDType::kF8E4M3);
+  EXPECT_EQ(checkpoint.tensors().at("b").dtype, StoredDType::kBF16);
+  EXPECT_EQ(checkpoint.tensors().at("c").dtype, StoredDType::kF16);
+  EXPECT_EQ(checkpoint.tensors().at("d").elements, 0);
+  EXPECT_EQ(checkpoint.bytes(), 7);
+}
+
+TEST(Safetensors, DoesNotWaitForWhatIsNoFile) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(mkfifo((folder.path() / "model.safetensors").c_str(), 0600), 0);
+  EXPECT_THAT(ErrorOf([&] { Checkpoint::Open(folder.path()); }), HasSubstr("a regular file"));
+  std::filesystem::remove(folder.path() / "model.safetensors");
+  std::filesystem::create_directory(folder.path() / "model.safetensors");
+  EXPECT_THAT(ErrorOf([&] { Checkpoint::Open(folder.path()); }), HasSubstr("a regular file"));
+}
+
+TEST(Safetensors, SaysThatAFileWasCutWhileItWasRead) {
+  const TemporaryFolder folder;
+  folder.Write("model.safetensors", SafetensorsOf({{"a", {{2}, {1, 2}}}}));
+  const Checkpoint checkpoint = Checkpoint::Open(folder.path());
+  const StoredTensor& a = checkpoint.tensors().at("a");
+  std::filesystem::resize_file(folder.path() / "model.safetensors", a.offset + 5);
+  std::string bytes(8, 0);
+  EXPECT_THAT(ErrorOf([&] { a.source->Read(a.offset, bytes); }),
+              AllOf(HasSubstr("wanted 8 bytes"), HasSubstr("got 5")));
 }
 
 TEST(Safetensors, NamesAMissingFile) {

@@ -1,0 +1,149 @@
+#include "model/tensor_transfer.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "model/tensor_conversion.h"
+#include "tests/testing/checkpoint_writer.h"
+#include "tests/testing/temporary_folder.h"
+
+namespace fla {
+namespace {
+
+using testing::SafetensorsFile;
+using testing::TemporaryFolder;
+
+TEST(TensorConversion, KnowsTheValuesOfF8E4M3) {
+  EXPECT_EQ(F8E4M3ToFloat(0x00), 0.0f);
+  EXPECT_TRUE(std::signbit(F8E4M3ToFloat(0x80)));
+  EXPECT_EQ(F8E4M3ToFloat(0x01), 0x1p-9f);  // the smallest
+  EXPECT_EQ(F8E4M3ToFloat(0x07), 0x7p-9f);  // the largest subnormal
+  EXPECT_EQ(F8E4M3ToFloat(0x08), 0x1p-6f);  // the smallest normal
+  EXPECT_EQ(F8E4M3ToFloat(0x38), 1.0f);
+  EXPECT_EQ(F8E4M3ToFloat(0xb9), -1.125f);
+  EXPECT_EQ(F8E4M3ToFloat(0x7e), 448.0f);  // the largest
+  EXPECT_TRUE(std::isnan(F8E4M3ToFloat(0x7f)));
+  EXPECT_TRUE(std::isnan(F8E4M3ToFloat(0xff)));
+  for (int bits = 1; bits < 0x7f; ++bits) {
+    EXPECT_LT(F8E4M3ToFloat(static_cast<uint8_t>(bits - 1)),
+              F8E4M3ToFloat(static_cast<uint8_t>(bits)));
+  }
+}
+
+StoredTensor OfDType(StoredDType dtype, std::vector<int64_t> shape) {
+  StoredTensor tensor;
+  tensor.dtype = dtype;
+  tensor.elements = 1;
+  for (const int64_t size : shape) tensor.elements *= size;
+  tensor.shape = std::move(shape);
+  return tensor;
+}
+
+TEST(TensorConversion, AgreesWithTheDefinitionForAllHalves) {
+  const StoredTensor tensor = OfDType(StoredDType::kF16, {1 << 16});
+  std::vector<uint16_t> halves(1 << 16), rounded(1 << 16);
+  for (int i = 0; i < 1 << 16; ++i) halves[i] = static_cast<uint16_t>(i);
+  std::vector<float> floats(1 << 16);
+  ConvertElements(tensor, 0, 1 << 16, reinterpret_cast<const char*>(halves.data()), DType::kF32,
+                  reinterpret_cast<char*>(floats.data()));
+  ConvertElements(tensor, 0, 1 << 16, reinterpret_cast<const char*>(halves.data()), DType::kBF16,
+                  reinterpret_cast<char*>(rounded.data()));
+  for (int i = 0; i < 1 << 16; ++i) {
+    const float wanted = HalfToFloat(static_cast<uint16_t>(i));
+    EXPECT_EQ(std::bit_cast<uint32_t>(floats[i]), std::bit_cast<uint32_t>(wanted)) << i;
+    EXPECT_EQ(rounded[i], BFloat16(wanted).bits) << i;
+  }
+}
+
+// Per tensor, per row and in blocks that the matrix does not fill, from any first row.
+TEST(TensorConversion, AppliesScales) {
+  StoredTensor tensor = OfDType(StoredDType::kF8E4M3, {5, 7});
+  std::vector<uint8_t> bits(35);
+  for (int i = 0; i < 35; ++i) bits[i] = static_cast<uint8_t>(i * 5);
+  for (const auto& [rows, cols] : {std::pair{5, 7}, {1, 7}, {2, 3}, {4, 4}}) {
+    BlockScale scale{rows, cols, (7 + cols - 1) / cols, {}};
+    for (int i = 0; i < (5 + rows - 1) / rows * scale.grid_cols; ++i) {
+      scale.values.push_back(0.5f + static_cast<float>(i));
+    }
+    tensor.scale = std::make_shared<const BlockScale>(scale);
+    for (const int first : {0, 7, 10}) {
+      std::vector<float> out(35 - first);
+      ConvertElements(tensor, first, 35 - first, reinterpret_cast<const char*>(bits.data()) + first,
+                      DType::kF32, reinterpret_cast<char*>(out.data()));
+      for (int i = first; i < 35; ++i) {
+        const float factor = scale.values[i / 7 / rows * scale.grid_cols + i % 7 / cols];
+        EXPECT_EQ(out[i - first], F8E4M3ToFloat(bits[i]) * factor) << i;
+      }
+    }
+  }
+}
+
+// More than a round of the staging buffers, of pieces of every kind.
+TEST(TensorTransfer, MovesTheSameStagedAndNot) {
+  constexpr int64_t kFloats = 20'000'003, kHalves = 5'000'001;
+  std::string payload(kFloats * 4 + kHalves * 2, 0);
+  std::mt19937 random(3);
+  for (size_t i = 0; i + 4 <= payload.size(); i += 4) {
+    const float value = static_cast<float>(random()) * 1e-9f;
+    std::memcpy(payload.data() + i, &value, 4);
+  }
+  const std::string floats_end = std::to_string(kFloats * 4);
+  const TemporaryFolder folder;
+  folder.Write("model.safetensors",
+               SafetensorsFile(R"({"f": {"dtype": "F32", "shape": [)" + std::to_string(kFloats) +
+                                   R"(], "data_offsets": [0, )" + floats_end +
+                                   R"(]}, "h": {"dtype": "F16", "shape": [)" +
+                                   std::to_string(kHalves) + R"(], "data_offsets": [)" +
+                                   floats_end + ", " + std::to_string(payload.size()) + "]}}",
+                               payload));
+  const Checkpoint checkpoint = Checkpoint::Open(folder.path());
+  Stream stream({});
+  for (const bool staged : {false, true}) {
+    std::vector<float> floats(kFloats), halves(kHalves);
+    std::vector<BFloat16> rounded(kFloats);
+    TensorTransfer transfer(staged);
+    transfer.Add(checkpoint.tensors().at("h"), DType::kF32, halves.data());
+    transfer.Add(checkpoint.tensors().at("f"), DType::kF32, floats.data());
+    transfer.Add(checkpoint.tensors().at("f"), DType::kBF16, rounded.data());
+    double last = 0;
+    transfer.Run(stream, [&](double fraction) {
+      EXPECT_GE(fraction, last);
+      last = fraction;
+    });
+    EXPECT_LE(last, 1.0);
+    EXPECT_EQ(std::memcmp(floats.data(), payload.data(), kFloats * 4), 0) << staged;
+    for (int64_t i = 0; i < kFloats; ++i) {
+      ASSERT_EQ(rounded[i].bits, BFloat16(floats[i]).bits) << i << " " << staged;
+    }
+    for (int64_t i = 0; i < kHalves; ++i) {
+      uint16_t bits;
+      std::memcpy(&bits, payload.data() + kFloats * 4 + i * 2, 2);
+      const float wanted = HalfToFloat(bits);
+      ASSERT_EQ(std::bit_cast<uint32_t>(halves[i]), std::bit_cast<uint32_t>(wanted)) << i;
+    }
+  }
+}
+
+TEST(TensorTransfer, EndsWithWhatProgressThrowsOrAFileLacks) {
+  const TemporaryFolder folder;
+  folder.Write("model.safetensors",
+               testing::SafetensorsOf({{"a", {{3'000'000}, std::vector<float>(3'000'000, 1)}}}));
+  const Checkpoint checkpoint = Checkpoint::Open(folder.path());
+  Stream stream({});
+  std::vector<float> target(3'000'000);
+  struct Abandoned {};
+  TensorTransfer abandoned(false);
+  abandoned.Add(checkpoint.tensors().at("a"), DType::kF32, target.data());
+  EXPECT_THROW(abandoned.Run(stream, [](double) { throw Abandoned(); }), Abandoned);
+  std::filesystem::resize_file(folder.path() / "model.safetensors", 5'000'000);
+  TensorTransfer cut(true);
+  cut.Add(checkpoint.tensors().at("a"), DType::kF32, target.data());
+  EXPECT_THROW(cut.Run(stream, {}), std::runtime_error);
+}
+
+}  // namespace
+}  // namespace fla
