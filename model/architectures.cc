@@ -1,10 +1,12 @@
 #include "model/architectures.h"
 
 #include <array>
+#include <string>
 
 namespace fla {
 namespace {
 
+constexpr int kMaxChunkSize = 4096;   // bounds a sequence's open chunk and a kernel's scores
 constexpr float kL2NormEps = 1e-6f;   // of the library's in-kernel q/k norm
 constexpr float kSumNormEps = 1e-4f;  // of linear_attn's norm_q and norm_k
 
@@ -96,7 +98,7 @@ MixerSpec ReadLinearAttention(const ConfigReader& config, int hidden_size) {
   if (config.Bool("norm_q", false)) mixer.q_norm = HeadNorm::kSum;
   if (config.Bool("norm_k", false)) mixer.k_norm = HeadNorm::kSum;
   mixer.qk_norm_eps = kSumNormEps;
-  mixer.normalizer = config.Bool("norm_feature_map", false);
+  if (config.Bool("norm_feature_map", false)) mixer.normalization = Normalization::kSum;
   mixer.output_norm_name = "norm";
   mixer.output_norm_weight = config.Bool("elementwise_affine", true);
   return mixer;
@@ -199,6 +201,55 @@ MixerSpec ReadKda(const ConfigReader& config, int) {
   return mixer;
 }
 
+// Blocks of Edifice: heads of equal size, unscaled scores, one packed projection with biases.
+MixerSpec ReadEdificeMixer(const ConfigReader& config, int hidden_size, int num_heads) {
+  MixerSpec mixer;
+  mixer.layout = TensorLayout::kAxon;
+  mixer.heads = mixer.q_heads = mixer.k_heads = mixer.v_heads =
+      config.PositiveInt("num_heads", num_heads);
+  mixer.head_k_dim = mixer.head_v_dim = config.Divided("hidden_size", hidden_size, mixer.heads);
+  mixer.output_norm = false;
+  mixer.scale = 1.0f;
+  mixer.normalization_eps = 1e-8f;
+  mixer.chunk_size = config.PositiveInt("chunk_size", 64);
+  if (mixer.chunk_size > kMaxChunkSize) {
+    config.FailValue("chunk_size", "at most " + std::to_string(kMaxChunkSize));
+  }
+  return mixer;
+}
+
+MixerSpec ReadFlashLinearAttention(const ConfigReader& config, int hidden_size) {
+  MixerSpec mixer = ReadEdificeMixer(config, hidden_size, 4);
+  const std::string map = config.String("feature_map", "elu");
+  if (map == "elu" || map == "relu") {
+    mixer.feature_map = FeatureMap::kElementwise;
+    mixer.feature_activation = map == "elu" ? Activation::kEluPlusOne : Activation::kReluPlusEps;
+  } else if (map != "identity") {
+    config.FailValue("feature_map", "elu, relu or identity");
+  }
+  const std::string normalization = config.String("normalization", "split");
+  if (normalization == "split") {
+    mixer.normalization = Normalization::kSplit;
+  } else if (normalization == "sum") {
+    mixer.normalization = Normalization::kSum;
+  } else if (normalization != "none") {
+    config.FailValue("normalization", "split, sum or none");
+  }
+  return mixer;
+}
+
+MixerSpec ReadLightningAttention(const ConfigReader& config, int hidden_size) {
+  MixerSpec mixer = ReadEdificeMixer(config, hidden_size, 8);
+  mixer.normalization = Normalization::kChunkSoftmax;
+  if (config.String("feature_map", "identity") != "identity") {
+    config.FailValue("feature_map", "null or identity (lightning_attention maps nothing)");
+  }
+  if (config.String("normalization", "split") != "split") {
+    config.FailValue("normalization", "null or split (lightning_attention has no other)");
+  }
+  return mixer;
+}
+
 constexpr std::array kArchitectures = {
     Architecture{"linear_attn", "Linear attention with feature maps", 24, 4, ReadLinearAttention},
     Architecture{"retnet", "RetNet", 24, 2, ReadRetNet},
@@ -206,6 +257,10 @@ constexpr std::array kArchitectures = {
     Architecture{"delta_net", "DeltaNet", 24, 4, ReadDeltaNet},
     Architecture{"gated_deltanet", "Gated DeltaNet", 21, 4, ReadGatedDeltaNet},
     Architecture{"kda", "Kimi Delta Attention", 24, 4, ReadKda},
+    Architecture{"flash_linear_attention", "Edifice's chunked linear attention", 4, 4,
+                 ReadFlashLinearAttention, "fla_block"},
+    Architecture{"lightning_attention", "Edifice's softmax and linear attention", 4, 4,
+                 ReadLightningAttention, "lightning_block"},
 };
 
 }  // namespace

@@ -17,6 +17,8 @@ struct Architecture {
   int hidden_ratio;
   // Reads the mixer's options from config.json; throws what ConfigReader throws.
   MixerSpec (*read_mixer)(const ConfigReader& config, int hidden_size);
+  // Edifice's: what a layer's tensors begin with, "fla_block". Its config.json has other keys.
+  std::string_view block_name = {};
 };
 
 std::span<const Architecture> Architectures();

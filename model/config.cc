@@ -35,10 +35,6 @@ void RefuseUnsupported(const ConfigReader& config) {
   if (!config.Missing("quantization_config")) {
     config.FailValue("quantization_config", "null (quantised checkpoints are not supported)");
   }
-  const std::string activation = config.String("hidden_act", "swish");
-  if (activation != "swish" && activation != "silu") {
-    config.FailValue("hidden_act", "swish or silu");
-  }
 }
 
 void RequireSize(const ConfigReader& config, const std::string& what, int64_t size) {
@@ -97,6 +93,58 @@ void ReadGeneration(const std::filesystem::path& path, ModelConfig& model) {
   model.eos_token_ids.assign(all.begin(), all.end());
 }
 
+// All of a model but its mixer and its tokens, as flash-linear-attention writes it.
+ModelConfig ReadLibrarySizes(const ConfigReader& config, const Architecture& architecture) {
+  const std::string activation = config.String("hidden_act", "swish");
+  if (activation != "swish" && activation != "silu") {
+    config.FailValue("hidden_act", "swish or silu");
+  }
+  ModelConfig model;
+  model.vocab_size = config.Int("vocab_size", 32000);
+  model.hidden_size = config.Int("hidden_size", 2048);
+  model.num_layers = config.Int("num_hidden_layers", architecture.num_layers);
+  RequireSize(config, "vocab_size", model.vocab_size);
+  RequireSize(config, "hidden_size", model.hidden_size);
+  RequireSize(config, "num_hidden_layers", model.num_layers);
+  model.intermediate_size = IntermediateSize(config, model.hidden_size, architecture.hidden_ratio);
+  RequireSize(config, "intermediate_size", model.intermediate_size);
+  model.norm_eps = config.Float("norm_eps", 1e-6f);
+  model.tie_word_embeddings = config.Bool("tie_word_embeddings", false);
+  return model;
+}
+
+Pooling ReadPooling(const ConfigReader& config) {
+  const std::string output = config.String("output", "last");
+  if (output == "last") return Pooling::kLast;
+  if (output == "all") return Pooling::kAll;
+  if (output == "mean") return Pooling::kMean;
+  config.FailValue("output", "last, all or mean");
+}
+
+// The same as the options of Edifice's builders.
+ModelConfig ReadEdificeSizes(const ConfigReader& config, const Architecture& architecture) {
+  ModelConfig model;
+  model.block_name = architecture.block_name;
+  model.norm = NormKind::kLayer;
+  model.feed_forward = FeedForwardKind::kGelu;
+  model.norm_eps = 1e-5f;
+  if (config.Missing("embed_dim")) config.FailValue("embed_dim", "the size of the input vectors");
+  model.embed_dim = config.Int("embed_dim", 0);
+  model.hidden_size = config.Int("hidden_size", 256);
+  model.num_layers = config.Int("num_layers", architecture.num_layers);
+  model.vocab_size = config.Missing("vocab_size") ? 0 : config.PositiveInt("vocab_size", 0);
+  RequireSize(config, "embed_dim", model.embed_dim);
+  RequireSize(config, "hidden_size", model.hidden_size);
+  RequireSize(config, "num_layers", model.num_layers);
+  if (model.vocab_size > 0) RequireSize(config, "vocab_size", model.vocab_size);
+  const int64_t inner = int64_t{architecture.hidden_ratio} * model.hidden_size;
+  RequireSize(config, "4 * hidden_size", inner);
+  model.intermediate_size = static_cast<int>(inner);
+  model.pooling = ReadPooling(config);
+  if (config.Bool("tie_word_embeddings", false)) config.FailValue("tie_word_embeddings", "false");
+  return model;
+}
+
 }  // namespace
 
 ModelConfig LoadModelConfig(const std::filesystem::path& folder) {
@@ -107,19 +155,10 @@ ModelConfig LoadModelConfig(const std::filesystem::path& folder) {
   const Architecture& architecture = FindArchitecture(config);
   RefuseUnsupported(config);
 
-  ModelConfig model;
+  ModelConfig model = architecture.block_name.empty() ? ReadLibrarySizes(config, architecture)
+                                                      : ReadEdificeSizes(config, architecture);
   model.model_type = architecture.model_type;
-  model.vocab_size = config.Int("vocab_size", 32000);
-  model.hidden_size = config.Int("hidden_size", 2048);
-  model.num_layers = config.Int("num_hidden_layers", architecture.num_layers);
-  RequireSize(config, "vocab_size", model.vocab_size);
-  RequireSize(config, "hidden_size", model.hidden_size);
-  RequireSize(config, "num_hidden_layers", model.num_layers);
-  model.intermediate_size = IntermediateSize(config, model.hidden_size, architecture.hidden_ratio);
-  RequireSize(config, "intermediate_size", model.intermediate_size);
-  model.norm_eps = config.Float("norm_eps", 1e-6f);
   if (!(model.norm_eps >= 0)) config.FailValue("norm_eps", "at least 0");
-  model.tie_word_embeddings = config.Bool("tie_word_embeddings", false);
 
   model.mixer = architecture.read_mixer(config, model.hidden_size);
   model.mixer.norm_eps = model.norm_eps;

@@ -24,6 +24,9 @@ struct GenerationDefaults {
 // What of a sequence's hidden states is its embedding.
 enum class Pooling : uint8_t { kLast, kMean, kAll };
 
+enum class NormKind : uint8_t { kRms, kLayer };
+enum class FeedForwardKind : uint8_t { kSwiGlu, kGelu };
+
 struct ModelConfig {
   std::string model_type;
   int vocab_size = 0;
@@ -31,6 +34,9 @@ struct ModelConfig {
   int num_layers = 0;
   int intermediate_size = 0;
   float norm_eps = 1e-6f;
+  std::string block_name;  // of Edifice's layers, "fla_block"; empty for the library's models
+  NormKind norm = NormKind::kRms;
+  FeedForwardKind feed_forward = FeedForwardKind::kSwiGlu;
   bool tie_word_embeddings = false;
   MixerSpec mixer;
   int bos_token_id = -1;           // -1: none

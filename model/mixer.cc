@@ -1,7 +1,6 @@
 #include "model/mixer.h"
 
 #include <cmath>
-#include <vector>
 
 #include "kernels/decode.h"
 #include "kernels/ops.h"
@@ -12,127 +11,22 @@ namespace {
 
 constexpr int kDpfpShifts = 4;                 // nu of the library's DPFPFeatureMap
 constexpr int kNarrowRank = 32, kFewRows = 8;  // where Prepare runs a low-rank map itself
-constexpr int64_t kColumnAlignment = 8;        // keeps rows of a packed projection 16-byte aligned
+
+float ScaleOf(const MixerSpec& spec) {
+  return spec.scale != 0 ? spec.scale : 1.0f / std::sqrt(static_cast<float>(spec.state_k_dim()));
+}
 
 }  // namespace
 
-Mixer::Mixer(const MixerSpec& spec, int hidden_size, int max_tokens, const std::string& prefix,
-             WeightReader& weights)
-    : spec_(spec) {
-  TakeProjections(prefix, hidden_size, weights);
-  if (spec_.conv_width > 0) {
-    const int64_t width = spec_.conv_width;
-    convolution_ =
-        weights.Concatenate({{prefix + "q_conv1d.weight", {spec_.key_dim(), 1, width}},
-                             {prefix + "k_conv1d.weight", {spec_.kv_key_dim(), 1, width}},
-                             {prefix + "v_conv1d.weight", {spec_.kv_value_dim(), 1, width}}});
-  }
-  q_map_ = TakeFeatureMap(prefix + "feature_map_q.", weights);
-  if (spec_.tied_feature_map) {
-    k_map_ = q_map_;
-    for (const char* layer : {"layer", "layer1", "layer2"}) {
-      for (const char* part : {".weight", ".bias"}) {
-        weights.Skip(prefix + "feature_map_k." + layer + part);
-      }
-    }
-  } else {
-    k_map_ = TakeFeatureMap(prefix + "feature_map_k.", weights);
-  }
-  TakeGates(prefix, max_tokens, weights);
-  if (spec_.output_norm && spec_.output_norm_weight) {
-    output_norm_ = weights.Vector(prefix + spec_.output_norm_name + ".weight", spec_.head_v_dim);
-  }
-  output_projection_ = weights.Take(prefix + "o_proj.weight", hidden_size, spec_.value_dim());
-}
-
-void Mixer::TakeProjections(const std::string& prefix, int hidden_size, WeightReader& weights) {
-  std::vector<WeightReader::Block> blocks;
-  int64_t columns = 0;
-  const auto add = [&](const std::string& name, int64_t count) {
-    blocks.push_back({name.empty() ? name : prefix + name, count});
-    columns += count;
-    return Columns{columns - count, count};
-  };
-  q_ = add("q_proj.weight", spec_.key_dim());
-  k_ = add("k_proj.weight", spec_.kv_key_dim());
-  v_ = add("v_proj.weight", spec_.kv_value_dim());
-  if (spec_.output_gate == OutputGate::kProjection) {
-    output_gate_ = add("g_proj.weight", spec_.value_dim());
-  } else if (spec_.output_gate == OutputGate::kLowRank) {
-    output_gate_ = add("g_proj.0.weight", spec_.output_gate_low_rank);
-  }
-  if (spec_.decay_source == DecaySource::kLowRank) {
-    decay_ = add("gk_proj.0.weight", spec_.gate_low_rank);
-  } else if (spec_.decay_source == DecaySource::kPerChannelF) {
-    decay_ = add("f_proj.0.weight", spec_.gate_low_rank);
-  } else if (spec_.decay_source == DecaySource::kPerHeadA) {
-    decay_ = add("a_proj.weight", spec_.heads);
-  }
-  if (spec_.beta == BetaSource::kProjection) beta_ = add("b_proj.weight", spec_.heads);
-  if (columns % kColumnAlignment != 0) add("", kColumnAlignment - columns % kColumnAlignment);
-  input_projection_ = weights.PackRows(blocks, hidden_size);
-}
-
-void Mixer::TakeGates(const std::string& prefix, int max_tokens, WeightReader& weights) {
-  switch (spec_.decay_source) {
-    case DecaySource::kNone:
-      break;
-    case DecaySource::kRetention: {
-      std::vector<float> decay(spec_.heads);
-      for (int head = 0; head < spec_.heads; ++head) {
-        decay[head] = static_cast<float>(std::log1p(-std::exp2(-5.0 - head)));
-      }
-      head_decay_ = weights.Constant(decay);
-      break;
-    }
-    case DecaySource::kLowRank:
-      decay_map_ = {
-          weights.Take(prefix + "gk_proj.1.weight", spec_.kv_key_dim(), spec_.gate_low_rank),
-          weights.Vector(prefix + "gk_proj.1.bias", spec_.kv_key_dim())};
-      break;
-    case DecaySource::kPerHeadA:
-      a_log_ = weights.Vector(prefix + "A_log", spec_.heads);
-      dt_bias_ = weights.Vector(prefix + "dt_bias", spec_.heads);
-      break;
-    case DecaySource::kPerChannelF: {
-      const int64_t channels = static_cast<int64_t>(spec_.heads) * spec_.head_k_dim;
-      decay_map_.weight = weights.Take(prefix + "f_proj.1.weight", channels, spec_.gate_low_rank);
-      a_log_ = weights.Vector(prefix + "A_log", spec_.heads);
-      dt_bias_ = weights.Vector(prefix + "dt_bias", channels);
-      break;
-    }
-  }
-  if (spec_.beta == BetaSource::kOne) {
-    constant_beta_ = weights.Constant(
-        std::vector<float>(static_cast<size_t>(max_tokens) * spec_.heads, spec_.beta_scale));
-  }
-  if (spec_.output_gate == OutputGate::kLowRank) {
-    output_gate_map_ = {
-        weights.Take(prefix + "g_proj.1.weight", spec_.value_dim(), spec_.output_gate_low_rank),
-        weights.Vector(prefix + "g_proj.1.bias", spec_.value_dim())};
-  }
-}
-
-Mixer::FeatureMapWeights Mixer::TakeFeatureMap(const std::string& prefix,
-                                               WeightReader& weights) const {
-  const int64_t size = spec_.head_k_dim;
-  const auto take = [&](const std::string& layer, bool bias) {
-    return LinearMap{weights.Take(prefix + layer + ".weight", size, size),
-                     bias ? weights.Vector(prefix + layer + ".bias", size) : nullptr};
-  };
-  switch (spec_.feature_map) {
-    case FeatureMap::kElementwiseProduct:
-      return {take("layer1", true), take("layer2", true)};
-    case FeatureMap::kHedgehog:
-      return {take("layer", true), {}};
-    case FeatureMap::kTransformerToRnn:
-      return {take("layer", false), {}};
-    case FeatureMap::kIdentity:
-    case FeatureMap::kElementwise:
-    case FeatureMap::kDpfp:
-      return {};
-  }
-  return {};
+ChunkAttentionSpec ChunkAttentionOf(const MixerSpec& spec) {
+  const bool softmax = spec.normalization == Normalization::kChunkSoftmax;
+  return {.rule = softmax ? ChunkRule::kSoftmax : ChunkRule::kLinear,
+          .chunk = spec.chunk_size,
+          .heads = spec.heads,
+          .key_dim = spec.state_k_dim(),
+          .value_dim = spec.head_v_dim,
+          .scale = 1.0f / std::sqrt(static_cast<float>(spec.head_k_dim)),
+          .eps = spec.normalization_eps};
 }
 
 void Mixer::Convolve(Stream& stream, ActivationArena& arena, const BatchView& batch,
@@ -287,7 +181,7 @@ void Mixer::Recur(Stream& stream, const BatchView& batch, const StatePool::Layer
       .k_heads = spec_.k_heads,
       .v_heads = spec_.v_heads,
       .decay_heads = spec_.decay_source == DecaySource::kLowRank ? spec_.k_heads : spec_.heads,
-      .scale = 1.0f / std::sqrt(static_cast<float>(state_k_dim))};
+      .scale = ScaleOf(spec_)};
   args.state = state.recurrent;
   args.state_dtype = state_dtype;
   const int64_t decay_columns = spec_.decay == Decay::kPerChannel
@@ -318,6 +212,42 @@ void Mixer::Recur(Stream& stream, const BatchView& batch, const StatePool::Layer
     args.num_sequences = prompts;
     ChunkedPrefill(stream, args);
   }
+}
+
+void Mixer::Normalize(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
+                      Matrix q, Matrix k, Matrix out) const {
+  Normalizer(stream, {.q = q,
+                      .k = k,
+                      .key_dim = spec_.state_k_dim(),
+                      .value_dim = spec_.head_v_dim,
+                      .heads = spec_.heads,
+                      .k_heads = spec_.k_heads,
+                      .scale = ScaleOf(spec_),
+                      .eps = spec_.normalization_eps,
+                      .state = state.normalizer,
+                      .slots = batch.slots,
+                      .cu_seqlens = batch.cu_seqlens,
+                      .cu_seqlens_host = batch.cu_seqlens_host,
+                      .num_sequences = batch.num_sequences,
+                      .out = out});
+}
+
+void Mixer::AttendChunks(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
+                         DType state_dtype, Matrix q, Matrix k, Matrix v, Matrix out) const {
+  ChunkAttention(stream, {.spec = ChunkAttentionOf(spec_),
+                          .q = q,
+                          .k = k,
+                          .v = v,
+                          .state = state.recurrent,
+                          .state_dtype = state_dtype,
+                          .normalizer = state.normalizer,
+                          .open = state.open_chunk,
+                          .positions = batch.positions,
+                          .slots = batch.slots,
+                          .cu_seqlens = batch.cu_seqlens,
+                          .cu_seqlens_host = batch.cu_seqlens_host,
+                          .num_sequences = batch.num_sequences,
+                          .out = out});
 }
 
 Matrix Mixer::OutputGateOf(Stream& stream, ActivationArena& arena, Matrix packed) const {
@@ -431,21 +361,11 @@ OutputNormArgs Mixer::Mix(Stream& stream, ActivationArena& arena, const BatchVie
   const Matrix gate = OutputGateOf(stream, arena, packed);
 
   const Matrix mixed = arena.Take(batch.num_tokens, spec_.value_dim(), packed.dtype);
-  Recur(stream, batch, state, state_dtype, q, k, v, log_decay, beta, mixed);
-  if (spec_.normalizer) {
-    Normalizer(stream, {.q = q,
-                        .k = k,
-                        .key_dim = spec_.state_k_dim(),
-                        .value_dim = spec_.head_v_dim,
-                        .heads = spec_.heads,
-                        .k_heads = spec_.k_heads,
-                        .scale = 1.0f / std::sqrt(static_cast<float>(spec_.state_k_dim())),
-                        .state = state.normalizer,
-                        .slots = batch.slots,
-                        .cu_seqlens = batch.cu_seqlens,
-                        .cu_seqlens_host = batch.cu_seqlens_host,
-                        .num_sequences = batch.num_sequences,
-                        .out = mixed});
+  if (spec_.has_open_chunk()) {
+    AttendChunks(stream, batch, state, state_dtype, q, k, v, mixed);
+  } else {
+    Recur(stream, batch, state, state_dtype, q, k, v, log_decay, beta, mixed);
+    if (spec_.normalization == Normalization::kSum) Normalize(stream, batch, state, q, k, mixed);
   }
   return {.x = mixed,
           .head_dim = spec_.head_v_dim,
@@ -461,10 +381,10 @@ void Mixer::Forward(Stream& stream, ActivationArena& arena, const BatchView& bat
                     const StatePool::LayerState& state, DType state_dtype, Matrix x,
                     Matrix out) const {
   const Matrix packed = arena.Take(batch.num_tokens, input_projection_.rows, x.dtype);
-  Linear(stream, x, input_projection_, nullptr, packed);
+  Linear(stream, x, input_projection_, input_bias_, packed);
   const OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
-  OutputNorm(stream, norm);
-  Linear(stream, norm.out, output_projection_, nullptr, out);
+  if (norm.normalize || norm.gate.present()) OutputNorm(stream, norm);
+  Linear(stream, norm.out, output_projection_, output_bias_, out);
 }
 
 void Mixer::Step(Stream& stream, ActivationArena& arena, const BatchView& batch,

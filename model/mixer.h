@@ -45,6 +45,7 @@ class Mixer {
     Matrix Of(Matrix packed) const { return packed.Columns(begin, count); }
   };
 
+  void TakePackedProjection(const std::string& prefix, int hidden_size, WeightReader& weights);
   void TakeProjections(const std::string& prefix, int hidden_size, WeightReader& weights);
   void TakeGates(const std::string& prefix, int max_tokens, WeightReader& weights);
   FeatureMapWeights TakeFeatureMap(const std::string& prefix, WeightReader& weights) const;
@@ -67,10 +68,16 @@ class Mixer {
   void Recur(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
              DType state_dtype, Matrix q, Matrix k, Matrix v, const float* log_decay,
              const float* beta, Matrix out) const;
+  // Instead of Recur where the chunk is a part of the model.
+  void AttendChunks(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
+                    DType state_dtype, Matrix q, Matrix k, Matrix v, Matrix out) const;
+  void Normalize(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
+                 Matrix q, Matrix k, Matrix out) const;
   Matrix OutputGateOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
 
   MixerSpec spec_;
-  Matrix input_projection_;  // all that read x, one below the other
+  Matrix input_projection_;            // all that read x, one below the other
+  const float* input_bias_ = nullptr;  // of its rows, or null
   Columns q_, k_, v_, output_gate_, decay_, beta_;
   const float* convolution_ = nullptr;  // [C, W]
   FeatureMapWeights q_map_, k_map_;
@@ -82,6 +89,7 @@ class Mixer {
   const float* constant_beta_ = nullptr;  // [max_tokens * H], kOne
   const float* output_norm_ = nullptr;
   Matrix output_projection_;
+  const float* output_bias_ = nullptr;  // [D] or null
 };
 
 }  // namespace fla

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "kernels/chunk_attention.h"
 #include "kernels/ops.h"
 #include "kernels/recurrence.h"
 
@@ -35,8 +36,24 @@ enum class OutputGate : uint8_t {
   kLowRank,     // g_proj.0.weight, g_proj.1.weight, g_proj.1.bias
 };
 
+// What the outputs of the recurrence, sums over tokens weighted by scores q . k, are divided by.
+// `eps` is added to each divisor.
+enum class Normalization : uint8_t {
+  kNone,
+  kSum,           // the sum of all scores
+  kSplit,         // own chunk and earlier chunks apart, each by the sum of its scores
+  kChunkSoftmax,  // own chunk by softmax attention, earlier chunks by the sum of their scores
+};
+
+// How a checkpoint names its tensors and lays out the matrices of dense layers.
+enum class TensorLayout : uint8_t {
+  kLibrary,  // "model.layers.0.attn.q_proj.weight" [out, in]
+  kAxon,     // "fla_block_1_attn_qkv.kernel" [in, out] and "....bias"; q, k and v in one
+};
+
 // In the order of the computation. Head counts as in RecurrenceSpec.
 struct MixerSpec {
+  TensorLayout layout = TensorLayout::kLibrary;
   Decay decay = Decay::kNone;
   Update update = Update::kAdditive;
 
@@ -58,7 +75,11 @@ struct MixerSpec {
   HeadNorm k_norm = HeadNorm::kNone;
   float qk_norm_eps = 0.0f;
   float rotary_base = 0.0f;  // 0: no rotary embedding
-  bool normalizer = false;   // divide by q . sum k
+
+  float scale = 0.0f;  // of the scores; 0: K^-0.5, K of the recurrence
+  Normalization normalization = Normalization::kNone;
+  float normalization_eps = 1e-10f;
+  int chunk_size = 0;  // C of kSplit and kChunkSoftmax, a part of the model
 
   DecaySource decay_source = DecaySource::kNone;
   int gate_low_rank = 0;  // inner size of kLowRank and kPerChannelF
@@ -78,6 +99,8 @@ struct MixerSpec {
   int output_gate_low_rank = 0;
   Activation output_gate_activation = Activation::kSilu;
 
+  bool has_open_chunk() const { return normalization >= Normalization::kSplit; }
+
   int key_dim() const { return q_heads * head_k_dim; }       // columns of q_proj
   int kv_key_dim() const { return k_heads * head_k_dim; }    // columns of k_proj
   int value_dim() const { return heads * head_v_dim; }       // columns into o_proj
@@ -92,5 +115,8 @@ struct MixerSpec {
                                                 : head_k_dim;
   }
 };
+
+// Of a spec that has_open_chunk.
+ChunkAttentionSpec ChunkAttentionOf(const MixerSpec& spec);
 
 }  // namespace fla

@@ -9,32 +9,32 @@
 #include "model/activation_arena.h"
 #include "model/batch_indices.h"
 #include "model/decode_projections.h"
+#include "model/feed_forward.h"
 #include "model/mixer.h"
+#include "model/norm.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
 
 namespace fla {
 namespace {
 
-// x += mixer(norm(x)); x += mlp(norm(x))
+// x += mixer(norm(x)); x += feed_forward(norm(x))
 struct Layer {
-  const float* mixer_norm;
+  Norm mixer_norm;
   Mixer mixer;
-  const float* mlp_norm;
-  Matrix gate_up;  // [2 I, D]
-  Matrix down;     // [D, I]
+  Norm mlp_norm;
+  FeedForward feed_forward;
 };
 
 Layer TakeLayer(const ModelConfig& config, int index, int max_tokens, WeightReader& weights) {
-  const std::string prefix = "model.layers." + std::to_string(index) + ".";
-  const int64_t hidden = config.hidden_size, inner = config.intermediate_size;
-  return {weights.Vector(prefix + "attn_norm.weight", hidden),
-          Mixer(config.mixer, config.hidden_size, max_tokens, prefix + "attn.", weights),
-          weights.Vector(prefix + "mlp_norm.weight", hidden),
-          weights.PackRows(
-              {{prefix + "mlp.gate_proj.weight", inner}, {prefix + "mlp.up_proj.weight", inner}},
-              hidden),
-          weights.Take(prefix + "mlp.down_proj.weight", hidden, inner)};
+  const bool axon = config.mixer.layout == TensorLayout::kAxon;
+  const std::string prefix = axon ? config.block_name + "_" + std::to_string(index + 1) + "_"
+                                  : "model.layers." + std::to_string(index) + ".";
+  return {TakeNorm(config, prefix + "attn_norm", weights),
+          Mixer(config.mixer, config.hidden_size, max_tokens, prefix + (axon ? "attn_" : "attn."),
+                weights),
+          TakeNorm(config, prefix + (axon ? "ffn_norm" : "mlp_norm"), weights),
+          TakeFeedForward(config, prefix, weights)};
 }
 
 // Rows of the decode batches that are recorded: at most an eighth of the rows is padding,
@@ -64,6 +64,9 @@ struct Model::Parts {
     Matrix logits;
   };
 
+  void TakeInput(WeightReader& weights);
+  void TakeOutput(WeightReader& weights);
+  void ReadTokens(const BatchView& batch, Matrix residual);
   ForwardResult Run(const BatchView& batch, const StatePool& pool);
   bool IsSmallStep(const BatchView& batch) const;
   Matrix RunSmallStep(const BatchView& batch, const StatePool& pool);
@@ -86,32 +89,55 @@ struct Model::Parts {
   const int* recorded_sampled = nullptr;
 
   std::vector<Buffer> memory;  // of all weights
-  Matrix embeddings;           // [vocab, D]
+  Matrix embeddings;           // [vocab, E], absent where there is no vocabulary
+  Matrix input_projection;     // [D, E], absent where E = D
+  const float* input_bias = nullptr;
   std::vector<Layer> layers;
-  const float* norm = nullptr;
+  Norm norm;
   Matrix head;  // [vocab, D], the embeddings where tied
   int64_t parameters = 0;
   int64_t weight_bytes = 0;
 };
 
+void Model::Parts::TakeInput(WeightReader& weights) {
+  const int64_t vocab = config.vocab_size, hidden = config.hidden_size;
+  if (config.mixer.layout == TensorLayout::kLibrary) {
+    embeddings = weights.Take("model.embeddings.weight", vocab, hidden);
+    return;
+  }
+  const int64_t inputs = config.embed_dim;
+  if (vocab > 0) embeddings = weights.Take("token_embedding.kernel", vocab, inputs);
+  if (inputs != hidden) {
+    input_projection = weights.TakeTransposed("input_projection.kernel", inputs, hidden);
+    input_bias = weights.Vector("input_projection.bias", hidden);
+  }
+}
+
+void Model::Parts::TakeOutput(WeightReader& weights) {
+  const int64_t vocab = config.vocab_size, hidden = config.hidden_size;
+  const bool axon = config.mixer.layout == TensorLayout::kAxon;
+  norm = TakeNorm(config, axon ? "final_norm" : "model.norm", weights);
+  if (axon) {
+    if (vocab > 0) head = weights.TakeTransposed("lm_head.kernel", hidden, vocab);
+  } else if (config.tie_word_embeddings) {
+    head = embeddings;
+    weights.Skip("lm_head.weight");
+  } else {
+    head = weights.Take("lm_head.weight", vocab, hidden);
+  }
+}
+
 std::unique_ptr<Model> Model::Load(const LoadOptions& options) {
   ModelConfig config = LoadModelConfig(options.path);
   const Checkpoint checkpoint = Checkpoint::Open(options.path);
   auto parts = std::make_unique<Parts>(options, std::move(config));
-  const int64_t vocab = parts->config.vocab_size, hidden = parts->config.hidden_size;
 
   WeightReader weights(checkpoint, parts->stream, options.dtype, options.progress);
-  parts->embeddings = weights.Take("model.embeddings.weight", vocab, hidden);
+  parts->TakeInput(weights);
   for (int i = 0; i < parts->config.num_layers; ++i) {
     parts->layers.push_back(TakeLayer(parts->config, i, options.max_batch_tokens, weights));
   }
-  parts->norm = weights.Vector("model.norm.weight", hidden);
-  if (parts->config.tie_word_embeddings) {
-    parts->head = parts->embeddings;
-    weights.Skip("lm_head.weight");
-  } else {
-    parts->head = weights.Take("lm_head.weight", vocab, hidden);
-  }
+  parts->TakeOutput(weights);
   weights.Finish();
   parts->memory = weights.ReleaseMemory();
   parts->parameters = weights.parameters();
@@ -144,7 +170,7 @@ Matrix Model::Parts::HiddenForLogits(const BatchView& batch, Matrix residual, Ma
     delta = wanted_delta;
   }
   const Matrix out = arena.Take(rows, hidden, dtype);
-  AddRmsNorm(stream, residual, delta, norm, config.norm_eps, out);
+  AddAndNorm(stream, norm, residual, delta, out);
   return out;
 }
 
@@ -158,14 +184,14 @@ Matrix Model::Parts::WantedHidden(const BatchView& batch, Matrix residual, Matri
   GatherRows(stream, residual, batch.hidden_rows, sum);
   GatherRows(stream, delta, batch.hidden_rows, last);
   Add(stream, sum, last);
-  RmsNorm(stream, sum, norm, config.norm_eps, out);
+  ApplyNorm(stream, norm, sum, out);
   arena.ReturnTo(mark);
   return out;
 }
 
 // A decode batch of few rows: what the GPU waits for is the launch of kernels, not their work.
 bool Model::Parts::IsSmallStep(const BatchView& batch) const {
-  return stream.device().is_cuda() && dtype == DType::kBF16 &&
+  return stream.device().is_cuda() && dtype == DType::kBF16 && norm.kind == NormKind::kRms &&
          batch.num_decode == batch.num_tokens && batch.num_logits_rows == batch.num_tokens &&
          batch.num_hidden_rows == 0 && batch.num_tokens <= kMaxDecodeLinearRows;
 }
@@ -180,15 +206,28 @@ Matrix Model::Parts::RunSmallStep(const BatchView& batch, const StatePool& pool)
     const Layer& layer = layers[i];
     const ActivationArena::Mark mark = arena.mark();
     layer.mixer.Step(stream, arena, batch, pool.layer(static_cast<int>(i)), pool.state_dtype(),
-                     {residual, layer.mixer_norm, config.norm_eps});
+                     {residual, layer.mixer_norm.weight, config.norm_eps});
     arena.ReturnTo(mark);
     const Matrix inner = arena.Take(tokens, config.intermediate_size, dtype);
-    ProjectSwiGlu(stream, arena, {residual, layer.mlp_norm, config.norm_eps}, layer.gate_up, inner);
-    AddProjection(stream, arena, inner, layer.down, residual);
+    ProjectSwiGlu(stream, arena, {residual, layer.mlp_norm.weight, config.norm_eps},
+                  layer.feed_forward.in, inner);
+    AddProjection(stream, arena, inner, layer.feed_forward.down, residual);
     arena.ReturnTo(mark);
   }
-  ProjectNormed(stream, arena, {residual, norm, config.norm_eps}, head, logits);
+  ProjectNormed(stream, arena, {residual, norm.weight, config.norm_eps}, head, logits);
   return logits;
+}
+
+// residual [T, D] = the tokens' embeddings, through the input projection where there is one.
+void Model::Parts::ReadTokens(const BatchView& batch, Matrix residual) {
+  if (!input_projection.present()) {
+    return EmbeddingLookup(stream, batch.tokens, embeddings, residual, batch.sampled);
+  }
+  const ActivationArena::Mark mark = arena.mark();
+  const Matrix embedded = arena.Take(batch.num_tokens, config.embed_dim, dtype);
+  EmbeddingLookup(stream, batch.tokens, embeddings, embedded, batch.sampled);
+  Linear(stream, embedded, input_projection, input_bias, residual);
+  arena.ReturnTo(mark);
 }
 
 ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
@@ -199,25 +238,21 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
   const Matrix residual = arena.Take(tokens, hidden, DType::kF32);
   const Matrix delta = arena.Take(tokens, hidden, dtype);  // what the last block adds
   const Matrix normed = arena.Take(tokens, hidden, dtype);
-  EmbeddingLookup(stream, batch.tokens, embeddings, residual, batch.sampled);
+  ReadTokens(batch, residual);
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const ActivationArena::Mark mark = arena.mark();
     if (i == 0) {
-      RmsNorm(stream, residual, layer.mixer_norm, config.norm_eps, normed);
+      ApplyNorm(stream, layer.mixer_norm, residual, normed);
     } else {
-      AddRmsNorm(stream, residual, delta, layer.mixer_norm, config.norm_eps, normed);
+      AddAndNorm(stream, layer.mixer_norm, residual, delta, normed);
     }
     layer.mixer.Forward(stream, arena, batch, pool.layer(static_cast<int>(i)), pool.state_dtype(),
                         normed, delta);
     arena.ReturnTo(mark);
 
-    AddRmsNorm(stream, residual, delta, layer.mlp_norm, config.norm_eps, normed);
-    const Matrix gate_up = arena.Take(tokens, 2 * config.intermediate_size, dtype);
-    const Matrix inner = arena.Take(tokens, config.intermediate_size, dtype);
-    Linear(stream, normed, layer.gate_up, nullptr, gate_up);
-    SwiGlu(stream, gate_up, inner);
-    Linear(stream, inner, layer.down, nullptr, delta);
+    AddAndNorm(stream, layer.mlp_norm, residual, delta, normed);
+    layer.feed_forward.Forward(stream, arena, normed, delta);
     arena.ReturnTo(mark);
   }
   ForwardResult result;

@@ -10,7 +10,9 @@ namespace {
 constexpr int64_t kAlignment = 256;
 
 struct LayerBytes {  // of one slot
-  int64_t recurrent, convolution, normalizer;
+  int64_t recurrent, convolution, normalizer, open_chunk;
+
+  int64_t sum() const { return recurrent + convolution + normalizer + open_chunk; }
 };
 
 LayerBytes BytesOf(const ModelConfig& config, DType state_dtype) {
@@ -18,7 +20,8 @@ LayerBytes BytesOf(const ModelConfig& config, DType state_dtype) {
   const int64_t heads = mixer.heads, key_dim = mixer.state_k_dim();
   return {heads * key_dim * mixer.head_v_dim * static_cast<int64_t>(SizeOf(state_dtype)),
           static_cast<int64_t>(mixer.conv_channels()) * std::max(mixer.conv_width - 1, 0) * 4,
-          mixer.normalizer ? heads * key_dim * 4 : 0};
+          mixer.normalization == Normalization::kNone ? 0 : heads * key_dim * 4,
+          mixer.has_open_chunk() ? heads * OpenChunkFloats(ChunkAttentionOf(mixer)) * 4 : 0};
 }
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -27,7 +30,7 @@ int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 
 int64_t StateBytesPerSlot(const ModelConfig& config, DType state_dtype) {
   const LayerBytes bytes = BytesOf(config, state_dtype);
-  return config.num_layers * (bytes.recurrent + bytes.convolution + bytes.normalizer);
+  return config.num_layers * bytes.sum();
 }
 
 StatePool::StatePool(Stream& stream, const ModelConfig& config, int slots, DType state_dtype)
@@ -38,7 +41,7 @@ StatePool::StatePool(Stream& stream, const ModelConfig& config, int slots, DType
   const auto pooled = [&](int64_t one) { return Aligned(one * slots); };
   memory_ = Buffer(stream.device(),
                    config.num_layers * (pooled(bytes.recurrent) + pooled(bytes.convolution) +
-                                        pooled(bytes.normalizer)));
+                                        pooled(bytes.normalizer) + pooled(bytes.open_chunk)));
   stream.Zero(memory_.data(), memory_.size());
   char* next = memory_.as<char>();
   const auto region = [&](int64_t one) -> void* {
@@ -53,6 +56,7 @@ StatePool::StatePool(Stream& stream, const ModelConfig& config, int slots, DType
     layer.recurrent = region(bytes.recurrent);
     layer.convolution = static_cast<float*>(region(bytes.convolution));
     layer.normalizer = static_cast<float*>(region(bytes.normalizer));
+    layer.open_chunk = static_cast<float*>(region(bytes.open_chunk));
   }
   for (int slot = slots - 1; slot >= 0; --slot) free_.push_back(slot);
   used_ = 0;

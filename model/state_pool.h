@@ -34,6 +34,7 @@ class StatePool {
     void* recurrent = nullptr;     // [S, H, K, V]
     float* convolution = nullptr;  // [S, C, W - 1], null without short convolutions
     float* normalizer = nullptr;   // [S, H, K], null without a normaliser
+    float* open_chunk = nullptr;   // [S, H, OpenChunkFloats], null where the chunk does not matter
   };
   const LayerState& layer(int index) const { return layers_[index]; }
   DType state_dtype() const { return state_dtype_; }

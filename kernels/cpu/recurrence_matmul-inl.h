@@ -57,7 +57,7 @@ HWY_INLINE void MultiplyAddColumns(Tile a, Tile b, int rows, int depth, Tile out
 }
 
 // out[rows, columns] += a[rows, depth] b[depth, columns]; columns a multiple of kLanePadding.
-HWY_NOINLINE void MultiplyAdd(Tile a, Tile b, int rows, int depth, int columns, Tile out) {
+inline HWY_NOINLINE void MultiplyAdd(Tile a, Tile b, int rows, int depth, int columns, Tile out) {
   const int lanes = static_cast<int>(hn::Lanes(FloatTag()));
   int c = 0;
   for (; c + 2 * lanes <= columns; c += 2 * lanes) {
@@ -68,7 +68,7 @@ HWY_NOINLINE void MultiplyAdd(Tile a, Tile b, int rows, int depth, int columns, 
 
 // x <- (I - n)^-1 x in place by forward substitution; n [rows, rows] strictly lower triangular
 // (what stands on and above its diagonal is not read), x [rows, columns].
-HWY_NOINLINE void SolveUnitLower(Tile n, int rows, int columns, Tile x) {
+inline HWY_NOINLINE void SolveUnitLower(Tile n, int rows, int columns, Tile x) {
   const FloatTag d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   for (int c = 0; c < columns; c += lanes) {

@@ -73,7 +73,7 @@ TEST(Config, ReadsEveryOptionOfAMixer) {
   EXPECT_EQ(linear.mixer.state_k_dim(), 8 * linear.mixer.head_k_dim);
   EXPECT_EQ(linear.mixer.q_norm, HeadNorm::kSum);
   EXPECT_EQ(linear.mixer.k_norm, HeadNorm::kNone);
-  EXPECT_TRUE(linear.mixer.normalizer);
+  EXPECT_EQ(linear.mixer.normalization, Normalization::kSum);
   EXPECT_EQ(linear.mixer.k_heads, 2);
 }
 

@@ -15,7 +15,7 @@ ModelConfig SmallModel() {
   config.mixer.head_k_dim = 16;
   config.mixer.head_v_dim = 32;
   config.mixer.conv_width = 4;
-  config.mixer.normalizer = true;
+  config.mixer.normalization = Normalization::kSum;
   return config;
 }
 

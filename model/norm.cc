@@ -1,0 +1,29 @@
+#include "model/norm.h"
+
+namespace fla {
+
+Norm TakeNorm(const ModelConfig& config, const std::string& name, WeightReader& weights) {
+  Norm norm;
+  norm.kind = config.norm;
+  norm.eps = config.norm_eps;
+  const bool axon = config.mixer.layout == TensorLayout::kAxon;
+  norm.weight = weights.Vector(name + (axon ? ".gamma" : ".weight"), config.hidden_size);
+  if (norm.kind == NormKind::kLayer) {
+    norm.bias = weights.Vector(name + (axon ? ".beta" : ".bias"), config.hidden_size);
+  }
+  return norm;
+}
+
+void ApplyNorm(Stream& stream, const Norm& norm, Matrix x, Matrix out) {
+  if (norm.kind == NormKind::kRms) return RmsNorm(stream, x, norm.weight, norm.eps, out);
+  LayerNorm(stream, {x, {}, norm.weight, norm.bias, norm.eps, out});
+}
+
+void AddAndNorm(Stream& stream, const Norm& norm, Matrix residual, Matrix delta, Matrix out) {
+  if (norm.kind == NormKind::kRms) {
+    return AddRmsNorm(stream, residual, delta, norm.weight, norm.eps, out);
+  }
+  LayerNorm(stream, {residual, delta, norm.weight, norm.bias, norm.eps, out});
+}
+
+}  // namespace fla
