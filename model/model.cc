@@ -102,11 +102,11 @@ struct Model::Parts {
 void Model::Parts::TakeInput(WeightReader& weights) {
   const int64_t vocab = config.vocab_size, hidden = config.hidden_size;
   if (config.mixer.layout == TensorLayout::kLibrary) {
-    embeddings = weights.Take("model.embeddings.weight", vocab, hidden);
+    embeddings = weights.Table("model.embeddings.weight", vocab, hidden);
     return;
   }
   const int64_t inputs = config.embed_dim;
-  if (vocab > 0) embeddings = weights.Take("token_embedding.kernel", vocab, inputs);
+  if (vocab > 0) embeddings = weights.Table("token_embedding.kernel", vocab, inputs);
   if (inputs != hidden) {
     input_projection = weights.TakeTransposed("input_projection.kernel", inputs, hidden);
     input_bias = weights.Vector("input_projection.bias", hidden);
@@ -120,7 +120,7 @@ void Model::Parts::TakeOutput(WeightReader& weights) {
   if (axon) {
     if (vocab > 0) head = weights.TakeTransposed("lm_head.kernel", hidden, vocab);
   } else if (config.tie_word_embeddings) {
-    head = embeddings;
+    head = weights.ForLinear(embeddings);
     weights.Skip("lm_head.weight");
   } else {
     head = weights.Take("lm_head.weight", vocab, hidden);

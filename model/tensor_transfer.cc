@@ -105,6 +105,7 @@ void TensorTransfer::Run(Stream& stream, const std::function<void(double)>& prog
     for (const Piece& piece : pieces_) jobs.push_back({&piece, piece.target});
     workers.Run(jobs);
   }
+  if (progress) progress(1.0);  // what the other threads did last, it has not heard
   pieces_.clear();
 }
 

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "kernels/linear_weight.h"
+
 namespace fla {
 namespace {
 
@@ -63,6 +65,20 @@ void* WeightReader::Allocate(int64_t bytes) {
   return memory_.back().data();
 }
 
+Matrix WeightReader::Place(int64_t rows, int64_t cols) {
+  const auto bytes = static_cast<int64_t>(rows * cols * SizeOf(dtype_));
+  const auto packed_bytes =
+      stream_ == nullptr
+          ? 0
+          : static_cast<int64_t>(PackedLinearBytes(stream_->device(), dtype_, rows, cols));
+  Matrix weight = {Allocate(std::max(bytes, packed_bytes)), dtype_, rows, cols, cols};
+  if (packed_bytes > 0) {
+    to_pack_.push_back({weight, weight.data});
+    weight.packed = true;
+  }
+  return weight;
+}
+
 Matrix WeightReader::PackRows(const std::vector<Block>& blocks, int64_t cols) {
   int64_t rows = 0;
   std::vector<const StoredTensor*> tensors;
@@ -71,7 +87,7 @@ Matrix WeightReader::PackRows(const std::vector<Block>& blocks, int64_t cols) {
     tensors.push_back(block.name.empty() ? nullptr : Find(block.name, {block.rows, cols}));
   }
   const int64_t row_bytes = cols * static_cast<int64_t>(SizeOf(dtype_));
-  const Matrix packed = {Allocate(rows * row_bytes), dtype_, rows, cols, cols};
+  const Matrix packed = Place(rows, cols);
   if (stream_ == nullptr) return packed;
   char* target = static_cast<char*>(packed.data);
   for (size_t i = 0; i < blocks.size(); ++i) {
@@ -86,9 +102,43 @@ Matrix WeightReader::PackRows(const std::vector<Block>& blocks, int64_t cols) {
 }
 
 Matrix WeightReader::TakeTransposed(const std::string& name, int64_t rows, int64_t cols) {
-  const Matrix stored = Take(name, rows, cols);
-  to_transpose_.push_back(stored);
-  return {stored.data, stored.dtype, cols, rows, rows};
+  const StoredTensor* const tensor = Find(name, {rows, cols});
+  const Matrix weight = Place(cols, rows);
+  if (stream_ == nullptr) return weight;
+  transfer_.Add(*tensor, dtype_, weight.data);
+  to_transpose_.push_back({weight.data, dtype_, rows, cols, cols});
+  return weight;
+}
+
+Matrix WeightReader::Table(const std::string& name, int64_t rows, int64_t cols) {
+  const StoredTensor* const tensor = Find(name, {rows, cols});
+  const auto bytes = static_cast<int64_t>(rows * cols * SizeOf(dtype_));
+  const Matrix table = {Allocate(bytes), dtype_, rows, cols, cols};
+  if (stream_ != nullptr) transfer_.Add(*tensor, dtype_, table.data);
+  return table;
+}
+
+Matrix WeightReader::ForLinear(const Matrix& table) {
+  if (stream_ == nullptr) return table;
+  const size_t bytes = PackedLinearBytes(stream_->device(), table.dtype, table.rows, table.cols);
+  if (bytes == 0) return table;
+  Matrix weight = table;
+  weight.data = Allocate(static_cast<int64_t>(bytes));
+  weight.packed = true;
+  to_pack_.push_back({table, weight.data});
+  return weight;
+}
+
+// Only a CPU packs: its memory is the host's.
+void WeightReader::Pack(const Matrix& rows, void* target) {
+  std::vector<char> copy;
+  Matrix from = rows;
+  if (target == rows.data) {
+    copy.resize(rows.rows * rows.cols * SizeOf(rows.dtype));
+    std::memcpy(copy.data(), rows.data, copy.size());
+    from.data = copy.data();
+  }
+  PackLinear(stream_->device(), from, target);
 }
 
 // In its own memory, by way of the host: no weight needs its memory twice on the device.
@@ -150,6 +200,7 @@ void WeightReader::Finish() {
   if (stream_ == nullptr) return;
   transfer_.Run(*stream_, progress_);
   for (const Matrix& stored : to_transpose_) Transpose(stored);
+  for (const auto& [rows, target] : to_pack_) Pack(rows, target);
 }
 
 std::vector<Buffer> WeightReader::ReleaseMemory() { return std::move(memory_); }

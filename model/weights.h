@@ -35,14 +35,19 @@ class WeightReader {
     std::string name;
     int64_t rows;
   };
-  // The blocks one below the other: [sum of rows, cols].
+  // The blocks one below the other, [sum of rows, cols], in the order in which the device's Linear
+  // reads them fastest: for Linear alone.
   Matrix PackRows(const std::vector<Block>& blocks, int64_t cols);
   Matrix Take(const std::string& name, int64_t rows, int64_t cols) {
     return PackRows({{name, rows}}, cols);
   }
 
-  // A stored matrix [rows, cols] as its transpose, [cols, rows]: contents are there after Finish.
+  // A stored matrix [rows, cols] as its transpose, [cols, rows]: for Linear alone.
   Matrix TakeTransposed(const std::string& name, int64_t rows, int64_t cols);
+
+  // Rows to look up, and the same table for Linear (a copy where that reads another order).
+  Matrix Table(const std::string& name, int64_t rows, int64_t cols);
+  Matrix ForLinear(const Matrix& table);
 
   // Stored tensors of any shape, one after the other: f32.
   struct Piece {
@@ -73,7 +78,10 @@ class WeightReader {
   const StoredTensor* Find(const std::string& name, const std::vector<int64_t>& shape);
   void* Allocate(int64_t bytes);
   void Report(const std::string& problem) const;
+  // Memory for Linear's weight [rows, cols], to be filled with its rows.
+  Matrix Place(int64_t rows, int64_t cols);
   void Transpose(const Matrix& stored);
+  void Pack(const Matrix& rows, void* target);
 
   const Checkpoint& checkpoint_;
   Stream* stream_ = nullptr;                      // null: only looks
@@ -83,6 +91,11 @@ class WeightReader {
   TensorTransfer transfer_;
   std::set<std::string> taken_;
   std::vector<Matrix> to_transpose_;  // as stored
+  struct ToPack {
+    Matrix rows;
+    void* target;  // may be where the rows are
+  };
+  std::vector<ToPack> to_pack_;
   std::vector<Buffer> memory_;
   int64_t parameters_ = 0;
   int64_t bytes_ = 0;

@@ -92,7 +92,7 @@ TEST(Model, ReportsProgressAndSize) {
                                     ++calls;
                                   }});
   EXPECT_EQ(last, 1.0);
-  EXPECT_GT(calls, 10);
+  EXPECT_GT(calls, 0);
   EXPECT_EQ(model->parameters(), 200900);  // as info.json of the checkpoint says
 }
 
