@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cctype>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <iostream>
@@ -130,6 +131,50 @@ std::string Escape(const std::string& bytes) {
   return text + "\"";
 }
 
+// Number `column` of row `row`; NaN where the server sent fewer.
+float At(const v1::Vectors& vectors, int row, int column) {
+  const size_t at = (static_cast<size_t>(row) * vectors.columns() + column) * sizeof(float);
+  float value = NAN;
+  if (at + sizeof(float) <= vectors.values().size()) {
+    std::memcpy(&value, vectors.values().data() + at, sizeof(float));
+  }
+  return value;
+}
+
+// {"tokens":3,"vectors":[[0.25,..],..]}, each number with the digits that tell it from any other.
+void PrintVectorsAsJson(const v1::Embedding& embedding) {
+  const v1::Vectors& vectors = embedding.vectors();
+  std::cout << "{\"tokens\":" << embedding.tokens() << ",\"vectors\":[";
+  for (int row = 0; row < vectors.rows(); ++row) {
+    std::cout << (row > 0 ? ",[" : "[");
+    for (int column = 0; column < vectors.columns(); ++column) {
+      char number[32];
+      std::snprintf(number, sizeof(number), "%s%.9g", column > 0 ? "," : "",
+                    At(vectors, row, column));
+      std::cout << number;
+    }
+    std::cout << "]";
+  }
+  std::cout << "]}\n";
+}
+
+// "7 tokens, 1 x 384: 0.0312 -1.25 ..", a line a vector.
+void PrintVectorHeads(const v1::Embedding& embedding) {
+  constexpr int kHead = 8;  // numbers
+  const v1::Vectors& vectors = embedding.vectors();
+  std::cout << embedding.tokens() << " tokens, " << vectors.rows() << " x " << vectors.columns();
+  for (int row = 0; row < vectors.rows(); ++row) {
+    std::cout << (vectors.rows() == 1 ? ":" : "\n ");
+    for (int column = 0; column < std::min(kHead, vectors.columns()); ++column) {
+      char number[32];
+      std::snprintf(number, sizeof(number), " %.4g", At(vectors, row, column));
+      std::cout << number;
+    }
+    if (vectors.columns() > kHead) std::cout << " ..";
+  }
+  std::cout << "\n";
+}
+
 // "serving", "loading 42%"
 std::string StateOf(const v1::ModelInfo& model) {
   std::string state = v1::ModelState_Name(model.state()).substr(std::strlen("MODEL_STATE_"));
@@ -152,6 +197,25 @@ int Generate(const Connection& connection, const GenerateCommand& command) {
   } else {
     GenerateAtOnce(*stub, context, command);
   }
+  return 0;
+}
+
+int Embed(const Connection& connection, const EmbedCommand& command) {
+  const auto stub = v1::Inference::NewStub(connection.Open());
+  grpc::ClientContext context;
+  connection.Apply(context);
+  v1::EmbedResponse response;
+  ThrowUnlessOk(stub->Embed(&context, command.request, &response));
+  for (const v1::Embedding& embedding : response.embeddings()) {
+    if (command.binary) {
+      std::cout << embedding.vectors().values();
+    } else if (command.json) {
+      PrintVectorsAsJson(embedding);
+    } else {
+      PrintVectorHeads(embedding);
+    }
+  }
+  std::cout << std::flush;
   return 0;
 }
 

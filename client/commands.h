@@ -16,7 +16,14 @@ struct GenerateCommand {
   bool stats = false;  // time to first token and tokens a second, on stderr
 };
 
+struct EmbedCommand {
+  v1::EmbedRequest request;
+  bool json = false;    // an object an input with all numbers, one a line
+  bool binary = false;  // the numbers alone, as they came: little-endian floats, row after row
+};
+
 int Generate(const Connection& connection, const GenerateCommand& command);
+int Embed(const Connection& connection, const EmbedCommand& command);
 int Tokenize(const Connection& connection, const v1::TokenizeRequest& request, bool ids_only);
 int Detokenize(const Connection& connection, const v1::DetokenizeRequest& request);
 int ListModels(const Connection& connection);

@@ -110,6 +110,38 @@ void AddGenerate(CLI::App& app, GenerateCommand& command) {
                "Print time to first token and tokens a second to standard error");
 }
 
+void AddEmbed(CLI::App& app, EmbedCommand& command) {
+  v1::EmbedRequest& request = command.request;
+  app.add_option_function<std::vector<std::string>>(
+         "text",
+         [&](const std::vector<std::string>& texts) {
+           for (const std::string& text : texts) request.add_inputs()->set_text(text);
+         },
+         "Texts, a vector each")
+      ->required();
+  AddField<std::string>(
+      app, "--model", [&](const std::string& v) { request.set_model(v); },
+      "Default: the server's default model");
+  AddField<std::string>(
+      app, "--request-id", [&](const std::string& v) { request.set_request_id(v); },
+      "For the server's log");
+  app.add_option_function<std::string>(
+         "--pooling",
+         [&](const std::string& name) {
+           request.set_pooling(name == "last"   ? v1::POOLING_LAST
+                               : name == "mean" ? v1::POOLING_MEAN
+                                                : v1::POOLING_ALL);
+         },
+         "last, mean or all: a vector a token. Default: the model's")
+      ->check(CLI::IsMember({"last", "mean", "all"}));
+  AddField<int>(
+      app, "--priority", [&](int v) { request.set_priority(v); }, "Lower is served first");
+  CLI::Option* json =
+      app.add_flag("--json", command.json, "Print all numbers, a JSON object an input");
+  app.add_flag("--binary", command.binary, "Print little-endian 32-bit floats and nothing else")
+      ->excludes(json);
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Talks to a running fla-server.", "fla-cli");
   Connection connection;
@@ -133,6 +165,9 @@ int Main(int argc, char** argv) {
 
   GenerateCommand generate;
   AddGenerate(*app.add_subcommand("generate", "Continue a prompt"), generate);
+
+  EmbedCommand embed;
+  AddEmbed(*app.add_subcommand("embed", "Turn texts into vectors"), embed);
 
   v1::TokenizeRequest text;
   bool ids_only = false, no_special = false;
@@ -194,6 +229,7 @@ int Main(int argc, char** argv) {
   }
   try {
     if (app.got_subcommand("generate")) return Generate(connection, generate);
+    if (app.got_subcommand("embed")) return Embed(connection, embed);
     if (app.got_subcommand(&tokenize)) {
       text.set_add_special_tokens(!no_special);
       return Tokenize(connection, text, ids_only);

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 
 namespace fla {
@@ -43,6 +45,7 @@ ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, const
       limits_(LimitsFor(model.config(), options.max_batch_tokens)),
       pool_(model.stream(), model.config(), options.slots, options.state_dtype),
       sampler_(model.stream(), options.slots + limits_.max_scored_rows, model.config().vocab_size),
+      hidden_copies_(model.stream()),
       launch_ahead_(options.launch_ahead),
       running_gauge_(metrics.running()),
       slots_used_gauge_(metrics.slots_used()),
@@ -145,6 +148,7 @@ void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
   const int first_row = static_cast<int>(batch.tokens.size());
   const int position = sequence.position();
   const bool is_prompt = sequence.prompt_left() > 0;
+  const int hidden = is_prompt ? sequence.HiddenRows(tokens) : 0;
   running.last_turn = ++turns_;
   batch.slots.push_back(running.slot);
   batch.positions.push_back(position);
@@ -160,6 +164,8 @@ void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
       step.rows.push_back({running.sequence, /*scores_prompt=*/true});
       step.samples.push_back(sequence.ScoreSample(position + i));
     }
+    for (int i = tokens - hidden; i < tokens; ++i) batch.hidden_rows.push_back(first_row + i);
+    if (hidden > 0) step.hidden.push_back({running.sequence, hidden});
     if (prompt_done) step.prompts_done.push_back(running.sequence);
   }
   if (prompt_done && sequence.request().max_new_tokens > 0) {
@@ -172,7 +178,9 @@ void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
 
 void ContinuousBatch::Launch(const Step& step) {
   sampler_.Prepare(step.samples);
-  sampler_.Launch(model_.Forward(step.batch, pool_).logits);
+  const ForwardResult result = model_.Forward(step.batch, pool_);
+  sampler_.Launch(result.logits);
+  hidden_copies_.Launch(result.hidden);
 }
 
 void ContinuousBatch::Collect(const Step& step) {
@@ -184,6 +192,7 @@ void ContinuousBatch::Collect(const Step& step) {
       sequence.AppendPromptLogprob(sampled[i]);
     }
   }
+  CollectHidden(step, now);
   for (const std::shared_ptr<Sequence>& sequence : step.prompts_done) {
     if (!sequence->finished()) sequence->FinishPrompt(now);
   }
@@ -202,16 +211,35 @@ void ContinuousBatch::Collect(const Step& step) {
   metrics_.CountGenerationTokens(generated);
 }
 
+void ContinuousBatch::CollectHidden(const Step& step, Clock::time_point now) {
+  const std::span<const float> rows = hidden_copies_.Collect();
+  const int columns = model_.config().hidden_size;
+  size_t begin = 0;
+  for (const Step::HiddenPiece& piece : step.hidden) {
+    const size_t count = static_cast<size_t>(piece.rows) * columns;
+    if (!piece.sequence->finished() &&
+        !piece.sequence->AppendHidden(rows.subspan(begin, count), columns)) {
+      EndNonfinite(*piece.sequence, "hidden states", now);
+    }
+    begin += count;
+  }
+}
+
 bool ContinuousBatch::Usable(Sequence& sequence, const SampledToken& sampled,
                              Clock::time_point now) {
   if (sequence.finished()) return false;
   if (!sampled.nonfinite) return true;
-  const Request& request = sequence.request();
-  spdlog::error("request {} ({}): logits that are not finite at position {}", request.id,
-                request.client_request_id, sequence.position());
-  metrics_.CountNonfinite();
-  sequence.End(FinishReason::kStop, absl::InternalError("the model's logits are not finite"), now);
+  EndNonfinite(sequence, "logits", now);
   return false;
+}
+
+void ContinuousBatch::EndNonfinite(Sequence& sequence, const char* what, Clock::time_point now) {
+  const Request& request = sequence.request();
+  spdlog::error("request {} ({}): {} that are not finite at position {}", request.id,
+                request.client_request_id, what, sequence.position());
+  metrics_.CountNonfinite();
+  sequence.End(FinishReason::kStop,
+               absl::InternalError(absl::StrCat("the model's ", what, " are not finite")), now);
 }
 
 void ContinuousBatch::EndAll(const absl::Status& status) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "model/hidden_copies.h"
 #include "model/model.h"
 #include "model/sampler.h"
 #include "model/state_pool.h"
@@ -84,6 +85,12 @@ class ContinuousBatch {
     };
     std::vector<Row> rows;
     std::vector<SampleRequest> samples;
+    // Whose the wanted hidden states are, and how many, in their order.
+    struct HiddenPiece {
+      std::shared_ptr<Sequence> sequence;
+      int rows;
+    };
+    std::vector<HiddenPiece> hidden;
     std::vector<std::shared_ptr<Sequence>> prompts_done;  // whose last prompt piece is in the batch
     Clock::time_point composed;
   };
@@ -93,8 +100,10 @@ class ContinuousBatch {
   void AddPiece(Running& running, int tokens, Step& step);
   void Launch(const Step& step);
   void Collect(const Step& step);
+  void CollectHidden(const Step& step, Clock::time_point now);
   // False if no token can be taken from a row, because its sequence ended in this step.
   bool Usable(Sequence& sequence, const SampledToken& sampled, Clock::time_point now);
+  void EndNonfinite(Sequence& sequence, const char* what, Clock::time_point now);
   void UpdateGauges();
 
   Model& model_;
@@ -103,6 +112,7 @@ class ContinuousBatch {
   const BatchLimits limits_;
   StatePool pool_;
   Sampler sampler_;
+  HiddenCopies hidden_copies_;
   const bool launch_ahead_;
   std::optional<Step> in_flight_;  // launched, not collected
   GaugePart running_gauge_;

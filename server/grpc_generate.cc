@@ -3,39 +3,20 @@
 #include <exception>
 #include <utility>
 
-#include "server/grpc_handover.h"
+#include "proto/grpc_handover.h"
 #include "server/grpc_status.h"
+#include "server/grpc_unary.h"
 
 namespace fla {
 namespace {
 
-class UnaryCall final : public EngineCall, public grpc::ServerUnaryReactor {
+class GenerateCall final : public UnaryCall {
  public:
-  UnaryCall(const CallContext& context, v1::GenerateResponse* response)
-      : EngineCall(context), response_(response) {}
-
-  void KeepUntilDone() { self_ = shared_from_this(); }
+  GenerateCall(const CallContext& context, v1::GenerateResponse* response)
+      : UnaryCall(context, Totals::kChoices), response_(response) {}
 
  private:
-  void Advance() override {
-    absl::Status status;
-    {
-      const std::lock_guard lock(mutex_);
-      if (closed_ || (failure_.ok() && !complete())) return;
-      closed_ = true;
-      status = failure_;
-      try {
-        if (status.ok()) FillResponse();
-      } catch (const std::exception& error) {
-        status = InternalError(error);
-      }
-      LogOutcome(status);
-    }
-    if (!status.ok()) Cancel();
-    FinishWith(ToGrpcStatus(status));
-  }
-
-  void FillResponse() {
+  void FillResponse() override {
     response_->set_request_id(client_request_id_);
     response_->set_model(model_name_);
     response_->set_model_version(model_version_);
@@ -49,30 +30,13 @@ class UnaryCall final : public EngineCall, public grpc::ServerUnaryReactor {
     *response_->mutable_timings() = totals_.timings();
   }
 
-  void FinishWith(const grpc::Status& status) override {
-    GiveToGrpc(this);
-    Finish(status);
-  }
-  int max_unread_events() const override { return 0; }  // bounded by max_new_tokens
-
-  void OnCancel() override {
-    TakeFromGrpc(this);
-    Cancel();
-    GiveToGrpc(this);
-  }
-  void OnDone() override {
-    TakeFromGrpc(this);
-    const std::shared_ptr<EngineCall> last = std::move(self_);  // may destroy this on return
-  }
-
   v1::GenerateResponse* response_;  // gRPC's; not touched after Finish
-  std::shared_ptr<EngineCall> self_;
 };
 
 class StreamedCall final : public EngineCall,
                            public grpc::ServerWriteReactor<v1::GenerateStreamResponse> {
  public:
-  explicit StreamedCall(const CallContext& context) : EngineCall(context) {}
+  explicit StreamedCall(const CallContext& context) : EngineCall(context, Totals::kChoices) {}
 
   void KeepUntilDone() { self_ = shared_from_this(); }
 
@@ -163,10 +127,11 @@ grpc::ServerUnaryReactor* StartUnaryCall(const CallContext& context, uint64_t id
                                          const grpc::CallbackServerContext& rpc,
                                          const v1::GenerateRequest& message,
                                          v1::GenerateResponse* response) {
-  auto call = std::make_shared<UnaryCall>(context, response);
+  auto call = std::make_shared<GenerateCall>(context, response);
   call->KeepUntilDone();
   call->ReadTrace(rpc);
   call->Start(message, id, rpc.deadline(), context.access.Check(rpc, Role::kUser));
+  GiveToGrpc(call.get());
   return call.get();
 }
 
@@ -177,6 +142,7 @@ grpc::ServerWriteReactor<v1::GenerateStreamResponse>* StartStreamedCall(
   call->KeepUntilDone();
   call->ReadTrace(rpc);
   call->Start(message, id, rpc.deadline(), context.access.Check(rpc, Role::kUser));
+  GiveToGrpc(call.get());
   return call.get();
 }
 

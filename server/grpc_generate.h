@@ -3,7 +3,7 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include "server/generate_call.h"
+#include "server/engine_call.h"
 
 namespace fla {
 

@@ -4,7 +4,9 @@
 
 #include <exception>
 
+#include "server/field_checks.h"
 #include "server/grpc_answer.h"
+#include "server/grpc_embed.h"
 #include "server/grpc_generate.h"
 #include "server/translate.h"
 
@@ -71,6 +73,12 @@ grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext
 grpc::ServerWriteReactor<v1::GenerateStreamResponse>* InferenceService::GenerateStream(
     grpc::CallbackServerContext* rpc, const v1::GenerateRequest* request) {
   return StartStreamedCall(context_, next_id_++, *rpc, *request);
+}
+
+grpc::ServerUnaryReactor* InferenceService::Embed(grpc::CallbackServerContext* rpc,
+                                                  const v1::EmbedRequest* request,
+                                                  v1::EmbedResponse* response) {
+  return StartEmbedCall(context_, next_id_++, *rpc, *request, response);
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* rpc,

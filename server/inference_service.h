@@ -7,11 +7,11 @@
 #include <cstdint>
 
 #include "fla/v1/inference.grpc.pb.h"
-#include "server/generate_call.h"
+#include "server/engine_call.h"
 
 namespace fla {
 
-// Answers on gRPC's callback threads, which tokenise; generation itself runs on the engines'.
+// Answers on gRPC's callback threads, which tokenise; the models run on the engines'.
 //
 // Thread safety: all methods may be called from any thread.
 class InferenceService final : public v1::Inference::CallbackService {
@@ -25,6 +25,8 @@ class InferenceService final : public v1::Inference::CallbackService {
                                      v1::GenerateResponse* response) override;
   grpc::ServerWriteReactor<v1::GenerateStreamResponse>* GenerateStream(
       grpc::CallbackServerContext* rpc, const v1::GenerateRequest* request) override;
+  grpc::ServerUnaryReactor* Embed(grpc::CallbackServerContext* rpc, const v1::EmbedRequest* request,
+                                  v1::EmbedResponse* response) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* rpc,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override;

@@ -25,9 +25,12 @@ Limits ReadLimits(ConfigSection section) {
   section.Read("max_concurrent_streams", limits.max_concurrent_streams, 1, 1 << 20);
   section.Read("max_queued_requests", limits.max_queued_requests, 1, 1 << 20);
   section.Read("max_queued_tokens", limits.max_queued_tokens, 1, int64_t{1} << 40);
-  // More choices than the queue holds could never be taken.
+  // More choices or inputs than the queue holds could never be taken.
   limits.max_n = std::min(limits.max_n, limits.max_queued_requests);
   section.Read("max_n", limits.max_n, 1, std::min(1024, limits.max_queued_requests));
+  limits.max_embed_inputs = std::min(limits.max_embed_inputs, limits.max_queued_requests);
+  section.Read("max_embed_inputs", limits.max_embed_inputs, 1, limits.max_queued_requests);
+  section.Read("max_embed_bytes", limits.max_embed_bytes, 4, kMost);
   section.Read("max_unread_events", limits.max_unread_events, 1, 1 << 20);
 
   section.Read("max_request_seconds", limits.max_request_seconds, 0.001, 1e7);

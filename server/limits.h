@@ -21,12 +21,16 @@ struct Limits {
   // Entries of prompt_logprobs: tokens of the prompt, times alternatives and the token itself.
   int max_prompt_logprob_entries = 1 << 20;
   int max_logit_bias = 1024;
+  int max_embed_inputs = 256;
+  // Of the vectors of one answer of Embed: fits, with what is around them, into the 4 MiB that gRPC
+  // clients receive unless they are told otherwise.
+  int max_embed_bytes = 4000000;
   int max_priority = 100;  // and at least minus that
   int max_message_bytes = 4 * 1024 * 1024;
 
   // Of all that there is; RESOURCE_EXHAUSTED beyond.
-  int max_concurrent_streams = 4096;    // calls of Generate and GenerateStream
-  int max_queued_requests = 256;        // choices, a model
+  int max_concurrent_streams = 4096;    // calls that generate or embed
+  int max_queued_requests = 256;        // choices and inputs, a model
   int64_t max_queued_tokens = 1 << 20;  // of prompts that wait, a model
   int max_unread_events = 4096;         // that wait for the client of a stream
 

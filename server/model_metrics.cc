@@ -27,8 +27,8 @@ const Buckets kTokensBuckets = {1,   2,   4,    8,    16,   32,   64,   128,
 const Buckets kRequestTokensBuckets = {1,   2,    5,    10,   20,    50,    100,   200,
                                        500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
 
-constexpr std::array<const char*, 6> kOutcomes = {"stop",     "length",      "cancelled",
-                                                  "deadline", "unavailable", "error"};
+constexpr std::array<const char*, 7> kOutcomes = {
+    "stop", "length", "cancelled", "deadline", "embedded", "unavailable", "error"};
 constexpr std::array<const char*, 4> kRejections = {"queue_full", "draining", "invalid", "failed"};
 constexpr std::array<const char*, 2> kSwapResults = {"success", "failure"};
 constexpr std::array<const char*, 3> kMemoryKinds = {"weights", "states", "workspace"};
@@ -42,9 +42,9 @@ size_t OutcomeOf(const Finish& finish) {
     case absl::StatusCode::kCancelled:
       return static_cast<size_t>(FinishReason::kCancelled);
     case absl::StatusCode::kUnavailable:
-      return 4;
-    default:
       return 5;
+    default:
+      return 6;
   }
 }
 
@@ -115,8 +115,9 @@ ModelMetrics::ModelMetrics(prometheus::Registry& registry, const std::string& mo
   };
   prompt_tokens_ = counter("fla_prompt_tokens_total", "Prompt tokens that went through the model.");
   generation_tokens_ = counter("fla_generation_tokens_total", "Tokens generated.");
-  nonfinite_ = counter("fla_state_nonfinite_total",
-                       "Requests ended because their logits held a NaN or an infinity.");
+  nonfinite_ =
+      counter("fla_state_nonfinite_total",
+              "Requests ended because their logits or hidden states held a NaN or an infinity.");
 
   const auto histogram = [&](const char* name, const char* help, const Buckets& buckets) {
     return AddHistogram(registry, labels, name, help, buckets);
@@ -135,8 +136,9 @@ ModelMetrics::ModelMetrics(prometheus::Registry& registry, const std::string& mo
                           "From the request's arrival to its finish.", kRequestTimeBuckets);
   queue_time_ = histogram("fla_request_queue_time_seconds",
                           "From the request's arrival to its state slot.", kRequestTimeBuckets);
-  prefill_time_ = histogram("fla_request_prefill_time_seconds",
-                            "From the state slot to the first token.", kRequestTimeBuckets);
+  prefill_time_ =
+      histogram("fla_request_prefill_time_seconds",
+                "From the state slot to the first token or the embedding.", kRequestTimeBuckets);
   decode_time_ = histogram("fla_request_decode_time_seconds", "From the first token to the last.",
                            kRequestTimeBuckets);
   request_prompt_tokens_ = histogram("fla_request_prompt_tokens",
@@ -185,6 +187,9 @@ void ModelMetrics::ObserveFinish(const Finish& finish) {
   request_generation_tokens_->Observe(finish.completion_tokens);
   const Clock::time_point left_queue = times.admitted != unset ? times.admitted : times.finished;
   queue_time_->Observe(Seconds(left_queue - times.received));
+  if (finish.status.ok() && finish.reason == FinishReason::kEmbedded) {
+    prefill_time_->Observe(Seconds(times.finished - times.admitted));
+  }
   if (times.first_token == unset) return;
   prefill_time_->Observe(Seconds(times.first_token - times.admitted));
   decode_time_->Observe(Seconds(times.last_token - times.first_token));

@@ -76,16 +76,16 @@ class ModelMetrics {
   void CountRejection(Rejection reason, int choices = 1);
   void CountPromptTokens(int tokens);      // prompt tokens that went through the model
   void CountGenerationTokens(int tokens);  // sampled tokens
-  void CountNonfinite();                   // a row of logits with a NaN or an infinity
+  void CountNonfinite();                   // logits or hidden states with a NaN or an infinity
 
   // One step of the model over `decode` running sequences and `prefill` tokens of prompts.
   void ObserveBatch(int decode, int prefill);
   void ObserveStep(Clock::duration time);
   void ObserveFirstToken(Clock::duration since_received);
   void ObserveInterToken(Clock::duration since_previous_token);
-  // Counts the finish by its reason ("stop", "length", "cancelled", "deadline", "unavailable" or
-  // "error") and observes the request's tokens and its total, queue, prefill and decode time, as
-  // far as it came.
+  // Counts the finish by its reason ("stop", "length", "cancelled", "deadline", "embedded",
+  // "unavailable" or "error") and observes the request's tokens and its total, queue, prefill and
+  // decode time, as far as it came.
   void ObserveFinish(const Finish& finish);
 
   // Once a load has ended well, the first one too: the model is serving, and the labels replace
@@ -109,7 +109,7 @@ class ModelMetrics {
   prometheus::Gauge* slots_total_;
   prometheus::Gauge* load_seconds_;
   prometheus::Gauge* serving_;
-  std::array<prometheus::Counter*, 6> finished_;    // by outcome, see model_metrics.cc
+  std::array<prometheus::Counter*, 7> finished_;    // by outcome, see model_metrics.cc
   std::array<prometheus::Counter*, 4> rejections_;  // by Rejection
   std::array<prometheus::Counter*, 2> swaps_;       // by SwapResult
   prometheus::Counter* prompt_tokens_;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "model/config.h"
 
 namespace fla {
 
@@ -29,7 +30,7 @@ struct SamplingOptions {
   std::vector<std::pair<int, float>> logit_bias;
 };
 
-enum class FinishReason { kStop, kLength, kCancelled, kDeadline };
+enum class FinishReason { kStop, kLength, kCancelled, kDeadline, kEmbedded };
 
 struct TokenLogprob {
   int token = 0;
@@ -72,6 +73,7 @@ struct Event {
   std::vector<int> tokens;
   std::vector<LogprobEntry> logprobs;         // one a token, if asked for
   std::vector<LogprobEntry> prompt_logprobs;  // once, before or with the first token, if asked for
+  std::vector<float> embedding;               // once, with the finish kEmbedded: vectors of size D
   std::optional<Finish> finish;
 };
 
@@ -82,14 +84,17 @@ class EventSink {
   virtual void Deliver(Event event) = 0;
 };
 
-// One choice of one client request; a request with n choices is n of these that share a sink and
-// a cancel flag. Every field is validated before a Request is made. Immutable once queued.
+// One choice of a client's request to generate, or one input of a request to embed; those of one
+// client request share a sink and a cancel flag. Every field is validated before a Request is made.
+// Immutable once queued.
 struct Request {
-  uint64_t id = 0;  // the server's own, unique
-  int choice = 0;
+  uint64_t id = 0;                // the server's own, unique
+  int choice = 0;                 // or number of the input
   std::string client_request_id;  // for logs only
 
-  std::vector<int> prompt;  // >= 1 token, each in range
+  std::vector<int> prompt;     // >= 1 token, each in range; zeros where `vectors` stand for them
+  std::vector<float> vectors;  // [prompt.size(), embed_dim], finite; empty: the prompt is tokens
+  std::optional<Pooling> pooling;  // the prompt is embedded like this, and nothing is generated
   SamplingOptions sampling;
   int max_new_tokens = 0;  // 0: only the prompt is scored
   int min_new_tokens = 0;

@@ -1,11 +1,14 @@
 #include "server/result.h"
 
 #include <algorithm>
+#include <bit>
 #include <iterator>
 #include <utility>
 
 namespace fla {
 namespace {
+
+static_assert(std::endian::native == std::endian::little, "vectors are copied as they are");
 
 template <typename T>
 void MoveTo(std::vector<T>& target, std::vector<T>& source) {
@@ -35,6 +38,8 @@ v1::FinishReason ToProto(FinishReason reason) {
       return v1::FINISH_REASON_CANCELLED;
     case FinishReason::kDeadline:
       return v1::FINISH_REASON_DEADLINE;
+    case FinishReason::kEmbedded:
+      break;  // Embed's answers have no finish
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }
@@ -63,6 +68,7 @@ void EventBuffer::Push(Event event) {
     MoveTo(earlier.tokens, event.tokens);
     MoveTo(earlier.logprobs, event.logprobs);
     MoveTo(earlier.prompt_logprobs, event.prompt_logprobs);
+    MoveTo(earlier.embedding, event.embedding);
     if (event.finish) earlier.finish = std::move(event.finish);
     ++merged.count;
     return;
@@ -102,9 +108,18 @@ void AppendEvent(const Event& event, const Tokenizer& tokenizer, v1::Choice& cho
   }
 }
 
+void FillEmbedding(const Event& event, int hidden_size, v1::Embedding& embedding) {
+  v1::Vectors& vectors = *embedding.mutable_vectors();
+  vectors.set_columns(hidden_size);
+  vectors.set_rows(static_cast<int>(event.embedding.size() / static_cast<size_t>(hidden_size)));
+  vectors.set_values(event.embedding.data(), event.embedding.size() * sizeof(float));
+  if (event.finish) embedding.set_tokens(event.finish->prompt_tokens);
+}
+
 void Totals::Add(const Finish& finish) {
   ++finished_;
-  prompt_tokens_ = std::max(prompt_tokens_, finish.prompt_tokens);
+  prompt_tokens_ = of_ == kInputs ? prompt_tokens_ + finish.prompt_tokens
+                                  : std::max(prompt_tokens_, finish.prompt_tokens);
   completion_tokens_ += finish.completion_tokens;
   times_.received = Earlier(times_.received, finish.times.received);
   times_.admitted = Earlier(times_.admitted, finish.times.admitted);
@@ -124,7 +139,8 @@ v1::Usage Totals::usage() const {
 v1::Timings Totals::timings() const {
   v1::Timings timings;
   timings.set_queue_seconds(Seconds(times_.received, times_.admitted));
-  timings.set_prefill_seconds(Seconds(times_.admitted, times_.first_token));
+  timings.set_prefill_seconds(
+      Seconds(times_.admitted, of_ == kInputs ? times_.finished : times_.first_token));
   timings.set_decode_seconds(Seconds(times_.first_token, times_.last_token));
   timings.set_first_token_seconds(Seconds(times_.received, times_.first_token));
   timings.set_total_seconds(Seconds(times_.received, times_.finished));

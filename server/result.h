@@ -37,17 +37,25 @@ class EventBuffer {
 void AppendEvent(const Event& event, const Tokenizer& tokenizer, v1::Choice& choice,
                  google::protobuf::RepeatedPtrField<v1::LogprobEntry>& prompt_logprobs);
 
-// Usage and times of a request over its choices.
+// The vectors of an event that finishes an input of Embed.
+void FillEmbedding(const Event& event, int hidden_size, v1::Embedding& embedding);
+
+// Usage and times of a client's request over its choices, which share their prompt, or its inputs.
 class Totals {
  public:
+  enum Of { kChoices, kInputs };
+  explicit Totals(Of of = kChoices) : of_(of) {}
+
+  Of of() const { return of_; }
   void Add(const Finish& finish);
-  int finished() const { return finished_; }  // choices
+  int finished() const { return finished_; }  // choices or inputs
   int prompt_tokens() const { return prompt_tokens_; }
   int completion_tokens() const { return completion_tokens_; }
   v1::Usage usage() const;
   v1::Timings timings() const;
 
  private:
+  const Of of_;
   int finished_ = 0;
   int prompt_tokens_ = 0;
   int completion_tokens_ = 0;

@@ -47,6 +47,7 @@ Sequence::Sequence(Request request, const Tokenizer& tokenizer, const std::vecto
                    sampling.frequency_penalty != 0.0f;
   if (sampling.repetition_penalty != 1.0f) history_.AddPrompt(request_.prompt);
 
+  if (request_.pooling) pooled_.emplace(*request_.pooling);
   times_.received = request_.received;
   times_.admitted = admitted;
   event_.choice = request_.choice;
@@ -77,7 +78,20 @@ void Sequence::AppendPromptLogprob(const SampledToken& token) {
   prompt_logprobs_.push_back(EntryOf(token));
 }
 
+int Sequence::HiddenRows(int count) const {
+  return pooled_ ? pooled_->RowsOf(count, count == prompt_left()) : 0;
+}
+
+bool Sequence::AppendHidden(std::span<const float> rows, int columns) {
+  return pooled_->Add(rows, columns);
+}
+
 void Sequence::FinishPrompt(Clock::time_point now) {
+  if (pooled_) {
+    event_.embedding = pooled_->Take();
+    EndAt(FinishReason::kEmbedded, now);
+    return;
+  }
   if (scores_prompt()) {
     event_.prompt_logprobs = std::move(prompt_logprobs_);
     has_event_ = true;

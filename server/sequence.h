@@ -1,15 +1,16 @@
-// One choice of a request from its slot to its finish: which tokens go in, what came out, when to
-// stop.
+// One request from its slot to its finish: which tokens go in, what came out, when to stop.
 #pragma once
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "model/sampler.h"
 #include "model/tokenizer.h"
+#include "server/pooled_states.h"
 #include "server/request.h"
 #include "server/stop_matcher.h"
 
@@ -46,6 +47,13 @@ class Sequence {
   // is less than the index of the last.
   SampleRequest ScoreSample(int position) const;
   void AppendPromptLogprob(const SampledToken& token);
+
+  // Of a prompt that is embedded: how many of its next `count` tokens' hidden states are wanted,
+  // the last ones; to be asked before Feed. AppendHidden brings them, before FinishPrompt; false:
+  // one is not finite.
+  int HiddenRows(int count) const;
+  [[nodiscard]] bool AppendHidden(std::span<const float> rows, int columns);
+
   // Says that all of the prompt is in and scored; ends a request that generates nothing.
   void FinishPrompt(Clock::time_point now);
 
@@ -87,6 +95,7 @@ class Sequence {
   int last_token_ = -1;   // that Feed adds next: a token, or -1 - row of one that is expected
   bool finished_ = false;
   std::vector<LogprobEntry> prompt_logprobs_;
+  std::optional<PooledStates> pooled_;  // of a prompt that is embedded
   RequestTimes times_;
   Event event_;
   bool has_event_ = false;

@@ -9,6 +9,7 @@ add_library(fla_engine STATIC
   ${CMAKE_CURRENT_LIST_DIR}/engine.cc
   ${CMAKE_CURRENT_LIST_DIR}/metrics.cc
   ${CMAKE_CURRENT_LIST_DIR}/model_metrics.cc
+  ${CMAKE_CURRENT_LIST_DIR}/pooled_states.cc
   ${CMAKE_CURRENT_LIST_DIR}/request_queue.cc
   ${CMAKE_CURRENT_LIST_DIR}/retry_after.cc
   ${CMAKE_CURRENT_LIST_DIR}/scheduler.cc

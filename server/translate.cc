@@ -5,23 +5,10 @@
 #include <stdexcept>
 
 #include "absl/strings/str_cat.h"
+#include "server/field_checks.h"
 
 namespace fla {
 namespace {
-
-absl::Status Invalid(const std::string& field, const std::string& wanted, const std::string& got) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": wanted ", wanted, ", got ", got));
-}
-
-absl::Status CheckRange(const std::string& field, int64_t value, int64_t least, int64_t most) {
-  if (value >= least && value <= most) return absl::OkStatus();
-  return Invalid(field, absl::StrCat("an integer from ", least, " to ", most), absl::StrCat(value));
-}
-
-absl::Status CheckUtf8(const std::string& field, const std::string& text) {
-  if (IsValidUtf8(text)) return absl::OkStatus();
-  return Invalid(field, "UTF-8", "other bytes");
-}
 
 // An interval of the real numbers; `open_below` leaves `least` itself out.
 struct Interval {
@@ -30,7 +17,7 @@ struct Interval {
   bool open_below = false;
 };
 
-absl::Status CheckRange(const std::string& field, float value, Interval interval) {
+absl::Status CheckInterval(const std::string& field, float value, Interval interval) {
   const bool above = interval.open_below ? value > interval.least : value >= interval.least;
   if (std::isfinite(value) && above && value <= interval.most) return absl::OkStatus();
   const std::string wanted =
@@ -41,50 +28,25 @@ absl::Status CheckRange(const std::string& field, float value, Interval interval
   return Invalid(field, wanted, absl::StrCat(value));
 }
 
-absl::Status CheckCount(const std::string& field, int count, int most) {
-  if (count <= most) return absl::OkStatus();
-  return Invalid(field, absl::StrCat("at most ", most, " entries"), absl::StrCat(count));
+absl::Status CheckLength(const std::string& field, size_t tokens, const Limits& limits) {
+  if (tokens >= 1 && tokens <= static_cast<size_t>(limits.max_prompt_tokens)) {
+    return absl::OkStatus();
+  }
+  return Invalid(field, absl::StrCat("1 to ", limits.max_prompt_tokens, " tokens"),
+                 absl::StrCat(tokens));
 }
 
 absl::StatusOr<std::vector<int>> PromptOf(const v1::GenerateRequest& message,
                                           const RequestContext& context) {
-  std::vector<int> prompt;
-  std::string field;
   switch (message.prompt_case()) {
-    case v1::GenerateRequest::kText: {
-      field = "text";
-      absl::StatusOr<std::vector<int>> encoded =
-          EncodeText(field, message.text(), context.tokenizer);
-      if (!encoded.ok()) return encoded.status();
-      prompt = *std::move(encoded);
-      // A tokenizer may know more tokens than the model has rows for.
-      if (absl::Status status =
-              CheckTokenIds("text: token", prompt.data(), static_cast<int>(prompt.size()),
-                            context.config.vocab_size);
-          !status.ok()) {
-        return status;
-      }
-      break;
-    }
-    case v1::GenerateRequest::kTokenIds: {
-      field = "token_ids";
-      const auto& ids = message.token_ids().ids();
-      if (absl::Status status =
-              CheckTokenIds(field, ids.data(), ids.size(), context.config.vocab_size);
-          !status.ok()) {
-        return status;
-      }
-      prompt.assign(ids.begin(), ids.end());
-      break;
-    }
+    case v1::GenerateRequest::kText:
+      return PromptOfText("text", message.text(), context);
+    case v1::GenerateRequest::kTokenIds:
+      return PromptOfIds("token_ids", message.token_ids(), context);
     case v1::GenerateRequest::PROMPT_NOT_SET:
-      return Invalid("prompt", "text or token_ids", "neither");
+      break;
   }
-  if (prompt.empty() || prompt.size() > static_cast<size_t>(context.limits.max_prompt_tokens)) {
-    return Invalid(field, absl::StrCat("1 to ", context.limits.max_prompt_tokens, " tokens"),
-                   absl::StrCat(prompt.size()));
-  }
-  return prompt;
+  return Invalid("prompt", "text or token_ids", "neither");
 }
 
 absl::Status ReadSampling(const v1::SamplingParams& message, const RequestContext& context,
@@ -95,7 +57,7 @@ absl::Status ReadSampling(const v1::SamplingParams& message, const RequestContex
                        const std::optional<float>& model_default, Interval interval,
                        float& target) {
     if (is_set) {
-      if (absl::Status status = CheckRange(std::string("sampling.") + field, value, interval);
+      if (absl::Status status = CheckInterval(std::string("sampling.") + field, value, interval);
           !status.ok()) {
         return status;
       }
@@ -139,7 +101,8 @@ absl::Status ReadSampling(const v1::SamplingParams& message, const RequestContex
                      absl::StrCat("token ids from 0 to ", context.config.vocab_size - 1),
                      absl::StrCat(token));
     }
-    status.Update(CheckRange(absl::StrCat("sampling.logit_bias[", token, "]"), bias, {-100, 100}));
+    status.Update(
+        CheckInterval(absl::StrCat("sampling.logit_bias[", token, "]"), bias, {-100, 100}));
     sampling.logit_bias.emplace_back(token, bias);
   }
   // A protobuf map has no order of its own.
@@ -182,14 +145,25 @@ absl::StatusOr<std::vector<int>> EncodeText(const std::string& field, const std:
   }
 }
 
-absl::Status CheckTokenIds(const std::string& field, const int32_t* ids, int count,
-                           int vocab_size) {
-  for (int i = 0; i < count; ++i) {
-    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
-    return Invalid(field, absl::StrCat("token ids from 0 to ", vocab_size - 1),
-                   absl::StrCat(ids[i], " at index ", i));
-  }
-  return absl::OkStatus();
+absl::StatusOr<std::vector<int>> PromptOfText(const std::string& field, const std::string& text,
+                                              const RequestContext& context) {
+  absl::StatusOr<std::vector<int>> tokens = EncodeText(field, text, context.tokenizer);
+  if (!tokens.ok()) return tokens;
+  // A tokenizer may know more tokens than the model has rows for.
+  absl::Status status = CheckTokenIds(field + ": token", tokens->data(),
+                                      static_cast<int>(tokens->size()), context.config.vocab_size);
+  status.Update(CheckLength(field, tokens->size(), context.limits));
+  if (!status.ok()) return status;
+  return tokens;
+}
+
+absl::StatusOr<std::vector<int>> PromptOfIds(const std::string& field, const v1::TokenIds& message,
+                                             const RequestContext& context) {
+  const auto& ids = message.ids();
+  absl::Status status = CheckTokenIds(field, ids.data(), ids.size(), context.config.vocab_size);
+  status.Update(CheckLength(field, static_cast<size_t>(ids.size()), context.limits));
+  if (!status.ok()) return status;
+  return std::vector<int>(ids.begin(), ids.end());
 }
 
 absl::StatusOr<std::vector<Request>> Translate(const v1::GenerateRequest& message,
@@ -206,11 +180,7 @@ absl::StatusOr<std::vector<Request>> Translate(const v1::GenerateRequest& messag
   request.ignore_eos = message.ignore_eos();
   request.priority = message.priority();
 
-  absl::Status status = CheckUtf8("request_id", message.request_id());
-  if (message.request_id().size() > 256) {
-    status.Update(
-        Invalid("request_id", "at most 256 bytes", absl::StrCat(message.request_id().size())));
-  }
+  absl::Status status = CheckRequestId(message.request_id());
   status.Update(CheckRange("n", n, 1, limits.max_n));
   status.Update(
       CheckRange("priority", message.priority(), -limits.max_priority, limits.max_priority));

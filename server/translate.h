@@ -35,7 +35,11 @@ absl::StatusOr<std::vector<int>> EncodeText(const std::string& field, const std:
                                             const Tokenizer& tokenizer,
                                             bool add_special_tokens = true);
 
-// INVALID_ARGUMENT unless all are in [0, vocab_size).
-absl::Status CheckTokenIds(const std::string& field, const int32_t* ids, int count, int vocab_size);
+// The prompt that a text or token ids are: 1 to max_prompt_tokens tokens of the model's vocabulary.
+// INVALID_ARGUMENT names `field`.
+absl::StatusOr<std::vector<int>> PromptOfText(const std::string& field, const std::string& text,
+                                              const RequestContext& context);
+absl::StatusOr<std::vector<int>> PromptOfIds(const std::string& field, const v1::TokenIds& ids,
+                                             const RequestContext& context);
 
 }  // namespace fla

@@ -21,7 +21,7 @@ LAYERS = {
 FOLDERS = ["kernels", "model", "server", "client", "tests", "bench", "fla"]
 BACKENDS = ("kernels/reference/", "kernels/cpu/", "kernels/cuda/")
 MAY_INCLUDE_BACKENDS = ("kernels/", "tests/kernels/", "bench/")
-GRPC_FILES = re.compile(r"server/(main|generate_call|\w*service\w*|grpc_\w+|health\w*)\.(h|cc)$|client/|tests/server/|tests/fuzz/")
+GRPC_FILES = re.compile(r"server/(main|engine_call|\w*service\w*|grpc_\w+|health\w*)\.(h|cc)$|client/|tests/server/|tests/fuzz/")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 

@@ -74,7 +74,7 @@ def test_counters_histograms_and_gauges_are_what_the_clients_saw(start_server):
 
     total = sum(seen.requests.values())
     assert total == 6 * 12 and seen.generated > 300 and len(seen.timings) > 40
-    for reason in ("stop", "length", "cancelled", "deadline", "unavailable", "error"):
+    for reason in ("stop", "length", "cancelled", "deadline", "embedded", "unavailable", "error"):
         assert value("requests_total", finish_reason=reason) == seen.requests.get(reason, 0), reason
     assert value("prompt_tokens_total") == seen.prompt_tokens
     assert value("generation_tokens_total") == seen.generated

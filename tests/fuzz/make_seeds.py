@@ -148,6 +148,20 @@ def requests():
         write("request", f"generate_{name}", b"\0" + pb.GenerateRequest(**fields).SerializeToString())
     write("request", "generate_no_utf8", b"\0\x1a\x02\xff\xfe")
     write("request", "generate_no_message", b"\0\xff\xff\xff\xff")
+    three = struct.pack("<6f", 1, -2, 3e-38, 4, 5, 6)
+    embed = {
+        "text": dict(inputs=[pb.EmbedInput(text="Once upon a time"), pb.EmbedInput(text="b")]),
+        "all": dict(inputs=[pb.EmbedInput(token_ids=pb.TokenIds(ids=[1, 2, 4095])),
+                            pb.EmbedInput(vectors=pb.Vectors(rows=2, columns=3, values=three))],
+                    model="demo", request_id="r", pooling=pb.POOLING_ALL, priority=-3),
+        "nan": dict(inputs=[pb.EmbedInput(vectors=pb.Vectors(
+            rows=1, columns=3, values=struct.pack("<3f", 0, float("nan"), 0)))]),
+        "short": dict(inputs=[pb.EmbedInput(vectors=pb.Vectors(rows=3, columns=3, values=three))]),
+        "vast": dict(inputs=[pb.EmbedInput(vectors=pb.Vectors(rows=2**31 - 1, columns=2**31 - 1))]),
+        "none": dict(inputs=[pb.EmbedInput()]), "nothing": {}, "pooling": dict(pooling=9),
+    }
+    for name, fields in embed.items():
+        write("request", f"embed_{name}", b"\3" + pb.EmbedRequest(**fields).SerializeToString())
     write("request", "tokenize", b"\1" + pb.TokenizeRequest(text="Ünïcode 🙂 text").SerializeToString())
     write("request", "detokenize", b"\2" + pb.DetokenizeRequest(ids=[5, 200, 4000]).SerializeToString())
     write("request", "detokenize_out", b"\2" + pb.DetokenizeRequest(ids=[4096]).SerializeToString())

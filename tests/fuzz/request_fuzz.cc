@@ -8,9 +8,11 @@
 #include "fla/v1/control.pb.h"
 #include "fla/v1/inference.pb.h"
 #include "model/tokenizer.h"
+#include "server/field_checks.h"
 #include "server/result.h"
 #include "server/sequence.h"
 #include "server/translate.h"
+#include "server/translate_embed.h"
 #include "tests/fuzz/input_folder.h"
 
 namespace {
@@ -18,6 +20,8 @@ namespace {
 using fla::fuzz::Require;
 
 constexpr int kVocab = 4096;
+constexpr int kHidden = 8;
+constexpr int kVectorDim = 3;
 
 const fla::Tokenizer& DemoTokenizer() {
   static const auto kTokenizer = fla::Tokenizer::Load(FLA_SOURCE_DIR "/demo/model");
@@ -27,6 +31,8 @@ const fla::Tokenizer& DemoTokenizer() {
 fla::ModelConfig Config() {
   fla::ModelConfig config;
   config.vocab_size = kVocab;
+  config.hidden_size = kHidden;
+  config.embed_dim = kVectorDim;
   config.eos_token_ids = {0};
   config.generation.top_p = 0.9f;
   return config;
@@ -99,6 +105,55 @@ void Generate(const std::string& bytes) {
   RunToItsEnd(choices->front());
 }
 
+// As the engine would, with hidden states that are their places, and the message that comes of it.
+void EmbedToItsEnd(const fla::Request& request) {
+  fla::Sequence sequence(request, DemoTokenizer(), {0}, fla::Clock::now());
+  std::vector<int> fed;
+  while (sequence.prompt_left() > 0) {
+    const int tokens = std::min(sequence.prompt_left(), 64), rows = sequence.HiddenRows(tokens);
+    Require(rows >= 0 && rows <= tokens, "more hidden states than tokens");
+    sequence.Feed(tokens, fed);
+    const std::vector<float> hidden(static_cast<size_t>(rows) * kHidden,
+                                    static_cast<float>(sequence.position()));
+    if (rows > 0) Require(sequence.AppendHidden(hidden, kHidden), "a finite hidden state");
+  }
+  sequence.FinishPrompt(fla::Clock::now());
+  const std::optional<fla::Event> event = sequence.TakeEvent();
+  Require(event && event->finish && event->finish->reason == fla::FinishReason::kEmbedded,
+          "the end of an embedding");
+  fla::v1::Embedding embedding;
+  fla::FillEmbedding(*event, kHidden, embedding);
+  const int steps = static_cast<int>(request.prompt.size());
+  Require(embedding.tokens() == steps && embedding.vectors().columns() == kHidden &&
+              embedding.vectors().rows() == (*request.pooling == fla::Pooling::kAll ? steps : 1) &&
+              embedding.vectors().values().size() ==
+                  sizeof(float) * kHidden * embedding.vectors().rows(),
+          "an embedding's shape");
+}
+
+void Embed(const std::string& bytes) {
+  static const fla::ModelConfig kConfig = Config();
+  static const fla::Limits kLimits;
+  fla::v1::EmbedRequest message;
+  if (!message.ParseFromString(bytes)) return;
+  const auto inputs = fla::Translate(message, {kConfig, DemoTokenizer(), kLimits, 7});
+  if (!inputs.ok()) return CheckRefusal(inputs.status());
+  Require(!inputs->empty() && inputs->size() <= static_cast<size_t>(kLimits.max_embed_inputs),
+          "inputs");
+  int64_t bytes_of_answer = 0;
+  for (const fla::Request& request : *inputs) {
+    CheckRequest(request, kLimits);
+    Require(request.pooling && request.max_new_tokens == 0, "an input that generates");
+    Require(request.vectors.empty() || request.vectors.size() == request.prompt.size() * kVectorDim,
+            "as many vectors as steps");
+    for (const float value : request.vectors) Require(std::isfinite(value), "a vector");
+    const size_t vectors = *request.pooling == fla::Pooling::kAll ? request.prompt.size() : 1;
+    bytes_of_answer += static_cast<int64_t>(vectors * kHidden * sizeof(float));
+  }
+  Require(bytes_of_answer <= kLimits.max_embed_bytes, "the answer's length");
+  EmbedToItsEnd(inputs->front());
+}
+
 void Tokenize(const std::string& bytes) {
   fla::v1::TokenizeRequest message;
   if (!message.ParseFromString(bytes)) return;
@@ -123,7 +178,7 @@ void Detokenize(const std::string& bytes) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string bytes(fla::fuzz::BytesOf(data + 1, size - 1));
-  switch (data[0] % 3) {
+  switch (data[0] % 4) {
     case 0:
       Generate(bytes);
       break;
@@ -132,6 +187,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       break;
     case 2:
       Detokenize(bytes);
+      break;
+    case 3:
+      Embed(bytes);
       break;
   }
   return 0;

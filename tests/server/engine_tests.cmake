@@ -13,7 +13,7 @@ fla_test(engine_parts_test
 
 # fake_model.cc defines the members of Model, so that the real ones are not linked.
 fla_test(engine_test
-  SOURCES engine_test.cc fake_model.cc
+  SOURCES embedding_test.cc engine_test.cc fake_model.cc
   LIBRARIES fla_engine prometheus-cpp::core)
 
 find_package(nlohmann_json REQUIRED)

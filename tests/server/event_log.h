@@ -20,6 +20,7 @@ struct ChoiceLog {
   std::vector<int> tokens;
   std::vector<LogprobEntry> logprobs;
   std::vector<LogprobEntry> prompt_logprobs;
+  std::vector<float> embedding;
   int finishes = 0;
   bool event_after_finish = false;
   std::optional<Finish> finish;
@@ -45,6 +46,7 @@ class EventLog : public EventSink {
     append(log.tokens, event.tokens);
     append(log.logprobs, event.logprobs);
     append(log.prompt_logprobs, event.prompt_logprobs);
+    append(log.embedding, event.embedding);
     if (event.finish.has_value()) {
       ++log.finishes;
       log.finish = std::move(event.finish);

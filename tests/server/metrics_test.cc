@@ -30,6 +30,7 @@ TEST(MetricsTest, EveryNameIsThereFromTheFirstScrape) {
         "fla_requests_total{finish_reason=\"length\",model=\"demo\"} 0",
         "fla_requests_total{finish_reason=\"cancelled\",model=\"demo\"} 0",
         "fla_requests_total{finish_reason=\"deadline\",model=\"demo\"} 0",
+        "fla_requests_total{finish_reason=\"embedded\",model=\"demo\"} 0",
         "fla_requests_total{finish_reason=\"unavailable\",model=\"demo\"} 0",
         "fla_requests_total{finish_reason=\"error\",model=\"demo\"} 0",
         "fla_admission_rejections_total{model=\"demo\",reason=\"queue_full\"} 0",

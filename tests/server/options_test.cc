@@ -74,7 +74,7 @@ TEST(Options, ReadsEveryKey) {
       "max_logprobs": 8, "max_logit_bias": 9, "max_queued_requests": 10, "max_unread_events": 11,
       "max_message_bytes": 4096, "max_prompt_logprob_entries": 12, "max_priority": 13,
       "max_concurrent_streams": 14, "max_queued_tokens": 15000000000, "max_request_seconds": 16.5,
-      "priority_aging_seconds": 0},
+      "priority_aging_seconds": 0, "max_embed_inputs": 10, "max_embed_bytes": 17},
     "metrics_vllm_names": true,
     "drain_timeout_seconds": 1.5,
     "tls": {"certificate": "c.pem", "private_key": "/k.pem", "client_ca": "../ca.pem"},
@@ -125,6 +125,8 @@ TEST(Options, ReadsEveryKey) {
   EXPECT_EQ(options.limits.max_queued_tokens, 15000000000);
   EXPECT_EQ(options.limits.max_request_seconds, 16.5);
   EXPECT_EQ(options.limits.priority_aging_seconds, 0);
+  EXPECT_EQ(options.limits.max_embed_inputs, 10);
+  EXPECT_EQ(options.limits.max_embed_bytes, 17);
   EXPECT_TRUE(options.metrics_vllm_names);
   EXPECT_EQ(options.drain_timeout_seconds, 1.5);
   EXPECT_EQ(options.tls.certificate, "/etc/fla/c.pem");

@@ -1,4 +1,4 @@
-#include "server/generate_call.h"
+#include "server/engine_call.h"
 
 #include <spdlog/spdlog.h>
 
@@ -34,12 +34,6 @@ Clock::duration InClock(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
-// For the log: text, or token ids.
-std::string PromptOf(const v1::GenerateRequest& message) {
-  if (!message.has_token_ids()) return message.text();
-  return absl::StrJoin(message.token_ids().ids(), " ");
-}
-
 const char* NameOf(const Finish& finish) {
   if (!finish.status.ok()) return "error";
   switch (finish.reason) {
@@ -51,42 +45,61 @@ const char* NameOf(const Finish& finish) {
       return "cancelled";
     case FinishReason::kDeadline:
       return "deadline";
+    case FinishReason::kEmbedded:
+      return "embedded";
   }
   return "?";
 }
 
 }  // namespace
 
-GenerateCall::GenerateCall(const CallContext& context) : context_(context) {
+std::string PromptText(const v1::GenerateRequest& message) {
+  if (!message.has_token_ids()) return message.text();
+  return absl::StrJoin(message.token_ids().ids(), " ");
+}
+
+std::string PromptText(const v1::EmbedRequest& message) {
+  const auto append = [](std::string* line, const v1::EmbedInput& input) {
+    if (input.has_vectors()) {
+      absl::StrAppend(line, input.vectors().rows(), " vectors");
+    } else if (input.has_token_ids()) {
+      absl::StrAppend(line, absl::StrJoin(input.token_ids().ids(), " "));
+    } else {
+      line->append(input.text());
+    }
+  };
+  return absl::StrJoin(message.inputs(), "\n", append);
+}
+
+EngineCall::EngineCall(const CallContext& context, Totals::Of choices)
+    : context_(context), totals_(choices) {
   if (context_.open_calls != nullptr) ++*context_.open_calls;
 }
 
-GenerateCall::~GenerateCall() {
+EngineCall::~EngineCall() {
   if (context_.open_calls != nullptr) --*context_.open_calls;
 }
 
-void GenerateCall::Start(const v1::GenerateRequest& message, uint64_t id,
-                         std::chrono::system_clock::time_point deadline,
-                         const absl::Status& access) {
+void EngineCall::StartWith(const std::string& request_id, const std::string& model, uint64_t id,
+                           std::chrono::system_clock::time_point deadline,
+                           const absl::Status& access) {
   id_ = id;
   received_ = Clock::now();
   try {
-    client_request_id_ = message.request_id();
-    if (context_.log != nullptr && context_.log->wants_prompts()) prompt_ = PromptOf(message);
+    client_request_id_ = request_id;
+    if (context_.log != nullptr && context_.log->wants_prompts()) prompt_ = prompt_text_();
     if (!access.ok()) return Refuse(access);
     if (const absl::Status status = CheckConcurrency(); !status.ok()) return Refuse(status);
-    context_.registry.Acquire(message.model(), cancelled_,
-                              [self = shared_from_this(), &message, deadline](const auto& lease) {
-                                self->Begin(lease, message, deadline);
-                              });
+    context_.registry.Acquire(
+        model, cancelled_,
+        [self = shared_from_this(), deadline](const auto& lease) { self->Begin(lease, deadline); });
   } catch (const std::exception& error) {
     Refuse(InternalError(error));
   }
 }
 
-void GenerateCall::Begin(const absl::StatusOr<ModelLease>& lease,
-                         const v1::GenerateRequest& message,
-                         std::chrono::system_clock::time_point deadline) {
+void EngineCall::Begin(const absl::StatusOr<ModelLease>& lease,
+                       std::chrono::system_clock::time_point deadline) {
   {
     const std::lock_guard lock(mutex_);
     if (closed_) return;  // cancelled while it waited; the message may be gone
@@ -94,14 +107,14 @@ void GenerateCall::Begin(const absl::StatusOr<ModelLease>& lease,
   }
   absl::Status status = lease.status();
   try {
-    if (status.ok()) status = Submit(*lease, message, deadline);
+    if (status.ok()) status = Submit(*lease, deadline);
   } catch (const std::exception& error) {
     status = InternalError(error);
   }
   if (!status.ok()) Refuse(status);
 }
 
-void GenerateCall::Refuse(const absl::Status& status) {
+void EngineCall::Refuse(const absl::Status& status) {
   {
     const std::lock_guard lock(mutex_);
     if (std::exchange(closed_, true)) return;
@@ -111,7 +124,7 @@ void GenerateCall::Refuse(const absl::Status& status) {
   FinishWith(ToGrpcStatus(status));
 }
 
-absl::Status GenerateCall::CheckConcurrency() const {
+absl::Status EngineCall::CheckConcurrency() const {
   const int most = context_.limits.max_concurrent_streams;
   if (context_.open_calls == nullptr || *context_.open_calls <= most) return absl::OkStatus();
   return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
@@ -119,15 +132,15 @@ absl::Status GenerateCall::CheckConcurrency() const {
                         std::chrono::seconds(1));
 }
 
-absl::Status GenerateCall::Submit(const ModelLease& lease, const v1::GenerateRequest& message,
-                                  std::chrono::system_clock::time_point deadline) {
+absl::Status EngineCall::Submit(const ModelLease& lease,
+                                std::chrono::system_clock::time_point deadline) {
   const Limits& limits = context_.limits;
   const ServedModel& served = *lease.served;
   model_name_ = lease.options->name;
   model_version_ = served.version;
   tokenizer_ = served.tokenizer;
-  absl::StatusOr<std::vector<Request>> choices = Translate(
-      message,
+  hidden_size_ = served.engine->config().hidden_size;
+  absl::StatusOr<std::vector<Request>> choices = translate_(
       {served.engine->config(), *tokenizer_, limits, SamplingDefaults(lease), RandomSeed()});
   if (!choices.ok()) {
     served.metrics->CountRejection(Rejection::kInvalid);
@@ -152,7 +165,7 @@ absl::Status GenerateCall::Submit(const ModelLease& lease, const v1::GenerateReq
   return served.engine->Submit(*std::move(choices));
 }
 
-absl::Status GenerateCall::StatusOf(const Finish& finish) const {
+absl::Status EngineCall::StatusOf(const Finish& finish) const {
   if (finish.reason == FinishReason::kDeadline && deadline_is_the_servers_) {
     return absl::DeadlineExceededError(
         absl::StrCat("the request took longer than max_request_seconds, ",
@@ -161,25 +174,32 @@ absl::Status GenerateCall::StatusOf(const Finish& finish) const {
   if (!finish.status.ok()) return finish.status;
   if (finish.reason == FinishReason::kCancelled) return absl::CancelledError("cancelled");
   if (finish.reason == FinishReason::kDeadline) {
-    return absl::DeadlineExceededError("the deadline passed while generating");
+    return absl::DeadlineExceededError(
+        absl::StrCat("the deadline passed while ",
+                     totals_.of() == Totals::kInputs ? "embedding" : "generating"));
   }
   return absl::OkStatus();
 }
 
-absl::Status GenerateCall::InternalError(const std::exception& error) const {
+absl::Status EngineCall::InternalError(const std::exception& error) const {
   spdlog::error("request {}: {}", id_, error.what());
   return absl::InternalError("the server has failed; its log says more, at request " +
                              std::to_string(id_));
 }
 
-void GenerateCall::Deliver(Event event) {
+void EngineCall::Deliver(Event event) {
   std::shared_ptr<const ServedModel> done_with;  // let go without mutex_
   bool wake = false;
   {
     const std::lock_guard lock(mutex_);
     if (event.finish) {
       totals_.Add(*event.finish);
-      finish_reasons_.emplace_back(NameOf(*event.finish));
+      // Hundreds of inputs all say the same.
+      const char* reason = NameOf(*event.finish);
+      if (totals_.of() == Totals::kChoices || finish_reasons_.empty() ||
+          finish_reasons_.back() != reason) {
+        finish_reasons_.emplace_back(reason);
+      }
     }
     if (!closed_ && failure_.ok()) {
       if (event.finish) failure_ = StatusOf(*event.finish);
@@ -209,7 +229,7 @@ void GenerateCall::Deliver(Event event) {
   });
 }
 
-void GenerateCall::Cancel() {
+void EngineCall::Cancel() {
   cancelled_->store(true);
   std::shared_ptr<const ServedModel> served;
   bool waits = false;
@@ -227,13 +247,13 @@ void GenerateCall::Cancel() {
   if (served != nullptr) served->engine->NotifyCancelled();
 }
 
-void GenerateCall::ReadTrace(const grpc::CallbackServerContext& rpc) {
+void EngineCall::ReadTrace(const grpc::CallbackServerContext& rpc) {
   const auto [first, last] = rpc.client_metadata().equal_range("traceparent");
   if (first == last || std::next(first) != last) return;  // two of them say nothing
   trace_ = ParseTraceparent({first->second.data(), first->second.size()});
 }
 
-void GenerateCall::LogOutcome(const absl::Status& status) {
+void EngineCall::LogOutcome(const absl::Status& status) {
   if (complete()) {
     WriteLog(status);
   } else {
@@ -241,7 +261,7 @@ void GenerateCall::LogOutcome(const absl::Status& status) {
   }
 }
 
-void GenerateCall::WriteLog(const absl::Status& status) const {
+void EngineCall::WriteLog(const absl::Status& status) const {
   if (context_.log == nullptr) return;
   RequestRecord record;
   record.id = id_;

@@ -1,10 +1,11 @@
-// One RPC that generates: takes events from the engine, gives messages to gRPC.
+// One RPC that generates or embeds: takes events from the engine, gives messages to gRPC.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
 
 #include <atomic>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -16,6 +17,8 @@
 #include "server/request.h"
 #include "server/request_log.h"
 #include "server/result.h"
+#include "server/translate.h"
+#include "server/translate_embed.h"
 #include "server/writer_thread.h"
 
 namespace fla {
@@ -30,23 +33,32 @@ struct CallContext {
   std::atomic<int>* open_calls = nullptr;  // counts those there are
 };
 
-// What unary and streamed calls share: from a message to queued choices, and from events to
-// Advance, which the two kinds implement. A call keeps itself alive until gRPC is done with it; the
-// engine holds it too, as the sink of its choices, for as long as they run.
+// For the log: text, token ids, or how many vectors.
+std::string PromptText(const v1::GenerateRequest& message);
+std::string PromptText(const v1::EmbedRequest& message);
+
+// What all such calls share: from a message to queued requests, one a choice or an input, and from
+// events to Advance, which the kinds of calls implement. A call keeps itself alive until gRPC is
+// done with it; the engine holds it too, as the sink of its requests, for as long as they run.
 //
 // Thread safety: Deliver comes on the engine's thread, Advance on the writer's or gRPC's, the
 // reactions on gRPC's; `mutex_` guards what they share. gRPC is never called with it held.
-class GenerateCall : public EventSink, public std::enable_shared_from_this<GenerateCall> {
+class EngineCall : public EventSink, public std::enable_shared_from_this<EngineCall> {
  public:
-  explicit GenerateCall(const CallContext& context);
-  ~GenerateCall() override;
+  // `choices`: what its requests are.
+  EngineCall(const CallContext& context, Totals::Of choices);
+  ~EngineCall() override;
 
   // Validates and queues, as soon as the model is loaded; a request that is refused finishes the
   // call, as an `access` that is not OK does. Does not throw. `id` is the server's own. `message`
   // must live until the call is finished.
-  void Start(const v1::GenerateRequest& message, uint64_t id,
-             std::chrono::system_clock::time_point deadline,
-             const absl::Status& access = absl::OkStatus());
+  template <typename Message>
+  void Start(const Message& message, uint64_t id, std::chrono::system_clock::time_point deadline,
+             const absl::Status& access = absl::OkStatus()) {
+    translate_ = [&message](const RequestContext& model) { return Translate(message, model); };
+    prompt_text_ = [&message] { return PromptText(message); };
+    StartWith(message.request_id(), message.model(), id, deadline, access);
+  }
 
   // The trace that the client says the call belongs to; before Start.
   void ReadTrace(const grpc::CallbackServerContext& rpc);
@@ -81,6 +93,7 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   // Of the model, for as long as the call lives; set once, before its first event.
   std::string model_name_;
   std::string model_version_;
+  int hidden_size_ = 0;
   std::shared_ptr<const Tokenizer> tokenizer_;
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
 
@@ -99,16 +112,20 @@ class GenerateCall : public EventSink, public std::enable_shared_from_this<Gener
   std::optional<absl::Status> unlogged_;     // the outcome, while choices still run
 
  private:
+  void StartWith(const std::string& request_id, const std::string& model, uint64_t id,
+                 std::chrono::system_clock::time_point deadline, const absl::Status& access);
   void WriteLog(const absl::Status& status) const;
-  void Begin(const absl::StatusOr<ModelLease>& lease, const v1::GenerateRequest& message,
+  void Begin(const absl::StatusOr<ModelLease>& lease,
              std::chrono::system_clock::time_point deadline);
   absl::Status CheckConcurrency() const;
-  absl::Status Submit(const ModelLease& lease, const v1::GenerateRequest& message,
-                      std::chrono::system_clock::time_point deadline);
+  absl::Status Submit(const ModelLease& lease, std::chrono::system_clock::time_point deadline);
   // Ends a call that was not queued, unless it has ended.
   void Refuse(const absl::Status& status);
   absl::Status StatusOf(const Finish& finish) const;
 
+  // Of the client's message.
+  std::function<absl::StatusOr<std::vector<Request>>(const RequestContext&)> translate_;
+  std::function<std::string()> prompt_text_;
   Clock::time_point received_;
   bool deadline_is_the_servers_ = false;  // max_request_seconds, not the client's
 };

@@ -1,6 +1,6 @@
 // The part of a call that is ours: from a message through the engine's and the writer's threads to
 // an outcome, with gRPC's part played by the test.
-#include "server/generate_call.h"
+#include "server/engine_call.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -20,10 +20,10 @@ using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
 // Takes events out at once, or, when stalled, never: as a client that does not read.
-class RecordingCall final : public GenerateCall {
+class RecordingCall final : public EngineCall {
  public:
   RecordingCall(const CallContext& context, bool stalled)
-      : GenerateCall(context), stalled_(stalled) {}
+      : EngineCall(context, Totals::kChoices), stalled_(stalled) {}
 
   grpc::Status Wait() {
     std::unique_lock lock(mutex_);
@@ -31,7 +31,7 @@ class RecordingCall final : public GenerateCall {
     return status_;
   }
   std::vector<int> tokens() const { return tokens_; }  // once Wait has returned
-  using GenerateCall::Cancel;
+  using EngineCall::Cancel;
 
  private:
   void Advance() override {
@@ -64,9 +64,9 @@ class RecordingCall final : public GenerateCall {
   std::vector<int> tokens_;
 };
 
-class GenerateCallTest : public ::testing::Test {
+class EngineCallTest : public ::testing::Test {
  protected:
-  GenerateCallTest() {
+  EngineCallTest() {
     options_.models.resize(1);
     options_.models[0].name = options_.default_model = "demo";
     options_.models[0].path = FLA_SOURCE_DIR "/demo/model";
@@ -110,7 +110,7 @@ class GenerateCallTest : public ::testing::Test {
   std::atomic<int> open_calls_ = 0;
 };
 
-TEST_F(GenerateCallTest, CallsFromManyThreadsGetTheirOwnTokens) {
+TEST_F(EngineCallTest, CallsFromManyThreadsGetTheirOwnTokens) {
   constexpr int kThreads = 4, kEach = 3, kTokens = 6;
   std::vector<std::vector<int>> alone;
   for (int seed = 0; seed < kThreads * kEach; ++seed) {
@@ -134,7 +134,7 @@ TEST_F(GenerateCallTest, CallsFromManyThreadsGetTheirOwnTokens) {
   EXPECT_THAT(together, ElementsAreArray(alone));
 }
 
-TEST_F(GenerateCallTest, CancellingEndsTheCallAndFreesItsSlots) {
+TEST_F(EngineCallTest, CancellingEndsTheCallAndFreesItsSlots) {
   v1::GenerateRequest message = Message(1, 30000);
   message.set_n(3);
   const auto call = Start(message);
@@ -144,20 +144,20 @@ TEST_F(GenerateCallTest, CancellingEndsTheCallAndFreesItsSlots) {
   ExpectAllSlotsFreeSoon();
 }
 
-TEST_F(GenerateCallTest, ADeadlineThatHasPassedEndsTheCall) {
+TEST_F(EngineCallTest, ADeadlineThatHasPassedEndsTheCall) {
   const auto call = Start(Message(1, 30000), false, std::chrono::seconds(-1));
   EXPECT_EQ(call->Wait().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   ExpectAllSlotsFreeSoon();
 }
 
-TEST_F(GenerateCallTest, AReaderThatFallsTooFarBehindIsCutOff) {
+TEST_F(EngineCallTest, AReaderThatFallsTooFarBehindIsCutOff) {
   const auto call = Start(Message(1, 30000), true);
   EXPECT_EQ(call->Wait().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_TRUE(call->tokens().empty());
   ExpectAllSlotsFreeSoon();
 }
 
-TEST_F(GenerateCallTest, ARefusedRequestEndsAtOnceAndIsCounted) {
+TEST_F(EngineCallTest, ARefusedRequestEndsAtOnceAndIsCounted) {
   v1::GenerateRequest message = Message(1, 5);
   message.set_n(0);
   EXPECT_EQ(Start(message)->Wait().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
@@ -168,7 +168,7 @@ TEST_F(GenerateCallTest, ARefusedRequestEndsAtOnceAndIsCounted) {
   EXPECT_THAT(status.error_message(), HasSubstr("wanted one of demo, got other"));
 }
 
-TEST_F(GenerateCallTest, TooManyCallsAtOnceAreRefused) {
+TEST_F(EngineCallTest, TooManyCallsAtOnceAreRefused) {
   options_.limits.max_concurrent_streams = 2;
   const auto first = Start(Message(1, 30000)), second = Start(Message(2, 30000));
   {
@@ -183,7 +183,7 @@ TEST_F(GenerateCallTest, TooManyCallsAtOnceAreRefused) {
   ExpectAllSlotsFreeSoon();
 }
 
-TEST_F(GenerateCallTest, TheServersTimeForARequestIsABound) {
+TEST_F(EngineCallTest, TheServersTimeForARequestIsABound) {
   options_.limits.max_request_seconds = 0.05;
   const grpc::Status status = Start(Message(1, 30000))->Wait();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
@@ -191,7 +191,7 @@ TEST_F(GenerateCallTest, TheServersTimeForARequestIsABound) {
   ExpectAllSlotsFreeSoon();
 }
 
-TEST_F(GenerateCallTest, LowerPriorityValuesAreServedFirst) {
+TEST_F(EngineCallTest, LowerPriorityValuesAreServedFirst) {
   options_.models[0].slots = 1;
   registry_ = std::make_unique<ModelRegistry>(options_, metrics_);
   const auto running = Start(Message(1, 30000));
@@ -222,7 +222,7 @@ TEST(GrpcStatusTest, ARetryHintTravelsAsRetryInfo) {
   EXPECT_EQ(retry.retry_delay().nanos(), 345000000);
 }
 
-TEST_F(GenerateCallTest, DrainingRefusesNewCallsAndCutsOffAtTheDeadline) {
+TEST_F(EngineCallTest, DrainingRefusesNewCallsAndCutsOffAtTheDeadline) {
   const auto running = Start(Message(1, 30000));
   EXPECT_FALSE(registry_->Drain(Clock::now() + std::chrono::milliseconds(50)));
   EXPECT_EQ(running->Wait().error_code(), grpc::StatusCode::UNAVAILABLE);
