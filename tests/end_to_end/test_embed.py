@@ -241,9 +241,9 @@ def test_draining_lets_embeddings_finish_and_takes_no_more(start_server):
     running = server.inference.Embed.future(embed_request([1] * 4000, [2] * 4000, [3] * 10))
     server.wait_for_metric("fla_state_slots_used", 2)
     server.process.terminate()
+    server.wait_for_metric("fla_model_serving", 0)
     with pytest.raises(grpc.RpcError) as caught:
-        while not running.done():
-            server.inference.Embed(embed_request("a"), timeout=10)
+        server.inference.Embed(embed_request("a"), timeout=10)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     assert [v.shape for v in arrays(running.result(120))] == [(1, 384)] * 3
     server.process.wait(60)
