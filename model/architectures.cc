@@ -3,22 +3,24 @@
 #include <array>
 #include <string>
 
+#include "model/architecture_options.h"
+
 namespace fla {
 namespace {
 
+constexpr int kDefaultHiddenSize = 2048;
 constexpr int kMaxChunkSize = 4096;   // bounds a sequence's open chunk and a kernel's scores
 constexpr float kL2NormEps = 1e-6f;   // of the library's in-kernel q/k norm
 constexpr float kSumNormEps = 1e-4f;  // of linear_attn's norm_q and norm_k
 
 Activation ReadActivation(const ConfigReader& config, const std::string& key,
                           const std::string& fallback) {
-  const std::string name = config.String(key, fallback);
+  const std::string name = config.Choice(key, fallback);
   if (name == "silu" || name == "swish") return Activation::kSilu;
   if (name == "relu") return Activation::kRelu;
   if (name == "elu") return Activation::kEluPlusOne;
   if (name == "sigmoid") return Activation::kSigmoid;
-  if (name == "identity") return Activation::kIdentity;
-  config.FailValue(key, "silu, swish, relu, elu, sigmoid or identity");
+  return Activation::kIdentity;
 }
 
 void ReadConvolution(const ConfigReader& config, bool by_default, MixerSpec& mixer) {
@@ -67,18 +69,14 @@ void ReadSwishGate(const ConfigReader& config, MixerSpec& mixer) {
 
 void ReadElementwiseFeatureMap(const ConfigReader& config, MixerSpec& mixer) {
   if (config.Missing("feature_map")) return;
-  const std::string name = config.String("feature_map", "");
-  if (name != "relu" && name != "sigmoid" && name != "silu" && name != "swish") {
-    config.FailValue("feature_map", "null, relu, sigmoid, silu or swish");
-  }
   mixer.feature_map = FeatureMap::kElementwise;
-  mixer.feature_activation = ReadActivation(config, "feature_map", name);
+  mixer.feature_activation = ReadActivation(config, "feature_map", "");
 }
 
 MixerSpec ReadLinearAttention(const ConfigReader& config, int hidden_size) {
   MixerSpec mixer;
   ReadExpandedHeads(config, hidden_size, 4, 1.0f, 1.0f, true, mixer);
-  const std::string map = config.String("feature_map", "elementwise_product");
+  const std::string map = config.Choice("feature_map", "elementwise_product");
   if (map == "elementwise_product") {
     mixer.feature_map = FeatureMap::kElementwiseProduct;
   } else if (map == "hedgehog") {
@@ -90,9 +88,6 @@ MixerSpec ReadLinearAttention(const ConfigReader& config, int hidden_size) {
   } else if (map == "elu" || map == "relu") {
     mixer.feature_map = FeatureMap::kElementwise;
     mixer.feature_activation = ReadActivation(config, "feature_map", map);
-  } else if (map != "identity") {
-    config.FailValue("feature_map",
-                     "elementwise_product, elu, relu, identity, hedgehog, t2r or dpfp");
   }
   mixer.tied_feature_map = config.Bool("tie_feature_map_qk", false);
   if (config.Bool("norm_q", false)) mixer.q_norm = HeadNorm::kSum;
@@ -124,8 +119,6 @@ MixerSpec ReadGla(const ConfigReader& config, int hidden_size) {
   mixer.decay_source = DecaySource::kLowRank;
   mixer.gate_low_rank = 16;
   mixer.gate_normalizer = 16.0f;
-  if (!config.Bool("use_gk", true)) config.FailValue("use_gk", "true");
-  if (config.Bool("use_gv", false)) config.FailValue("use_gv", "false");
   if (const auto clamp = config.OptionalFloat("clamp_min")) mixer.gate_clamp_min = *clamp;
   ReadExpandedHeads(config, hidden_size, 4, 0.5f, 1.0f, true, mixer);
   ReadConvolution(config, false, mixer);
@@ -141,13 +134,8 @@ MixerSpec ReadDeltaNet(const ConfigReader& config, int hidden_size) {
   ReadExpandedHeads(config, hidden_size, 16, 1.0f, 1.0f, false, mixer);
   ReadConvolution(config, true, mixer);
   mixer.v_activation = Activation::kSilu;
-  const Activation activation = ReadActivation(config, "qk_activation", "silu");
-  if (activation == Activation::kSigmoid) {
-    config.FailValue("qk_activation", "silu, relu, elu or identity");
-  }
-  mixer.qk_activation = activation;
-  const std::string norm = config.String("qk_norm", "l2");
-  if (norm != "l2" && norm != "sum") config.FailValue("qk_norm", "l2 or sum");
+  mixer.qk_activation = ReadActivation(config, "qk_activation", "silu");
+  const std::string norm = config.Choice("qk_norm", "l2");
   mixer.q_norm = mixer.k_norm = norm == "l2" ? HeadNorm::kL2 : HeadNorm::kL1;
   mixer.qk_norm_eps = kL2NormEps;
   mixer.beta = config.Bool("use_beta", true) ? BetaSource::kProjection : BetaSource::kOne;
@@ -220,20 +208,16 @@ MixerSpec ReadEdificeMixer(const ConfigReader& config, int hidden_size, int num_
 
 MixerSpec ReadFlashLinearAttention(const ConfigReader& config, int hidden_size) {
   MixerSpec mixer = ReadEdificeMixer(config, hidden_size, 4);
-  const std::string map = config.String("feature_map", "elu");
+  const std::string map = config.Choice("feature_map", "elu");
   if (map == "elu" || map == "relu") {
     mixer.feature_map = FeatureMap::kElementwise;
     mixer.feature_activation = map == "elu" ? Activation::kEluPlusOne : Activation::kReluPlusEps;
-  } else if (map != "identity") {
-    config.FailValue("feature_map", "elu, relu or identity");
   }
-  const std::string normalization = config.String("normalization", "split");
+  const std::string normalization = config.Choice("normalization", "split");
   if (normalization == "split") {
     mixer.normalization = Normalization::kSplit;
   } else if (normalization == "sum") {
     mixer.normalization = Normalization::kSum;
-  } else if (normalization != "none") {
-    config.FailValue("normalization", "split, sum or none");
   }
   return mixer;
 }
@@ -241,30 +225,36 @@ MixerSpec ReadFlashLinearAttention(const ConfigReader& config, int hidden_size) 
 MixerSpec ReadLightningAttention(const ConfigReader& config, int hidden_size) {
   MixerSpec mixer = ReadEdificeMixer(config, hidden_size, 8);
   mixer.normalization = Normalization::kChunkSoftmax;
-  if (config.String("feature_map", "identity") != "identity") {
-    config.FailValue("feature_map", "null or identity (lightning_attention maps nothing)");
-  }
-  if (config.String("normalization", "split") != "split") {
-    config.FailValue("normalization", "null or split (lightning_attention has no other)");
-  }
+  config.Choice("feature_map", "identity");
+  config.Choice("normalization", "split");
   return mixer;
 }
 
 constexpr std::array kArchitectures = {
-    Architecture{"linear_attn", "Linear attention with feature maps", 24, 4, ReadLinearAttention},
-    Architecture{"retnet", "RetNet", 24, 2, ReadRetNet},
-    Architecture{"gla", "Gated Linear Attention", 24, 4, ReadGla},
-    Architecture{"delta_net", "DeltaNet", 24, 4, ReadDeltaNet},
-    Architecture{"gated_deltanet", "Gated DeltaNet", 21, 4, ReadGatedDeltaNet},
-    Architecture{"kda", "Kimi Delta Attention", 24, 4, ReadKda},
+    Architecture{"linear_attn", "Linear attention with feature maps", 24, 4, kLinearAttention,
+                 ReadLinearAttention},
+    Architecture{"retnet", "RetNet", 24, 2, kRetNet, ReadRetNet},
+    Architecture{"gla", "Gated Linear Attention", 24, 4, kGla, ReadGla},
+    Architecture{"delta_net", "DeltaNet", 24, 4, kDeltaNet, ReadDeltaNet},
+    Architecture{"gated_deltanet", "Gated DeltaNet", 21, 4, kGatedDeltaNet, ReadGatedDeltaNet},
+    Architecture{"kda", "Kimi Delta Attention", 24, 4, kKda, ReadKda},
     Architecture{"flash_linear_attention", "Edifice's chunked linear attention", 4, 4,
-                 ReadFlashLinearAttention, "fla_block"},
+                 kFlashLinearAttention, ReadFlashLinearAttention, "fla_block"},
     Architecture{"lightning_attention", "Edifice's softmax and linear attention", 4, 4,
-                 ReadLightningAttention, "lightning_block"},
+                 kLightningAttention, ReadLightningAttention, "lightning_block"},
 };
 
 }  // namespace
 
 std::span<const Architecture> Architectures() { return kArchitectures; }
+MixerSpec DefaultMixer(const Architecture& architecture) {
+  const nlohmann::json empty = nlohmann::json::object();
+  const ConfigReader config("defaults", empty, {kCommon, architecture.options});
+  return architecture.read_mixer(config, kDefaultHiddenSize);
+}
+
+std::span<const ConfigOption> CommonOptions() { return kCommon; }
+std::span<const RefusedOption> RefusedOptions() { return kRefused; }
+std::span<const std::string_view> IgnoredKeys() { return kIgnored; }
 
 }  // namespace fla

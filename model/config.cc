@@ -12,6 +12,7 @@
 namespace fla {
 namespace {
 
+constexpr int64_t kMaxStateElements = int64_t{1} << 48;
 constexpr int kMaxSize = 1 << 24;  // of any one dimension; keeps products within 64 bits
 
 const Architecture& FindArchitecture(const ConfigReader& config) {
@@ -24,17 +25,51 @@ const Architecture& FindArchitecture(const ConfigReader& config) {
   config.FailValue("model_type", "one of " + known);
 }
 
-// Options of the library that change the maths and are not supported, whatever the model.
-void RefuseUnsupported(const ConfigReader& config) {
-  if (!config.Missing("attn")) {
-    config.FailValue("attn", "null (hybrid models with softmax layers are not supported)");
+void RefuseUnsupported(const ConfigReader& config, std::string_view model_type) {
+  for (const RefusedOption& option : RefusedOptions()) {
+    const std::string key(option.key);
+    if (!option.model_type.empty() && option.model_type != model_type) continue;
+    if (config.Missing(key) || config.Raw(key).dump() == option.served) continue;
+    if (!option.only_with.empty() && !config.Bool(std::string(option.only_with), false)) continue;
+    config.FailValue(
+        key, std::string(option.served) + " (not supported: " + std::string(option.reason) + ")");
   }
-  if (!config.Missing("attnres_block_size")) {
-    config.FailValue("attnres_block_size", "null (attention residuals are not supported)");
+}
+
+int BlockSize(const ConfigReader& config, const nlohmann::json& value) {
+  if (!value.is_number_integer() || value.get<int64_t>() < 1 || value.get<int64_t>() > kMaxSize) {
+    config.FailValue("quantization_config", "weight_block_size of two positive integers");
   }
-  if (!config.Missing("quantization_config")) {
-    config.FailValue("quantization_config", "null (quantised checkpoints are not supported)");
+  return value.get<int>();
+}
+
+// Weights in F8_E4M3 with scales, as published checkpoints have them: transformers' "fp8"
+// (weight_block_size), "compressed-tensors" of the format float-quantized, "modelopt" FP8.
+Quantization ReadQuantization(const ConfigReader& config) {
+  Quantization quantization;
+  if (config.Missing("quantization_config")) return quantization;
+  const nlohmann::json& value = config.Raw("quantization_config");
+  const auto text = [&](const char* key) {
+    return value.is_object() && value.contains(key) && value[key].is_string()
+               ? value[key].get<std::string>()
+               : std::string();
+  };
+  const std::string method = text("quant_method");
+  const bool known = (method == "fp8" && (text("fmt").empty() || text("fmt") == "e4m3")) ||
+                     (method == "compressed-tensors" && text("format") == "float-quantized") ||
+                     (method == "modelopt" && text("quant_algo") == "FP8");
+  if (!known) {
+    config.FailValue("quantization_config",
+                     "quant_method \"fp8\" (fmt e4m3), \"compressed-tensors\" (format "
+                     "float-quantized) or \"modelopt\" (quant_algo FP8)");
   }
+  quantization.scaled = true;
+  if (const auto block = value.find("weight_block_size");
+      block != value.end() && !block->is_null()) {
+    if (!block->is_array() || block->size() != 2) BlockSize(config, nullptr);
+    quantization.block = {BlockSize(config, (*block)[0]), BlockSize(config, (*block)[1])};
+  }
+  return quantization;
 }
 
 void RequireSize(const ConfigReader& config, const std::string& what, int64_t size) {
@@ -95,10 +130,7 @@ void ReadGeneration(const std::filesystem::path& path, ModelConfig& model) {
 
 // All of a model but its mixer and its tokens, as flash-linear-attention writes it.
 ModelConfig ReadLibrarySizes(const ConfigReader& config, const Architecture& architecture) {
-  const std::string activation = config.String("hidden_act", "swish");
-  if (activation != "swish" && activation != "silu") {
-    config.FailValue("hidden_act", "swish or silu");
-  }
+  config.Choice("hidden_act", "swish");
   ModelConfig model;
   model.vocab_size = config.Int("vocab_size", 32000);
   model.hidden_size = config.Int("hidden_size", 2048);
@@ -114,11 +146,8 @@ ModelConfig ReadLibrarySizes(const ConfigReader& config, const Architecture& arc
 }
 
 Pooling ReadPooling(const ConfigReader& config) {
-  const std::string output = config.String("output", "last");
-  if (output == "last") return Pooling::kLast;
-  if (output == "all") return Pooling::kAll;
-  if (output == "mean") return Pooling::kMean;
-  config.FailValue("output", "last, all or mean");
+  const std::string output = config.Choice("output", "last");
+  return output == "last" ? Pooling::kLast : output == "all" ? Pooling::kAll : Pooling::kMean;
 }
 
 // The same as the options of Edifice's builders.
@@ -145,20 +174,24 @@ ModelConfig ReadEdificeSizes(const ConfigReader& config, const Architecture& arc
   return model;
 }
 
-}  // namespace
-
-ModelConfig LoadModelConfig(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / "config.json";
-  const nlohmann::json json = ReadJsonFile(path);
+nlohmann::json ReadObject(const std::filesystem::path& path) {
+  nlohmann::json json = ReadJsonFile(path);
   if (!json.is_object()) throw std::runtime_error(path.string() + ": wanted a JSON object");
-  const ConfigReader config(path.string(), json);
-  const Architecture& architecture = FindArchitecture(config);
-  RefuseUnsupported(config);
+  return json;
+}
+
+// All that config.json says.
+ModelConfig ReadModelConfig(const std::string& file, const nlohmann::json& json) {
+  const ConfigReader any(file, json);
+  const Architecture& architecture = FindArchitecture(any);
+  RefuseUnsupported(any, architecture.model_type);
+  const ConfigReader config(file, json, {CommonOptions(), architecture.options});
 
   ModelConfig model = architecture.block_name.empty() ? ReadLibrarySizes(config, architecture)
                                                       : ReadEdificeSizes(config, architecture);
   model.model_type = architecture.model_type;
   if (!(model.norm_eps >= 0)) config.FailValue("norm_eps", "at least 0");
+  model.quantization = ReadQuantization(config);
 
   model.mixer = architecture.read_mixer(config, model.hidden_size);
   model.mixer.norm_eps = model.norm_eps;
@@ -167,12 +200,74 @@ ModelConfig LoadModelConfig(const std::filesystem::path& folder) {
   RequireSize(config, "size of q", static_cast<int64_t>(mixer.q_heads) * mixer.head_k_dim);
   RequireSize(config, "size of the output", static_cast<int64_t>(mixer.heads) * mixer.head_v_dim);
   RequireSize(config, "head size of q and k", mixer.state_k_dim());
+  const double state = static_cast<double>(model.num_layers) * mixer.heads * mixer.state_k_dim() *
+                       mixer.head_v_dim;
+  if (state > kMaxStateElements) {
+    config.Fail("size of a state", "at most " + std::to_string(kMaxStateElements) + " elements",
+                std::to_string(state));
+  }
 
+  if (model.model_type == "delta_net") model.norm_first = config.Bool("norm_first", false);
   const std::vector<int> bos = TokenIds(config, "bos_token_id", model.vocab_size);
   if (!bos.empty()) model.bos_token_id = bos.front();
   model.eos_token_ids = TokenIds(config, "eos_token_id", model.vocab_size);
+  return model;
+}
+
+// Keys of config.json that no table has.
+std::vector<std::string> UnknownKeys(const nlohmann::json& json, std::string_view model_type) {
+  std::set<std::string_view> known(IgnoredKeys().begin(), IgnoredKeys().end());
+  for (const ConfigOption& option : CommonOptions()) known.insert(option.key);
+  for (const RefusedOption& option : RefusedOptions()) known.insert(option.key);
+  for (const Architecture& architecture : Architectures()) {
+    if (architecture.model_type != model_type) continue;
+    for (const ConfigOption& option : architecture.options) known.insert(option.key);
+  }
+  std::vector<std::string> unknown;
+  for (const auto& [key, value] : json.items()) {
+    if (known.count(key) == 0 && !value.is_null()) unknown.push_back(key);
+  }
+  return unknown;
+}
+
+}  // namespace
+
+ModelConfig LoadModelConfig(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "config.json";
+  ModelConfig model = ReadModelConfig(path.string(), ReadObject(path));
   ReadGeneration(folder / "generation_config.json", model);
   return model;
+}
+
+ConfigFindings ExamineModelConfig(const std::filesystem::path& folder) {
+  ConfigFindings findings;
+  const std::filesystem::path path = folder / "config.json";
+  nlohmann::json json;
+  try {
+    json = ReadObject(path);
+  } catch (const std::runtime_error& error) {
+    findings.problems.emplace_back(error.what());
+    return findings;
+  }
+  if (const auto length = json.find("max_position_embeddings");
+      length != json.end() && length->is_number_unsigned() && *length <= kMaxSize) {
+    findings.max_position_embeddings = length->get<int>();
+  }
+  while (!findings.config) {
+    try {
+      findings.config = ReadModelConfig(path.string(), json);
+    } catch (const ConfigError& error) {
+      findings.problems.emplace_back(error.what());
+      if (json.erase(error.key()) == 0) return findings;  // of several keys together
+    }
+  }
+  findings.unknown_keys = UnknownKeys(json, findings.config->model_type);
+  try {
+    ReadGeneration(folder / "generation_config.json", *findings.config);
+  } catch (const std::runtime_error& error) {
+    findings.problems.emplace_back(error.what());
+  }
+  return findings;
 }
 
 std::vector<std::string> SupportedModelTypes() {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/mixer_spec.h"
@@ -27,6 +28,12 @@ enum class Pooling : uint8_t { kLast, kMean, kAll };
 enum class NormKind : uint8_t { kRms, kLayer };
 enum class FeedForwardKind : uint8_t { kSwiGlu, kGelu };
 
+// How 8-bit weights are stored, by config.json's quantization_config.
+struct Quantization {
+  bool scaled = false;                  // every F8_E4M3 tensor has a scale
+  std::pair<int, int> block{128, 128};  // rows and columns that a scale of blocks has for one value
+};
+
 struct ModelConfig {
   std::string model_type;
   int vocab_size = 0;
@@ -38,6 +45,8 @@ struct ModelConfig {
   NormKind norm = NormKind::kRms;
   FeedForwardKind feed_forward = FeedForwardKind::kSwiGlu;
   bool tie_word_embeddings = false;
+  bool norm_first = false;  // written until February 2025: the norms have other names
+  Quantization quantization;
   MixerSpec mixer;
   int bos_token_id = -1;           // -1: none
   std::vector<int> eos_token_ids;  // of config.json and generation_config.json
@@ -51,6 +60,16 @@ struct ModelConfig {
 // is not supported (naming those that are), an option that is not supported (hybrid `attn`
 // layers, attnres, ...), or sizes that do not fit together.
 ModelConfig LoadModelConfig(const std::filesystem::path& folder);
+
+// What LoadModelConfig thinks of a folder, all of it: after a problem the file is read on as if the
+// key that has it were not there.
+struct ConfigFindings {
+  std::optional<ModelConfig> config;           // where what is left of the file describes a model
+  std::vector<std::string> problems;           // what LoadModelConfig would throw
+  std::vector<std::string> unknown_keys;       // of config.json, that nobody here reads or knows
+  std::optional<int> max_position_embeddings;  // the length that it was trained for; no bound here
+};
+ConfigFindings ExamineModelConfig(const std::filesystem::path& folder);
 
 // The model_types that LoadModelConfig accepts.
 std::vector<std::string> SupportedModelTypes();

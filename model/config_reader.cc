@@ -5,24 +5,63 @@
 #include <stdexcept>
 
 namespace fla {
+namespace {
+
+struct RenamedKey {
+  std::string_view key;
+  std::string_view old_key;
+};
+
+// As the library's configurations had them until March and June 2024.
+constexpr RenamedKey kRenamedKeys[] = {
+    {"num_heads", "num_attention_heads"},
+    {"num_kv_heads", "num_key_value_heads"},
+    {"norm_eps", "rms_norm_eps"},
+};
+
+}  // namespace
+
+const ConfigOption* ConfigReader::FindOption(const std::string& key) const {
+  for (const std::span<const ConfigOption> options : options_) {
+    for (const ConfigOption& option : options) {
+      if (option.key == key) return &option;
+    }
+  }
+  return nullptr;
+}
+
+const nlohmann::json* ConfigReader::Find(const std::string& key) const {
+  if (!options_.empty() && FindOption(key) == nullptr) {
+    throw std::logic_error("config.json: the table of options lacks " + key);
+  }
+  keys_read_.insert(key);
+  auto found = object_.find(key);
+  if (found != object_.end() && !found->is_null()) return &*found;
+  for (const RenamedKey& renamed : kRenamedKeys) {
+    if (renamed.key != key) continue;
+    found = object_.find(renamed.old_key);
+    if (found != object_.end() && !found->is_null()) return &*found;
+  }
+  return nullptr;
+}
 
 void ConfigReader::Fail(const std::string& key, const std::string& wanted,
                         const std::string& got) const {
-  throw std::runtime_error(file_ + ": " + key + ": wanted " + wanted + ", got " + got);
+  throw ConfigError(file_, key, "wanted " + wanted + ", got " + got);
 }
 
 void ConfigReader::FailValue(const std::string& key, const std::string& wanted) const {
-  Fail(key, wanted, Missing(key) ? "nothing" : object_.at(key).dump().substr(0, 120));
+  const nlohmann::json* value = Find(key);
+  using Handler = nlohmann::json::error_handler_t;
+  Fail(key, wanted,
+       value == nullptr ? "nothing" : value->dump(-1, ' ', false, Handler::replace).substr(0, 120));
 }
 
-bool ConfigReader::Missing(const std::string& key) const {
-  const auto found = object_.find(key);
-  return found == object_.end() || found->is_null();
-}
+bool ConfigReader::Missing(const std::string& key) const { return Find(key) == nullptr; }
 
 std::optional<int> ConfigReader::OptionalInt(const std::string& key) const {
   if (Missing(key)) return std::nullopt;
-  const auto& value = object_.at(key);
+  const auto& value = Raw(key);
   if (!value.is_number_integer()) FailValue(key, "an integer");
   const auto number = value.get<int64_t>();
   if (number < INT_MIN || number > INT_MAX) FailValue(key, "a 32-bit integer");
@@ -31,7 +70,7 @@ std::optional<int> ConfigReader::OptionalInt(const std::string& key) const {
 
 std::optional<float> ConfigReader::OptionalFloat(const std::string& key) const {
   if (Missing(key)) return std::nullopt;
-  const auto& value = object_.at(key);
+  const auto& value = Raw(key);
   if (!value.is_number()) FailValue(key, "a number");
   const auto number = value.get<float>();
   if (!std::isfinite(number)) FailValue(key, "a finite number");
@@ -54,14 +93,27 @@ float ConfigReader::Float(const std::string& key, float fallback) const {
 
 bool ConfigReader::Bool(const std::string& key, bool fallback) const {
   if (Missing(key)) return fallback;
-  if (!object_.at(key).is_boolean()) FailValue(key, "true or false");
-  return object_.at(key).get<bool>();
+  if (!Raw(key).is_boolean()) FailValue(key, "true or false");
+  return Raw(key).get<bool>();
 }
 
 std::string ConfigReader::String(const std::string& key, const std::string& fallback) const {
   if (Missing(key)) return fallback;
-  if (!object_.at(key).is_string()) FailValue(key, "a string");
-  return object_.at(key).get<std::string>();
+  if (!Raw(key).is_string()) FailValue(key, "a string");
+  return Raw(key).get<std::string>();
+}
+
+std::string ConfigReader::Choice(const std::string& key, const std::string& fallback) const {
+  const std::string value = String(key, fallback);
+  const ConfigOption* option = FindOption(key);
+  if (option == nullptr) throw std::logic_error("config.json: no values are known of " + key);
+  std::string_view left = option->values;
+  while (!left.empty()) {
+    const size_t end = left.find(", ");
+    if (left.substr(0, end) == value) return value;
+    left = end == left.npos ? std::string_view() : left.substr(end + 2);
+  }
+  FailValue(key, "one of " + std::string(option->values));
 }
 
 int ConfigReader::Scaled(const std::string& what, int value, float factor) const {

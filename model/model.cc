@@ -8,11 +8,11 @@
 #include "kernels/ops.h"
 #include "model/activation_arena.h"
 #include "model/batch_indices.h"
+#include "model/checkpoint_layout.h"
 #include "model/decode_projections.h"
 #include "model/feed_forward.h"
 #include "model/mixer.h"
 #include "model/norm.h"
-#include "model/safetensors.h"
 #include "model/weights.h"
 
 namespace fla {
@@ -64,6 +64,7 @@ struct Model::Parts {
     Matrix logits;
   };
 
+  void TakeWeights(WeightReader& weights);
   void TakeInput(WeightReader& weights);
   void TakeOutput(WeightReader& weights);
   void ReadTokens(const BatchView& batch, Matrix residual);
@@ -127,22 +128,40 @@ void Model::Parts::TakeOutput(WeightReader& weights) {
   }
 }
 
+void Model::Parts::TakeWeights(WeightReader& weights) {
+  TakeInput(weights);
+  for (int i = 0; i < config.num_layers; ++i) {
+    layers.push_back(TakeLayer(config, i, max_batch_tokens, weights));
+  }
+  TakeOutput(weights);
+  weights.Finish();
+  memory = weights.ReleaseMemory();
+  parameters = weights.parameters();
+  weight_bytes = weights.bytes();
+}
+
 std::unique_ptr<Model> Model::Load(const LoadOptions& options) {
   ModelConfig config = LoadModelConfig(options.path);
-  const Checkpoint checkpoint = Checkpoint::Open(options.path);
+  const Checkpoint checkpoint = OpenCheckpoint(options.path, config);
   auto parts = std::make_unique<Parts>(options, std::move(config));
-
   WeightReader weights(checkpoint, parts->stream, options.dtype, options.progress);
-  parts->TakeInput(weights);
-  for (int i = 0; i < parts->config.num_layers; ++i) {
-    parts->layers.push_back(TakeLayer(parts->config, i, options.max_batch_tokens, weights));
-  }
-  parts->TakeOutput(weights);
-  weights.Finish();
-  parts->memory = weights.ReleaseMemory();
-  parts->parameters = weights.parameters();
-  parts->weight_bytes = weights.bytes();
+  parts->TakeWeights(weights);
   return std::unique_ptr<Model>(new Model(std::move(parts)));
+}
+
+WeightSizes Model::CheckWeights(const ModelConfig& config, const Checkpoint& checkpoint,
+                                DType dtype, std::vector<std::string>& problems) {
+  LoadOptions options;
+  options.dtype = dtype;
+  options.max_batch_tokens = 1;
+  Parts parts(options, config);
+  WeightReader weights(checkpoint, dtype, problems);
+  try {
+    parts.TakeWeights(weights);
+  } catch (const TooManyProblems&) {
+    problems.emplace_back("and more");
+  }
+  return {weights.parameters(), weights.bytes()};
 }
 
 Model::Model(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}

@@ -12,6 +12,7 @@
 #include "kernels/device.h"
 #include "kernels/tensor.h"
 #include "model/config.h"
+#include "model/safetensors.h"
 #include "model/state_pool.h"
 
 namespace fla {
@@ -46,12 +47,22 @@ struct LoadOptions {
   std::function<void(double)> progress;
 };
 
+struct WeightSizes {
+  int64_t parameters = 0;
+  int64_t bytes = 0;  // as held
+};
+
 // Thread safety: one thread at a time, that which owns `stream()`.
 class Model {
  public:
   // Throws std::runtime_error "file: what: wanted, got" for a bad checkpoint, DeviceError when
   // memory is short.
   static std::unique_ptr<Model> Load(const LoadOptions& options);
+
+  // Does what Load does but for reading and holding the weights: appends to `problems` what it
+  // would throw, tensor by tensor. `checkpoint` is of OpenCheckpoint.
+  static WeightSizes CheckWeights(const ModelConfig& config, const Checkpoint& checkpoint,
+                                  DType dtype, std::vector<std::string>& problems);
   ~Model();
 
   // To be called before serving, with no slot in use; does nothing on a CPU. Runs the largest

@@ -10,6 +10,8 @@
 namespace fla {
 namespace {
 
+constexpr size_t kMostProblems = 100;
+
 void RequireHeldDType(DType dtype) {
   if (dtype != DType::kF32 && dtype != DType::kBF16) {
     throw std::invalid_argument(std::string("weights can be held as f32 or bf16, got ") +
@@ -38,6 +40,7 @@ WeightReader::WeightReader(const Checkpoint& checkpoint, DType dtype,
 void WeightReader::Report(const std::string& problem) const {
   if (problems_ == nullptr) throw std::runtime_error(problem);
   problems_->push_back(problem);
+  if (problems_->size() >= kMostProblems) throw TooManyProblems();
 }
 
 const StoredTensor* WeightReader::Find(const std::string& name, const std::vector<int64_t>& shape) {

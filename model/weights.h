@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,12 @@
 #include "model/tensor_transfer.h"
 
 namespace fla {
+
+// Ends a look at a checkpoint that fits nowhere.
+class TooManyProblems : public std::runtime_error {
+ public:
+  TooManyProblems() : std::runtime_error("too many problems") {}
+};
 
 // Takes tensors out of a checkpoint. A tensor that is missing or has another shape is a
 // std::runtime_error "file: tensor: wanted, got"; one that nobody took is one in Finish.
@@ -25,7 +32,8 @@ class WeightReader {
   WeightReader(const Checkpoint& checkpoint, Stream& stream, DType dtype,
                std::function<void(double)> progress);
 
-  // Reads and allocates nothing: every pointer is null. Appends to `problems` what would be thrown.
+  // Reads and allocates nothing: every pointer is null. Appends to `problems` what would be thrown;
+  // throws TooManyProblems at the hundredth.
   WeightReader(const Checkpoint& checkpoint, DType dtype, std::vector<std::string>& problems);
 
   // What the following return is device memory whose contents are there after Finish.

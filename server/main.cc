@@ -13,6 +13,7 @@
 #include <iostream>
 #include <memory>
 
+#include "model/checkpoint_report.h"
 #include "server/config_reloader.h"
 #include "server/control_service.h"
 #include "server/grpc_access.h"
@@ -24,6 +25,7 @@
 #include "server/model_registry.h"
 #include "server/options.h"
 #include "server/request_log.h"
+#include "server/validation.h"
 #include "server/writer_thread.h"
 
 namespace fla {
@@ -195,17 +197,32 @@ int CheckConfig(const std::string& file) {
   return 0;
 }
 
+int Validate(const std::string& folder, bool as_json) {
+  const CheckpointReport report = ExamineCheckpoint(folder);
+  std::cout << (as_json ? ReportJson(report) : ReportText(report));
+  return report.problems.empty() ? 0 : 1;
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Serves linear-attention language models over gRPC.", "fla-server");
   app.set_version_flag("--version",
                        std::string("fla-server ") + ServerVersion() + " (" + ServerBuild() + ")");
-  std::string config, check;
+  std::string config, check, folder;
+  bool as_json = false, print_table = false;
   PortFiles port_files;
   auto* mode = app.add_option_group("mode");
   mode->add_option("--config", config, "Serve what this JSON file says")->type_name("FILE");
   mode->add_option("--check-config", check, "Say what is wrong with a JSON file, and exit")
       ->type_name("FILE");
+  auto* validate =
+      mode->add_option("--validate", folder,
+                       "Say what a checkpoint folder is, what it costs and all that keeps it from "
+                       "being served, and exit: with 0 if nothing does")
+          ->type_name("FOLDER");
+  mode->add_flag("--print-support-table", print_table,
+                 "Print the models and options that can be served, and exit");
   mode->require_option(1);
+  app.add_flag("--json", as_json, "As JSON")->needs(validate);
   app.add_option("--port-file", port_files.grpc, "Write the chosen port to this file once serving")
       ->type_name("FILE");
   app.add_option("--metrics-port-file", port_files.metrics, "The same for the port of /metrics")
@@ -214,6 +231,11 @@ int Main(int argc, char** argv) {
 
   try {
     if (!check.empty()) return CheckConfig(check);
+    if (!folder.empty()) return Validate(folder, as_json);
+    if (print_table) {
+      std::cout << SupportTable();
+      return 0;
+    }
     std::string text = ReadConfigFile(config);
     ServerOptions options = ParseServerOptions(text, config);
     ConfigureLog(options.log);

@@ -16,12 +16,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (middle != std::string_view::npos) {
     kFolder.Write("generation_config.json", bytes.substr(middle + 1));
   }
+  const fla::ConfigFindings findings = fla::ExamineModelConfig(kFolder.path());
   fla::ModelConfig config;
   try {
     config = fla::LoadModelConfig(kFolder.path());
-  } catch (const std::runtime_error&) {
+  } catch (const std::runtime_error& error) {
+    Require(!findings.problems.empty(), "a problem that is not found");
     return 0;
   }
+  Require(findings.problems.empty(), "a problem that is none");
   Require(config.vocab_size > 0 && config.hidden_size > 0 && config.num_layers > 0, "sizes");
   const fla::MixerSpec& mixer = config.mixer;
   Require(mixer.heads > 0 && mixer.head_k_dim > 0 && mixer.head_v_dim > 0, "heads");

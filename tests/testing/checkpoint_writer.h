@@ -17,22 +17,41 @@ inline std::string SafetensorsFile(const std::string& header, const std::string&
   return file + header + payload;
 }
 
+// A tensor as it stands in a file.
+struct StoredBytes {
+  std::string dtype;
+  std::vector<int64_t> shape;
+  std::string bytes;
+};
+
+inline std::string SafetensorsOfStored(const std::map<std::string, StoredBytes>& tensors) {
+  nlohmann::json header;
+  std::string payload;
+  for (const auto& [name, tensor] : tensors) {
+    const size_t begin = payload.size();
+    payload += tensor.bytes;
+    header[name] = {{"dtype", tensor.dtype},
+                    {"shape", tensor.shape},
+                    {"data_offsets", {begin, payload.size()}}};
+  }
+  return SafetensorsFile(header.dump(), payload);
+}
+
 struct FloatTensor {
   std::vector<int64_t> shape;
   std::vector<float> values;
 };
 
+inline StoredBytes Stored(const FloatTensor& tensor) {
+  return {"F32", tensor.shape,
+          std::string(reinterpret_cast<const char*>(tensor.values.data()),
+                      tensor.values.size() * sizeof(float))};
+}
+
 inline std::string SafetensorsOf(const std::map<std::string, FloatTensor>& tensors) {
-  nlohmann::json header;
-  std::string payload;
-  for (const auto& [name, tensor] : tensors) {
-    const size_t begin = payload.size();
-    payload.append(reinterpret_cast<const char*>(tensor.values.data()),
-                   tensor.values.size() * sizeof(float));
-    header[name] = {
-        {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {begin, payload.size()}}};
-  }
-  return SafetensorsFile(header.dump(), payload);
+  std::map<std::string, StoredBytes> stored;
+  for (const auto& [name, tensor] : tensors) stored[name] = Stored(tensor);
+  return SafetensorsOfStored(stored);
 }
 
 }  // namespace fla::testing
