@@ -1,3 +1,5 @@
+fla_test(edifice_test SOURCES edifice_test.cc LIBRARIES fla_model nlohmann_json::nlohmann_json)
+
 add_executable(logits_tool logits_tool.cc)
 target_link_libraries(logits_tool PRIVATE fla_model)
 
