@@ -1,9 +1,10 @@
 #include "kernels/chunk_attention.h"
 
-#include <stdexcept>
-
 #include "kernels/check.h"
 #include "kernels/cpu/chunk_attention.h"
+#ifdef FLA_WITH_CUDA
+#include "kernels/cuda/chunk_attention.h"
+#endif
 
 namespace fla {
 namespace {
@@ -36,15 +37,11 @@ void CheckArgs(const ChunkAttentionArgs& args) {
 
 }  // namespace
 
-int64_t OpenChunkFloats(const ChunkAttentionSpec& spec) {
-  const int64_t key_dim = spec.key_dim, value_dim = spec.value_dim;
-  return spec.rule == ChunkRule::kLinear ? key_dim * value_dim + key_dim
-                                         : spec.chunk * (key_dim + value_dim);
-}
-
 void ChunkAttention(Stream& stream, const ChunkAttentionArgs& args) {
   CheckArgs(args);
-  if (stream.device().is_cuda()) throw std::invalid_argument("chunk attention: wanted a CPU");
+#ifdef FLA_WITH_CUDA
+  if (stream.device().is_cuda()) return cuda::ChunkAttention(stream, args);
+#endif
   cpu::ChunkAttention(stream, args);
 }
 

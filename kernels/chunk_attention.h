@@ -39,7 +39,11 @@ struct ChunkAttentionSpec {
 // Floats of a head's open chunk, the one that its sequence has not filled yet:
 //   kLinear   its S [K, V], then its z [K]
 //   kSoftmax  its keys [C, K], then its values [C, V]; rows past the open tokens are undefined
-int64_t OpenChunkFloats(const ChunkAttentionSpec& spec);
+constexpr int64_t OpenChunkFloats(const ChunkAttentionSpec& spec) {
+  const int64_t key_dim = spec.key_dim, value_dim = spec.value_dim;
+  return spec.rule == ChunkRule::kLinear ? key_dim * value_dim + key_dim
+                                         : spec.chunk * (key_dim + value_dim);
+}
 
 // One call over N packed sequences of T tokens in all; decode is a call whose sequences have one
 // token each. Rows of the matrices may be strided; they share one dtype, f32 or bf16. Sums are f32.

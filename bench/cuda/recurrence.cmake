@@ -4,7 +4,7 @@ if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "")
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "")
 endif()
-foreach(name recurrence_check recurrence_bench)
+foreach(name chunk_attention_check recurrence_check recurrence_bench)
   add_executable(${name} ${CMAKE_CURRENT_LIST_DIR}/${name}.cu)
   set_target_properties(${name} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
   target_link_libraries(${name} PRIVATE fla_kernels fla_options CUDA::cudart_static)
@@ -16,6 +16,8 @@ find_package(Threads REQUIRED)
 set(emulator ${CMAKE_CURRENT_LIST_DIR}/recurrence_emulator)
 set(emulated_root ${CMAKE_CURRENT_BINARY_DIR}/recurrence_emulated)
 set(emulated_sources
+  kernels/cuda/chunk_attention_finish.cu
+  kernels/cuda/chunk_attention_scan.cu
   kernels/cuda/chunk_prepare.cu
   kernels/cuda/chunk_scan_additive.cu
   kernels/cuda/chunk_scan_delta.cu
@@ -25,9 +27,10 @@ set(emulated_sources
   kernels/cuda/step_f32.cu
   kernels/cuda/wide_prepare.cu
   kernels/cuda/wide_scan_additive.cu
-  kernels/cuda/wide_scan_delta.cu
-  bench/cuda/recurrence_check.cu)
+  kernels/cuda/wide_scan_delta.cu)
+set(emulated_checks bench/cuda/chunk_attention_check.cu bench/cuda/recurrence_check.cu)
 set(emulated_headers
+  kernels/cuda/chunk_attention_elements.cuh
   kernels/cuda/chunk_loader.cuh
   kernels/cuda/chunk_scan.cuh
   kernels/cuda/chunk_window.cuh
@@ -41,21 +44,34 @@ set(emulated_headers
   bench/cuda/recurrence_inputs.h)
 list(TRANSFORM emulated_sources PREPEND ${emulated_root}/ OUTPUT_VARIABLE emulated_files)
 list(TRANSFORM emulated_files APPEND .cc)
-list(TRANSFORM emulated_sources PREPEND ${PROJECT_SOURCE_DIR}/ OUTPUT_VARIABLE emulated_from)
+list(TRANSFORM emulated_checks PREPEND ${emulated_root}/ OUTPUT_VARIABLE emulated_check_files)
+list(TRANSFORM emulated_check_files APPEND .cc)
+set(all_emulated ${emulated_sources} ${emulated_checks})
+list(TRANSFORM all_emulated PREPEND ${PROJECT_SOURCE_DIR}/ OUTPUT_VARIABLE emulated_from)
 list(TRANSFORM emulated_headers PREPEND ${PROJECT_SOURCE_DIR}/ OUTPUT_VARIABLE emulated_headers_from)
 add_custom_command(
-  OUTPUT ${emulated_files}
+  OUTPUT ${emulated_files} ${emulated_check_files}
   COMMAND Python3::Interpreter ${emulator}/convert.py ${PROJECT_SOURCE_DIR} ${emulated_root}
-          ${emulated_sources} ${emulated_headers}
+          ${all_emulated} ${emulated_headers}
   COMMAND ${CMAKE_COMMAND} -E copy ${emulator}/chained.cuh ${emulator}/chunk_tile.cuh
           ${emulator}/warpgroup.cuh ${emulated_root}/kernels/cuda
   DEPENDS ${emulated_from} ${emulated_headers_from} ${emulator}/convert.py
           ${emulator}/chained.cuh ${emulator}/chunk_tile.cuh ${emulator}/warpgroup.cuh)
-add_executable(recurrence_check_emulated ${emulated_files} ${emulator}/emulator.cc)
-target_include_directories(recurrence_check_emulated BEFORE PRIVATE ${emulated_root})
-target_include_directories(recurrence_check_emulated PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-target_compile_options(recurrence_check_emulated PRIVATE -w)
-target_link_libraries(recurrence_check_emulated PRIVATE fla_options Threads::Threads)
+# The kernels once, a program for each check of them.
+add_library(recurrence_emulated STATIC ${emulated_files} ${emulator}/emulator.cc)
+target_include_directories(recurrence_emulated BEFORE PUBLIC ${emulated_root})
+target_include_directories(recurrence_emulated PUBLIC ${CUDAToolkit_INCLUDE_DIRS})
+target_compile_options(recurrence_emulated PUBLIC -w)
+target_link_libraries(recurrence_emulated PUBLIC fla_options Threads::Threads)
+add_executable(recurrence_check_emulated
+  ${emulated_root}/bench/cuda/recurrence_check.cu.cc)
+add_executable(chunk_attention_check_emulated
+  ${emulated_root}/bench/cuda/chunk_attention_check.cu.cc
+  ${PROJECT_SOURCE_DIR}/kernels/reference/chunk_attention.cc)
+foreach(name recurrence_check_emulated chunk_attention_check_emulated)
+  target_link_libraries(${name} PRIVATE recurrence_emulated)
+endforeach()
 if(BUILD_TESTING OR FLA_TESTS)
   add_test(NAME recurrence_check_emulated COMMAND recurrence_check_emulated 32 1 small)
+  add_test(NAME chunk_attention_check_emulated COMMAND chunk_attention_check_emulated 12 1)
 endif()

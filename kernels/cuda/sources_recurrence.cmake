@@ -1,6 +1,9 @@
 # The recurrence on CUDA; included by sources.cmake. Cells of a kernel family share a file, families
 # do not, so that two cores compile them side by side.
 target_sources(fla_kernels PRIVATE
+  cuda/chunk_attention.cu
+  cuda/chunk_attention_finish.cu
+  cuda/chunk_attention_scan.cu
   cuda/recurrence.cu
   cuda/recurrence_launch.cu
   cuda/step_f32.cu

@@ -1,0 +1,57 @@
+// What the kernels of chunk attention share: elements as floats, sums over a warp, where a call's
+// tokens lie in their chunks.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "kernels/chunk_attention.h"
+
+namespace fla::cuda {
+
+__device__ __forceinline__ float Widen(float x) { return x; }
+__device__ __forceinline__ float Widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ void Narrow(float x, float* target) { *target = x; }
+__device__ __forceinline__ void Narrow(float x, __nv_bfloat16* target) {
+  *target = __float2bfloat16(x);
+}
+
+__device__ __forceinline__ float WarpSum(float x) {
+  for (int mask = 16; mask > 0; mask /= 2) x += __shfl_xor_sync(0xffffffffu, x, mask);
+  return x;
+}
+__device__ __forceinline__ float WarpMax(float x) {
+  for (int mask = 16; mask > 0; mask /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, mask));
+  return x;
+}
+
+// Row `row` of a matrix from column `column` on.
+template <typename T>
+__device__ __forceinline__ T* RowAt(const Matrix& matrix, int64_t row, int64_t column) {
+  return static_cast<T*>(matrix.data) + row * matrix.stride + column;
+}
+
+// A sequence of a call: its tokens, and how many tokens of its open chunk came before.
+struct ChunkSequence {
+  int begin, end;
+  int before;
+  int64_t head;  // of the states: slot * H + h
+};
+
+// False where there is nothing to do.
+__device__ __forceinline__ bool FindChunkSequence(const ChunkAttentionArgs& args, int h, int n,
+                                                  ChunkSequence& sequence) {
+  sequence.begin = args.cu_seqlens[n];
+  sequence.end = args.cu_seqlens[n + 1];
+  if (sequence.begin == sequence.end || args.slots[n] < 0) return false;
+  sequence.before = args.positions[sequence.begin] % args.spec.chunk;
+  sequence.head = static_cast<int64_t>(args.slots[n]) * args.spec.heads + h;
+  return true;
+}
+
+// Calls f.template operator()<T>() for the element type of `dtype`.
+template <typename F>
+void ForElements(DType dtype, F f) {
+  dtype == DType::kF32 ? f.template operator()<float>() : f.template operator()<__nv_bfloat16>();
+}
+
+}  // namespace fla::cuda
