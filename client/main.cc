@@ -6,6 +6,7 @@
 #include <string>
 
 #include "client/bench_command.h"
+#include "client/chat_command.h"
 #include "client/commands.h"
 
 namespace fla::client {
@@ -84,6 +85,16 @@ void AddGenerate(CLI::App& app, GenerateCommand& command) {
           },
           "Tokens, taken as they are: 5,17,9")
       ->delimiter(',');
+  prompt
+      ->add_option_function<std::vector<std::string>>(
+          "--message",
+          [&](const std::vector<std::string>& all) {
+            for (const std::string& one : all) {
+              *request.mutable_chat()->add_messages() = ParseMessage(one);
+            }
+          },
+          "role:content, a message for the model's chat template; may be given again")
+      ->allow_extra_args(false);
   prompt->require_option(1);
 
   AddField<std::string>(
@@ -142,6 +153,31 @@ void AddEmbed(CLI::App& app, EmbedCommand& command) {
       ->excludes(json);
 }
 
+void AddChat(CLI::App& app, ChatCommand& command) {
+  v1::GenerateRequest& request = command.request;
+  AddField<std::string>(
+      app, "--system",
+      [&](const std::string& v) {
+        v1::ChatMessage& message = *request.mutable_chat()->add_messages();
+        message.set_role("system");
+        message.set_content(v);
+      },
+      "What the conversation begins with");
+  AddField<std::string>(
+      app, "--template-arguments",
+      [&](const std::string& v) { request.mutable_chat()->set_template_arguments(v); },
+      "JSON for the chat template: '{\"enable_thinking\": false}'");
+  AddField<std::string>(
+      app, "--tools",
+      [&](const std::string& name) { request.mutable_chat()->set_tools(ReadFile(name)); },
+      "A file with a JSON array of functions' schemas");
+  AddField<std::string>(
+      app, "--model", [&](const std::string& v) { request.set_model(v); },
+      "Default: the server's default model");
+  AddSampling(app, request);
+  AddStops(app, request);
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Talks to a running fla-server.", "fla-cli");
   Connection connection;
@@ -165,6 +201,9 @@ int Main(int argc, char** argv) {
 
   GenerateCommand generate;
   AddGenerate(*app.add_subcommand("generate", "Continue a prompt"), generate);
+
+  ChatCommand chat;
+  AddChat(*app.add_subcommand("chat", "Converse: a message a line, /reset to begin anew"), chat);
 
   EmbedCommand embed;
   AddEmbed(*app.add_subcommand("embed", "Turn texts into vectors"), embed);
@@ -229,6 +268,7 @@ int Main(int argc, char** argv) {
   }
   try {
     if (app.got_subcommand("generate")) return Generate(connection, generate);
+    if (app.got_subcommand("chat")) return Chat(connection, chat);
     if (app.got_subcommand("embed")) return Embed(connection, embed);
     if (app.got_subcommand(&tokenize)) {
       text.set_add_special_tokens(!no_special);

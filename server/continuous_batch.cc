@@ -41,6 +41,7 @@ ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, const
                                  ModelMetrics& metrics)
     : model_(model),
       tokenizer_(tokenizer),
+      eos_tokens_(EosTokens(model.config(), tokenizer)),
       metrics_(metrics),
       limits_(LimitsFor(model.config(), options.max_batch_tokens)),
       pool_(model.stream(), model.config(), options.slots, options.state_dtype),
@@ -63,8 +64,8 @@ ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, const
 void ContinuousBatch::Admit(QueuedRequest request) {
   FLA_CHECK(!full());
   Running running;
-  running.sequence = std::make_shared<Sequence>(std::move(request.request), tokenizer_,
-                                                model_.config().eos_token_ids, Clock::now());
+  running.sequence =
+      std::make_shared<Sequence>(std::move(request.request), tokenizer_, eos_tokens_, Clock::now());
   running.arrival = request.arrival;
   running.last_turn = turns_;
   // If the device fails in Acquire, the request is among those that EndAll tells.

@@ -108,6 +108,7 @@ class ContinuousBatch {
 
   Model& model_;
   const Tokenizer& tokenizer_;
+  const std::vector<int> eos_tokens_;
   ModelMetrics& metrics_;
   const BatchLimits limits_;
   StatePool pool_;

@@ -54,6 +54,12 @@ const char* NameOf(const Finish& finish) {
 }  // namespace
 
 std::string PromptText(const v1::GenerateRequest& message) {
+  if (message.has_chat()) {
+    return absl::StrJoin(message.chat().messages(), "\n",
+                         [](std::string* line, const v1::ChatMessage& one) {
+                           absl::StrAppend(line, one.role(), ": ", one.content());
+                         });
+  }
   if (!message.has_token_ids()) return message.text();
   return absl::StrJoin(message.token_ids().ids(), " ");
 }
@@ -140,8 +146,9 @@ absl::Status EngineCall::Submit(const ModelLease& lease,
   model_version_ = served.version;
   tokenizer_ = served.tokenizer;
   hidden_size_ = served.engine->config().hidden_size;
-  absl::StatusOr<std::vector<Request>> choices = translate_(
-      {served.engine->config(), *tokenizer_, limits, SamplingDefaults(lease), RandomSeed()});
+  absl::StatusOr<std::vector<Request>> choices =
+      translate_({served.engine->config(), *tokenizer_, limits, SamplingDefaults(lease),
+                  RandomSeed(), served.chat.get()});
   if (!choices.ok()) {
     served.metrics->CountRejection(Rejection::kInvalid);
     return choices.status();

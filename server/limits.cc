@@ -13,6 +13,8 @@ Limits ReadLimits(ConfigSection section) {
   section.Read("max_new_tokens", limits.max_new_tokens, 0, kMost);
   limits.default_max_new_tokens = std::min(limits.default_max_new_tokens, limits.max_new_tokens);
   section.Read("default_max_new_tokens", limits.default_max_new_tokens, 0, limits.max_new_tokens);
+  section.Read("max_chat_messages", limits.max_chat_messages, 1, 1 << 20);
+  section.Read("max_chat_bytes", limits.max_chat_bytes, 1, kMost);
   section.Read("max_stop_strings", limits.max_stop_strings, 0, 1024);
   section.Read("max_stop_string_bytes", limits.max_stop_string_bytes, 1, 65536);
   section.Read("max_stop_token_ids", limits.max_stop_token_ids, 0, 65536);

@@ -13,6 +13,8 @@ struct Limits {
   int max_prompt_tokens = 131072;
   int max_new_tokens = 32768;
   int default_max_new_tokens = 256;  // where a request says nothing
+  int max_chat_messages = 1024;
+  int max_chat_bytes = 4 * 1024 * 1024;  // of the text that the template makes of a chat
   int max_n = 16;
   int max_stop_strings = 16;
   int max_stop_string_bytes = 256;

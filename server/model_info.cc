@@ -2,6 +2,8 @@
 
 #include <set>
 
+#include "server/sequence.h"
+
 namespace fla {
 namespace {
 
@@ -61,7 +63,8 @@ void Describe(const ModelOptions& options, const ServedModel& served, v1::ModelS
   info.set_slots_total(served.engine->slots_total());
   info.set_slots_used(served.engine->slots_used());
   info.set_load_seconds(served.load_seconds);
-  info.mutable_eos_token_ids()->Add(config.eos_token_ids.begin(), config.eos_token_ids.end());
+  const std::vector<int> eos = EosTokens(config, *served.tokenizer);
+  info.mutable_eos_token_ids()->Add(eos.begin(), eos.end());
   info.set_version(served.version);
   info.set_state(state);
   if (state == v1::MODEL_STATE_SERVING && !served.engine->healthy()) {

@@ -20,6 +20,13 @@ LogprobEntry EntryOf(const SampledToken& sampled) {
 
 }  // namespace
 
+std::vector<int> EosTokens(const ModelConfig& config, const Tokenizer& tokenizer) {
+  std::vector<int> tokens = config.eos_token_ids;
+  const int eos = tokenizer.eos_token_id();
+  if (eos >= 0 && eos < config.vocab_size && !Contains(tokens, eos)) tokens.push_back(eos);
+  return tokens;
+}
+
 Sequence::Sequence(Request request, const Tokenizer& tokenizer, const std::vector<int>& eos_tokens,
                    Clock::time_point admitted)
     : request_(std::move(request)),

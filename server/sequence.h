@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "model/config.h"
 #include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "server/pooled_states.h"
@@ -15,6 +16,10 @@
 #include "server/stop_matcher.h"
 
 namespace fla {
+
+// The tokens that end a text: those of the checkpoint's configurations, and its tokenizer's
+// eos_token, which is how a chat model ends its turn.
+std::vector<int> EosTokens(const ModelConfig& config, const Tokenizer& tokenizer);
 
 // Belongs to the engine's thread. The order of calls: Feed until prompt_left() is 0 (with
 // ScoreSample and AppendPromptLogprob for each prompt position but the last if scores_prompt()),

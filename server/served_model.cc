@@ -109,6 +109,11 @@ std::unique_ptr<ServedModel> LoadOnce(const ModelOptions& options, const Limits&
   spdlog::info("model {} ({}): loading {} to {} in {}", options.name, served->version,
                options.path.string(), served->device, NameOf(options.dtype));
   served->tokenizer = Tokenizer::Load(options.path);
+  served->chat = chat::ChatTemplates::Load(options.path);
+  // The model can do without: text and token_ids are answered, chat is refused.
+  if (const std::string problem = served->chat->problem(); !problem.empty()) {
+    spdlog::warn("model {}: chat is refused: {}", options.name, problem);
+  }
   StopIfAbandoned(progress);
 
   LoadOptions load;
@@ -160,6 +165,7 @@ GenerationDefaults SamplingDefaults(const ModelLease& lease) {
 void CheckModel(const ModelOptions& options) {
   FootprintOf(options);
   Tokenizer::Load(options.path);
+  chat::ChatTemplates::Load(options.path);
 }
 
 int64_t FootprintOf(const ModelOptions& options) {

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "model/chat/chat_templates.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
 #include "server/engine.h"
@@ -44,6 +45,7 @@ struct ServedModel {
   int64_t state_bytes_per_slot = 0;
   int64_t bytes = 0;  // on the device: weights and states
   std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const chat::ChatTemplates> chat;
   ModelMetrics* metrics = nullptr;
   std::unique_ptr<Engine> engine;
   mutable std::atomic<Clock::rep> last_used = 0;  // when a request last asked for it

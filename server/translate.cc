@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "absl/strings/str_cat.h"
+#include "server/chat_prompt.h"
 #include "server/field_checks.h"
 
 namespace fla {
@@ -43,10 +44,12 @@ absl::StatusOr<std::vector<int>> PromptOf(const v1::GenerateRequest& message,
       return PromptOfText("text", message.text(), context);
     case v1::GenerateRequest::kTokenIds:
       return PromptOfIds("token_ids", message.token_ids(), context);
+    case v1::GenerateRequest::kChat:
+      return PromptOfChat(message.chat(), context);
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
   }
-  return Invalid("prompt", "text or token_ids", "neither");
+  return Invalid("prompt", "text, token_ids or chat", "none");
 }
 
 absl::Status ReadSampling(const v1::SamplingParams& message, const RequestContext& context,
@@ -146,8 +149,10 @@ absl::StatusOr<std::vector<int>> EncodeText(const std::string& field, const std:
 }
 
 absl::StatusOr<std::vector<int>> PromptOfText(const std::string& field, const std::string& text,
-                                              const RequestContext& context) {
-  absl::StatusOr<std::vector<int>> tokens = EncodeText(field, text, context.tokenizer);
+                                              const RequestContext& context,
+                                              bool add_special_tokens) {
+  absl::StatusOr<std::vector<int>> tokens =
+      EncodeText(field, text, context.tokenizer, add_special_tokens);
   if (!tokens.ok()) return tokens;
   // A tokenizer may know more tokens than the model has rows for.
   absl::Status status = CheckTokenIds(field + ": token", tokens->data(),

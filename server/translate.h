@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "fla/v1/inference.pb.h"
+#include "model/chat/chat_templates.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
 #include "server/limits.h"
@@ -19,8 +20,9 @@ struct RequestContext {
   const ModelConfig& config;
   const Tokenizer& tokenizer;
   const Limits& limits;
-  GenerationDefaults sampling;  // for what a request does not say
-  uint64_t default_seed = 0;    // for a request that brings none; 64 random bits
+  GenerationDefaults sampling;                // for what a request does not say
+  uint64_t default_seed = 0;                  // for a request that brings none; 64 random bits
+  const chat::ChatTemplates* chat = nullptr;  // null: the model has none
 };
 
 // The choices of a request, `n` of them, complete but for id, received, deadline, cancelled and
@@ -38,7 +40,8 @@ absl::StatusOr<std::vector<int>> EncodeText(const std::string& field, const std:
 // The prompt that a text or token ids are: 1 to max_prompt_tokens tokens of the model's vocabulary.
 // INVALID_ARGUMENT names `field`.
 absl::StatusOr<std::vector<int>> PromptOfText(const std::string& field, const std::string& text,
-                                              const RequestContext& context);
+                                              const RequestContext& context,
+                                              bool add_special_tokens = true);
 absl::StatusOr<std::vector<int>> PromptOfIds(const std::string& field, const v1::TokenIds& ids,
                                              const RequestContext& context);
 

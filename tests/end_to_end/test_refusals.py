@@ -19,7 +19,7 @@ def refusal(call, message):
 
 
 @pytest.mark.parametrize("message, words", [
-    (pb.GenerateRequest(), ["prompt", "text or token_ids"]),
+    (pb.GenerateRequest(), ["prompt", "text, token_ids or chat"]),
     (request(ids=[]), ["token_ids", "got 0"]),
     (request(ids=[4096]), ["token_ids", "0 to 4095", "4096"]),
     (request(ids=[-1]), ["token_ids", "-1"]),

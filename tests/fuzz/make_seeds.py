@@ -39,6 +39,15 @@ def tokenizers():
             write("tokenizer", name, bytes([kind]) + data)
 
 
+def chat_templates():
+    cases = json.loads((ROOT / "tests/model/data/chat_cases.json").read_text())
+    for i, case in enumerate(cases["snippets"]):
+        write("chat_template", f"snippet_{i:03}", case["template"].encode())
+    messages = compact(cases["chats"]["tool call"]["messages"])
+    for name, source in cases["templates"].items():
+        write("chat_template", name, source.encode() + b"\0" + messages)
+
+
 def model_configs():
     for folder in sorted((ROOT / "tests/golden").iterdir()):
         if (folder / "config.json").exists():
@@ -143,6 +152,14 @@ def requests():
         "bias_out": dict(text="a", sampling=pb.SamplingParams(logit_bias={-1: 1})),
         "bias_infinite": dict(text="a", sampling=pb.SamplingParams(logit_bias={1: float("inf")})),
         "empty_stop": dict(text="a", stop_strings=[""]),
+        "chat": dict(chat=pb.Chat(
+            messages=[pb.ChatMessage(role="user", content="Hi"), pb.ChatMessage(
+                role="assistant", reasoning_content="r", extra='{"k": 1}', tool_calls=[
+                    pb.ToolCall(id="c", name="f", arguments='{"a": 1}')]),
+                pb.ChatMessage(role="tool", tool_call_id="c", name="f", content="x")],
+            tools="[{}]", template_arguments='{"enable_thinking": false}')),
+        "chat_empty": dict(chat=pb.Chat()),
+        "chat_bad_json": dict(chat=pb.Chat(messages=[pb.ChatMessage(role="u", extra="[")])),
     }
     for name, fields in generate.items():
         write("request", f"generate_{name}", b"\0" + pb.GenerateRequest(**fields).SerializeToString())
@@ -169,6 +186,7 @@ def requests():
 
 if __name__ == "__main__":
     tokenizers()
+    chat_templates()
     model_configs()
     safetensors()
     server_configs()

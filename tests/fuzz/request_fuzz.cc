@@ -28,6 +28,18 @@ const fla::Tokenizer& DemoTokenizer() {
   return *kTokenizer;
 }
 
+// The demonstration model's folder has no template; this one prints all that a message may have.
+const fla::chat::ChatTemplates& DemoChat() {
+  static const auto kChat = [] {
+    const fla::fuzz::InputFolder folder;
+    folder.Write("chat_template.jinja",
+                 "{% for m in messages %}{{ m | tojson }}{{ m.content | trim }}{% endfor %}"
+                 "{{ tools | tojson if tools }}{% if add_generation_prompt %}>{% endif %}");
+    return fla::chat::ChatTemplates::Load(folder.path());
+  }();
+  return *kChat;
+}
+
 fla::ModelConfig Config() {
   fla::ModelConfig config;
   config.vocab_size = kVocab;
@@ -98,7 +110,8 @@ void Generate(const std::string& bytes) {
   static const fla::Limits kLimits;
   fla::v1::GenerateRequest message;
   if (!message.ParseFromString(bytes)) return;
-  const auto choices = fla::Translate(message, {kConfig, DemoTokenizer(), kLimits, 7});
+  const auto choices =
+      fla::Translate(message, {kConfig, DemoTokenizer(), kLimits, {}, 7, &DemoChat()});
   if (!choices.ok()) return CheckRefusal(choices.status());
   Require(!choices->empty() && choices->size() <= static_cast<size_t>(kLimits.max_n), "choices");
   for (const fla::Request& request : *choices) CheckRequest(request, kLimits);

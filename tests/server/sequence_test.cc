@@ -371,5 +371,22 @@ TEST(SequenceTest, ATokenBeyondTheTokenizersVocabularyHasNoText) {
   EXPECT_THAT(event.tokens, ElementsAre(padded.token));
 }
 
+TEST(EosTokensTest, AreThoseOfTheConfigAndTheTokenizer) {
+  const testing::TemporaryFolder folder;
+  folder.Write("tokenizer.json", testing::ByteTokenizerJson());
+  ModelConfig config;
+  config.vocab_size = 256;
+  config.eos_token_ids = {2};
+  EXPECT_EQ(EosTokens(config, *Tokenizer::Load(folder.path())), std::vector<int>({2}));
+  folder.Write("tokenizer_config.json", R"({"eos_token": "A"})");
+  const auto tokenizer = Tokenizer::Load(folder.path());
+  EXPECT_EQ(EosTokens(config, *tokenizer), std::vector<int>({2, 'A'}));
+  config.eos_token_ids = {'A', 3};
+  EXPECT_EQ(EosTokens(config, *tokenizer), std::vector<int>({'A', 3}));
+  config.vocab_size = 'A';  // a tokenizer may know more tokens than the model has rows for
+  config.eos_token_ids = {3};
+  EXPECT_EQ(EosTokens(config, *tokenizer), std::vector<int>({3}));
+}
+
 }  // namespace
 }  // namespace fla

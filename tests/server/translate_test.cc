@@ -168,7 +168,7 @@ TEST_F(TranslateTest, TakesTokenIdsAsTheyAre) {
 
 TEST_F(TranslateTest, RefusesABadPrompt) {
   message_.clear_prompt();
-  EXPECT_THAT(Error(), HasSubstr("prompt: wanted text or token_ids, got neither"));
+  EXPECT_THAT(Error(), HasSubstr("prompt: wanted text, token_ids or chat, got none"));
   message_.mutable_token_ids();
   EXPECT_THAT(Error(), HasSubstr("token_ids: wanted 1 to 131072 tokens, got 0"));
   message_.mutable_token_ids()->add_ids(-1);
