@@ -279,8 +279,9 @@ TEST_P(CudaOps, HeadNorms) {
 TEST_P(CudaOps, Activations) {
   const int64_t cols = 4 * unit();
   const Input x = Random(random_, rows(), cols, 5.0f);
-  for (Activation activation : {Activation::kIdentity, Activation::kSilu, Activation::kSigmoid,
-                                Activation::kRelu, Activation::kEluPlusOne, Activation::kGelu}) {
+  for (Activation activation :
+       {Activation::kIdentity, Activation::kSilu, Activation::kSigmoid, Activation::kRelu,
+        Activation::kReluPlusEps, Activation::kEluPlusOne, Activation::kGelu}) {
     Compare([&](Arena& arena) {
       const Matrix out = Out(arena, cols);
       ActivateHeads(arena.stream(), {In(arena, x), unit(), activation, HeadNorm::kNone, 0, out});
