@@ -20,7 +20,7 @@ size_t MostInts(int max_tokens) { return 7 * static_cast<size_t>(max_tokens) + 2
 
 }  // namespace
 
-void CheckBatch(const Batch& batch, int vocab_size, int slots) {
+void CheckBatch(const Batch& batch, const ModelConfig& config, int slots) {
   const size_t sequences = batch.slots.size();
   if (batch.cu_seqlens.size() != sequences + 1 || batch.positions.size() != sequences ||
       batch.cu_seqlens.front() != 0 ||
@@ -37,10 +37,31 @@ void CheckBatch(const Batch& batch, int vocab_size, int slots) {
     }
     if (batch.slots[i] < 0 || batch.slots[i] >= slots) BadBatch("slot out of range");
   }
-  for (const int token : batch.tokens) {
-    if (token >= vocab_size || (token < 0 && batch.sampled == nullptr)) {
-      BadBatch("token " + std::to_string(token) + " is out of range");
+  int row = 0;
+  const auto check_tokens_to = [&](int end) {
+    for (; row < end; ++row) {
+      const int token = batch.tokens[row];
+      if (token >= config.vocab_size || (token < 0 && batch.sampled == nullptr)) {
+        BadBatch("token " + std::to_string(token) + " is out of range");
+      }
     }
+  };
+  size_t vectors = 0;
+  for (const RowRange& range : batch.vector_rows) {
+    if (range.begin < std::max(row, batch.num_decode) || range.count < 1 ||
+        range.count > static_cast<int>(batch.tokens.size()) - range.begin) {
+      BadBatch("vector rows");
+    }
+    check_tokens_to(range.begin);
+    for (; row < range.begin + range.count; ++row) {
+      if (batch.tokens[row] != 0) BadBatch("a token in vector rows");
+    }
+    vectors += static_cast<size_t>(range.count);
+  }
+  check_tokens_to(static_cast<int>(batch.tokens.size()));
+  if (batch.vectors.size() != vectors * config.embed_dim ||
+      (vectors > 0 && config.embed_dim == 0)) {
+    BadBatch("vectors");
   }
   const auto check_rows = [&](const std::vector<int>& rows, const char* what) {
     int least = 0;
@@ -50,6 +71,7 @@ void CheckBatch(const Batch& batch, int vocab_size, int slots) {
     }
   };
   check_rows(batch.logits_rows, "logits row");
+  if (config.vocab_size == 0 && !batch.logits_rows.empty()) BadBatch("logits without a vocabulary");
   check_rows(batch.hidden_rows, "hidden row");
 }
 
@@ -59,11 +81,14 @@ bool IsPureDecode(const Batch& batch) {
          batch.logits_rows.size() == batch.tokens.size() && batch.hidden_rows.empty();
 }
 
-BatchIndices::BatchIndices(Stream& stream, int max_tokens)
+BatchIndices::BatchIndices(Stream& stream, int max_tokens, int embed_dim)
     : staging_(stream.device()),
       device_(stream.device(), MostInts(max_tokens) * sizeof(int)),
       counting_(max_tokens + 1),
-      counting_device_(stream.device(), (static_cast<size_t>(max_tokens) + 1) * sizeof(int)) {
+      counting_device_(stream.device(), (static_cast<size_t>(max_tokens) + 1) * sizeof(int)),
+      embed_dim_(embed_dim),
+      vector_staging_(stream.device()),
+      vectors_(stream.device(), static_cast<size_t>(max_tokens) * embed_dim * sizeof(float)) {
   std::iota(counting_.begin(), counting_.end(), 0);
   stream.CopyToDevice(counting_device_.data(), counting_.data(), counting_device_.size());
 }
@@ -91,6 +116,14 @@ BatchView BatchIndices::Upload(Stream& stream, const Batch& batch) {
   if (bytes > device_.size()) BadBatch("more tokens than the model was loaded for");
   std::memcpy(staging_.Fill(bytes), host_.data(), bytes);
   staging_.Upload(stream, device_.data(), bytes);
+  vector_rows_ = batch.vector_rows;
+  const int64_t num_vectors =
+      batch.vectors.empty() ? 0 : static_cast<int64_t>(batch.vectors.size()) / embed_dim_;
+  if (num_vectors > 0) {
+    const size_t vector_bytes = batch.vectors.size() * sizeof(float);
+    std::memcpy(vector_staging_.Fill(vector_bytes), batch.vectors.data(), vector_bytes);
+    vector_staging_.Upload(stream, vectors_.data(), vector_bytes);
+  }
   const int* const device = device_.as<int>();
   return {.num_tokens = static_cast<int>(batch.tokens.size()),
           .num_sequences = sequences,
@@ -106,7 +139,11 @@ BatchView BatchIndices::Upload(Stream& stream, const Batch& batch) {
           .logits_rows = device + at_rows,
           .num_logits_rows = static_cast<int>(batch.logits_rows.size()),
           .hidden_rows = device + at_hidden,
-          .num_hidden_rows = static_cast<int>(batch.hidden_rows.size())};
+          .num_hidden_rows = static_cast<int>(batch.hidden_rows.size()),
+          .vector_rows_host = vector_rows_.data(),
+          .num_vector_rows = static_cast<int>(vector_rows_.size()),
+          .vectors = {vectors_.data(), DType::kF32, num_vectors, embed_dim_, embed_dim_},
+          .counting = counting_device_.as<int>()};
 }
 
 BatchView BatchIndices::DecodeView(int rows, const int* sampled) const {

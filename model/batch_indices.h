@@ -1,4 +1,4 @@
-// The index arrays of a batch on their way to the device.
+// The arrays of a batch on their way to the device.
 #pragma once
 
 #include <vector>
@@ -11,7 +11,7 @@
 namespace fla {
 
 // Throws std::invalid_argument for a batch that Model::Forward does not take.
-void CheckBatch(const Batch& batch, int vocab_size, int slots);
+void CheckBatch(const Batch& batch, const ModelConfig& config, int slots);
 
 // True for a batch that decodes only, and wants the logits of every row and nothing else.
 bool IsPureDecode(const Batch& batch);
@@ -19,8 +19,9 @@ bool IsPureDecode(const Batch& batch);
 // Thread safety: one thread at a time, that which owns the stream.
 class BatchIndices {
  public:
-  // Takes device memory for batches of up to `max_tokens` tokens.
-  BatchIndices(Stream& stream, int max_tokens);
+  // Takes device memory for batches of up to `max_tokens` tokens, or vectors of size `embed_dim`
+  // where that is not 0.
+  BatchIndices(Stream& stream, int max_tokens, int embed_dim);
 
   // Queues a copy of the batch's arrays; the view is valid until the next upload.
   BatchView Upload(Stream& stream, const Batch& batch);
@@ -31,7 +32,7 @@ class BatchIndices {
   // Queues a copy of a batch for which IsPureDecode holds, padded to `rows` rows.
   void UploadDecode(Stream& stream, const Batch& batch, int rows);
 
-  size_t bytes() const { return device_.size() + counting_device_.size(); }
+  size_t bytes() const { return device_.size() + counting_device_.size() + vectors_.size(); }
 
  private:
   Staging staging_;
@@ -39,6 +40,10 @@ class BatchIndices {
   std::vector<int> counting_;  // 0, 1, 2, ... max_tokens
   Buffer counting_device_;
   std::vector<int> host_;  // of the last Upload
+  const int embed_dim_;
+  Staging vector_staging_;
+  Buffer vectors_;
+  std::vector<RowRange> vector_rows_;  // of the last Upload
 };
 
 }  // namespace fla

@@ -1,7 +1,14 @@
 // A batch as the layers see it: its index arrays in device memory.
 #pragma once
 
+#include "kernels/tensor.h"
+
 namespace fla {
+
+struct RowRange {
+  int begin = 0;
+  int count = 0;
+};
 
 // N sequences, T tokens; the first num_decode sequences have one token each, the rest are prompts.
 // Pointers are device memory except *_host (equal on a CPU).
@@ -22,6 +29,11 @@ struct BatchView {
   int num_logits_rows = 0;
   const int* hidden_rows = nullptr;  // rows whose final hidden states are wanted, ascending
   int num_hidden_rows = 0;
+  // Rows that are vectors instead of tokens, and these, one after the other: [rows, embed_dim].
+  const RowRange* vector_rows_host = nullptr;
+  int num_vector_rows = 0;        // ranges
+  Matrix vectors;                 // f32
+  const int* counting = nullptr;  // 0, 1, 2, .. T - 1
 };
 
 }  // namespace fla

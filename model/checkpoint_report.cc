@@ -40,6 +40,10 @@ void LookAtTensors(CheckpointReport& report) {
 }
 
 void LookAtTokenizer(CheckpointReport& report) {
+  if (report.config && report.config->embed_dim > 0 && !Tokenizer::IsIn(report.folder)) {
+    report.notes.push_back("there is no tokenizer: requests bring token ids or vectors");
+    return;
+  }
   Note(report.problems, [&] {
     const int vocab = Tokenizer::Load(report.folder)->vocab_size();
     report.tokenizer_vocab_size = vocab;

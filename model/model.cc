@@ -55,7 +55,7 @@ struct Model::Parts {
         stream(options.device),
         max_batch_tokens(options.max_batch_tokens),
         arena(options.device),
-        indices(stream, options.max_batch_tokens) {}
+        indices(stream, options.max_batch_tokens, config.embed_dim) {}
 
   // A decode batch of up to `rows` rows, the states and sampled tokens of `pool` and `sampled`.
   struct RecordedDecode {
@@ -67,7 +67,7 @@ struct Model::Parts {
   void TakeWeights(WeightReader& weights);
   void TakeInput(WeightReader& weights);
   void TakeOutput(WeightReader& weights);
-  void ReadTokens(const BatchView& batch, Matrix residual);
+  void ReadInputs(const BatchView& batch, Matrix residual);
   ForwardResult Run(const BatchView& batch, const StatePool& pool);
   bool IsSmallStep(const BatchView& batch) const;
   Matrix RunSmallStep(const BatchView& batch, const StatePool& pool);
@@ -237,15 +237,21 @@ Matrix Model::Parts::RunSmallStep(const BatchView& batch, const StatePool& pool)
   return logits;
 }
 
-// residual [T, D] = the tokens' embeddings, through the input projection where there is one.
-void Model::Parts::ReadTokens(const BatchView& batch, Matrix residual) {
-  if (!input_projection.present()) {
-    return EmbeddingLookup(stream, batch.tokens, embeddings, residual, batch.sampled);
-  }
+// residual [T, D] = the tokens' embeddings and the rows that are given as vectors, through the
+// input projection where there is one.
+void Model::Parts::ReadInputs(const BatchView& batch, Matrix residual) {
   const ActivationArena::Mark mark = arena.mark();
-  const Matrix embedded = arena.Take(batch.num_tokens, config.embed_dim, dtype);
-  EmbeddingLookup(stream, batch.tokens, embeddings, embedded, batch.sampled);
-  Linear(stream, embedded, input_projection, input_bias, residual);
+  const bool projects = input_projection.present();
+  const Matrix x = projects ? arena.Take(batch.num_tokens, config.embed_dim, dtype) : residual;
+  if (embeddings.present()) EmbeddingLookup(stream, batch.tokens, embeddings, x, batch.sampled);
+  int64_t vector = 0;
+  for (int i = 0; i < batch.num_vector_rows; ++i) {
+    const RowRange range = batch.vector_rows_host[i];
+    GatherRows(stream, batch.vectors.Rows(vector, range.count), batch.counting,
+               x.Rows(range.begin, range.count));
+    vector += range.count;
+  }
+  if (projects) Linear(stream, x, input_projection, input_bias, residual);
   arena.ReturnTo(mark);
 }
 
@@ -257,7 +263,7 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
   const Matrix residual = arena.Take(tokens, hidden, DType::kF32);
   const Matrix delta = arena.Take(tokens, hidden, dtype);  // what the last block adds
   const Matrix normed = arena.Take(tokens, hidden, dtype);
-  ReadTokens(batch, residual);
+  ReadInputs(batch, residual);
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const ActivationArena::Mark mark = arena.mark();
@@ -286,7 +292,7 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
 
 ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
   Parts& m = *parts_;
-  CheckBatch(batch, m.config.vocab_size, pool.total());
+  CheckBatch(batch, m.config, pool.total());
   if (batch.tokens.empty()) return {};
   if (const Parts::RecordedDecode* decode = m.FindRecorded(batch, pool)) {
     m.indices.UploadDecode(m.stream, batch, decode->rows);
@@ -303,7 +309,7 @@ void Model::Prepare(StatePool& pool, const int* sampled, int max_decode, int max
   const int most = std::min(m.max_batch_tokens, pool.total());
   m.RunLargest(pool, 1, max_logits_rows);
   m.RunLargest(pool, most, max_logits_rows);
-  m.RecordDecode(pool, sampled, std::min(max_decode, most));
+  if (m.config.vocab_size > 0) m.RecordDecode(pool, sampled, std::min(max_decode, most));
   m.stream.Synchronize();
 }
 
@@ -317,10 +323,14 @@ void Model::Parts::RunLargest(StatePool& pool, int sequences, int max_logits_row
     if (i < sequences) batch.slots.push_back(i);
   }
   for (int row = 0; row < max_batch_tokens; ++row) {
-    if (row < max_logits_rows) batch.logits_rows.push_back(row);
+    if (row < max_logits_rows && config.vocab_size > 0) batch.logits_rows.push_back(row);
     batch.hidden_rows.push_back(row);
   }
-  CheckBatch(batch, config.vocab_size, pool.total());
+  if (config.vocab_size == 0) {
+    batch.vector_rows = {{0, max_batch_tokens}};
+    batch.vectors.resize(static_cast<size_t>(max_batch_tokens) * config.embed_dim);
+  }
+  CheckBatch(batch, config, pool.total());
   Run(indices.Upload(stream, batch), pool);
 }
 

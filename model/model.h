@@ -11,6 +11,7 @@
 
 #include "kernels/device.h"
 #include "kernels/tensor.h"
+#include "model/batch_view.h"
 #include "model/config.h"
 #include "model/safetensors.h"
 #include "model/state_pool.h"
@@ -30,6 +31,10 @@ struct Batch {
   // have seen. Null where no token refers to them.
   const int* sampled = nullptr;
   std::vector<int> hidden_rows;  // rows of `tokens` whose final hidden states are wanted, ascending
+  // Rows that are not tokens (0 stands there) but vectors, ascending, and these, one after the
+  // other: [rows, embed_dim]. Not for rows that decode.
+  std::vector<RowRange> vector_rows;
+  std::vector<float> vectors;
 };
 
 // What a batch asked for, f32 in device memory, valid until the next call of Forward.

@@ -148,7 +148,8 @@ void AddEnds(const tokenizer::Settings& settings, int bos, int eos, const std::s
   }
 }
 
-// The file of a folder that defines its tokenizer: of several, the first in this order.
+// The file of a folder that defines its tokenizer: of several, the first in this order; empty if
+// there is none.
 std::filesystem::path FindFile(const std::filesystem::path& folder) {
   for (const char* name : {kJsonFile, kSentencePieceFile}) {
     if (std::filesystem::exists(folder / name)) return folder / name;
@@ -160,10 +161,6 @@ std::filesystem::path FindFile(const std::filesystem::path& folder) {
     if (!name.starts_with("rwkv_vocab") || !name.ends_with(".txt")) continue;
     if (found.empty() || entry.path() < found) found = entry.path();
   }
-  if (found.empty()) {
-    throw std::runtime_error(folder.string() + ": tokenizer: wanted " + kJsonFile + ", " +
-                             kSentencePieceFile + " or rwkv_vocab*.txt, got none");
-  }
   return found;
 }
 
@@ -171,6 +168,10 @@ std::filesystem::path FindFile(const std::filesystem::path& folder) {
 
 std::unique_ptr<Tokenizer> Tokenizer::Load(const std::filesystem::path& folder) {
   const std::filesystem::path file = FindFile(folder);
+  if (file.empty()) {
+    throw std::runtime_error(folder.string() + ": tokenizer: wanted " + kJsonFile + ", " +
+                             kSentencePieceFile + " or rwkv_vocab*.txt, got none");
+  }
   const std::filesystem::path config = folder / "tokenizer_config.json";
   auto parts = std::make_unique<Parts>();
   Definition& definition = parts->definition;
@@ -214,12 +215,19 @@ std::unique_ptr<Tokenizer> Tokenizer::Load(const std::filesystem::path& folder) 
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(parts)));
 }
 
+bool Tokenizer::IsIn(const std::filesystem::path& folder) { return !FindFile(folder).empty(); }
+
+std::unique_ptr<Tokenizer> Tokenizer::None() {
+  return std::unique_ptr<Tokenizer>(new Tokenizer(std::make_unique<Parts>()));
+}
+
 Tokenizer::Tokenizer(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 Tokenizer::~Tokenizer() = default;
 
 std::vector<int> Tokenizer::Encode(std::string_view text, bool add_special_tokens) const {
   if (text.size() > kMaxTextBytes) throw std::invalid_argument("text: wanted at most 1 GiB");
   if (!IsValidUtf8(text)) throw std::invalid_argument("text: wanted UTF-8, got other bytes");
+  if (parts_->tokens.empty()) throw std::runtime_error("a checkpoint without a tokenizer");
   const Definition& definition = parts_->definition;
   std::unique_ptr<Scratch> memory = parts_->scratch.Take([&] { return MakeScratch(definition); });
   std::vector<int> ids;

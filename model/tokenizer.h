@@ -25,6 +25,11 @@ class Tokenizer {
   // std::runtime_error "file: what: wanted, got" for a missing or malformed file and for a
   // component that is not supported (named).
   static std::unique_ptr<Tokenizer> Load(const std::filesystem::path& folder);
+  // Whether a folder has one of those files.
+  static bool IsIn(const std::filesystem::path& folder);
+  // One without tokens, for models that are asked by token ids or vectors alone: no text can be
+  // encoded.
+  static std::unique_ptr<Tokenizer> None();
   ~Tokenizer();
 
   // `text` must be valid UTF-8 (see IsValidUtf8), else std::invalid_argument. Special tokens that

@@ -17,7 +17,9 @@ namespace {
 constexpr int64_t kScoredLogitsBytes = int64_t{64} << 20;
 
 BatchLimits LimitsFor(const ModelConfig& config, int max_batch_tokens) {
-  const int64_t row_bytes = int64_t{config.vocab_size} * static_cast<int64_t>(sizeof(float));
+  // A model without a vocabulary has no logits.
+  const int64_t row_bytes =
+      int64_t{std::max(config.vocab_size, 1)} * static_cast<int64_t>(sizeof(float));
   BatchLimits limits;
   limits.max_tokens = max_batch_tokens;
   limits.max_scored_rows =
@@ -153,6 +155,13 @@ void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
   running.last_turn = ++turns_;
   batch.slots.push_back(running.slot);
   batch.positions.push_back(position);
+  if (is_prompt && !sequence.request().vectors.empty()) {
+    const std::vector<float>& vectors = sequence.request().vectors;
+    const int64_t size = model_.config().embed_dim;
+    batch.vector_rows.push_back({first_row, tokens});
+    batch.vectors.insert(batch.vectors.end(), vectors.begin() + position * size,
+                         vectors.begin() + (position + tokens) * size);
+  }
   sequence.Feed(tokens, batch.tokens);
   batch.cu_seqlens.push_back(static_cast<int>(batch.tokens.size()));
 

@@ -31,6 +31,9 @@ absl::Status CheckCount(const std::string& field, int count, int most) {
 
 absl::Status CheckTokenIds(const std::string& field, const int32_t* ids, int count,
                            int vocab_size) {
+  if (vocab_size == 0 && count > 0) {
+    return Invalid(field, "none, for the model has no vocabulary", absl::StrCat(count));
+  }
   for (int i = 0; i < count; ++i) {
     if (ids[i] >= 0 && ids[i] < vocab_size) continue;
     return Invalid(field, absl::StrCat("token ids from 0 to ", vocab_size - 1),

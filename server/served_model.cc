@@ -59,11 +59,13 @@ int CountSlots(const ModelOptions& options, Model& model) {
   return slots;
 }
 
-// Runs the batch on states of its own; throws if the logits of its last row are not finite.
+// Runs the batch on states of its own; throws if the logits, or else the hidden state, that it
+// wants are not finite.
 void Run(Model& model, StatePool& pool, const Batch& batch) {
-  const Matrix logits = model.Forward(batch, pool).logits;
-  std::vector<float> host(static_cast<size_t>(logits.cols));
-  model.stream().CopyToHost(host.data(), logits.data, host.size() * sizeof(float));
+  const ForwardResult result = model.Forward(batch, pool);
+  const Matrix& row = result.logits.present() ? result.logits : result.hidden;
+  std::vector<float> host(static_cast<size_t>(row.cols));
+  model.stream().CopyToHost(host.data(), row.data, host.size() * sizeof(float));
   model.stream().Synchronize();
   if (!std::all_of(host.begin(), host.end(), [](float x) { return std::isfinite(x); })) {
     throw std::runtime_error(
@@ -73,16 +75,23 @@ void Run(Model& model, StatePool& pool, const Batch& batch) {
 }
 
 // A prompt and a step: the first of each takes memory and finds what is broken before a request
-// does.
+// does. A model without a vocabulary takes no steps.
 void WarmUp(Model& model, DType state_dtype, int max_batch_tokens) {
   StatePool pool(model.stream(), model.config(), 1, state_dtype);
   const int tokens = std::min(kWarmUpTokens, max_batch_tokens);
   const int vocab = model.config().vocab_size;
   Batch prompt;
   prompt.slots = {pool.Acquire(model.stream())};
-  for (int i = 0; i < tokens; ++i) prompt.tokens.push_back(i * 31 % vocab);
   prompt.cu_seqlens = {0, tokens};
   prompt.positions = {0};
+  if (vocab == 0) {
+    prompt.tokens.assign(tokens, 0);
+    prompt.vector_rows = {{0, tokens}};
+    prompt.vectors.assign(static_cast<size_t>(tokens) * model.config().embed_dim, 1.0f);
+    prompt.hidden_rows = {tokens - 1};
+    return Run(model, pool, prompt);
+  }
+  for (int i = 0; i < tokens; ++i) prompt.tokens.push_back(i * 31 % vocab);
   prompt.logits_rows = {tokens - 1};
   Run(model, pool, prompt);
 
@@ -94,6 +103,12 @@ void WarmUp(Model& model, DType state_dtype, int max_batch_tokens) {
   step.num_decode = 1;
   step.logits_rows = {0};
   Run(model, pool, step);
+}
+
+// Models that take vectors can do without a tokenizer.
+std::unique_ptr<Tokenizer> LoadTokenizer(const std::filesystem::path& folder) {
+  const bool may_be_missing = LoadModelConfig(folder).embed_dim > 0;
+  return may_be_missing && !Tokenizer::IsIn(folder) ? Tokenizer::None() : Tokenizer::Load(folder);
 }
 
 std::unique_ptr<ServedModel> LoadOnce(const ModelOptions& options, const Limits& limits,
@@ -108,7 +123,7 @@ std::unique_ptr<ServedModel> LoadOnce(const ModelOptions& options, const Limits&
   served->device = NameOf(device);
   spdlog::info("model {} ({}): loading {} to {} in {}", options.name, served->version,
                options.path.string(), served->device, NameOf(options.dtype));
-  served->tokenizer = Tokenizer::Load(options.path);
+  served->tokenizer = LoadTokenizer(options.path);
   served->chat = chat::ChatTemplates::Load(options.path);
   // The model can do without: text and token_ids are answered, chat is refused.
   if (const std::string problem = served->chat->problem(); !problem.empty()) {
@@ -164,7 +179,7 @@ GenerationDefaults SamplingDefaults(const ModelLease& lease) {
 
 void CheckModel(const ModelOptions& options) {
   FootprintOf(options);
-  Tokenizer::Load(options.path);
+  LoadTokenizer(options.path);
   chat::ChatTemplates::Load(options.path);
 }
 

@@ -3,6 +3,7 @@ import concurrent.futures
 import json
 import math
 import random
+import sys
 
 import grpc
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 
 from checkpoints import copy_golden
 from fla.v1 import inference_pb2 as pb
-from server_process import demo_config, request
+from server_process import ROOT, demo_config
 from test_client import cli
 from test_refusals import refusal
+
+sys.path.insert(0, str(ROOT / "tests/model"))
+import edifice_reference  # noqa: E402
 
 CLIENTS = 16
 SEQUENCES = 1000
@@ -46,24 +50,51 @@ def difference(a, b):
     return np.linalg.norm(a.astype(float) - b) / np.linalg.norm(b.astype(float))
 
 
+EDIFICE = dict(model_type="flash_linear_attention", embed_dim=24, hidden_size=32, num_heads=2,
+               num_layers=2, chunk_size=16, feature_map="elu", normalization="split")
+
+
+def edifice(**changes):
+    return {key: value for key, value in {**EDIFICE, **changes}.items() if value is not None}
+
+
+def write_edifice(folder, seed=3, **changes):
+    """A random checkpoint of Edifice's, without a tokenizer."""
+    config = edifice(**changes)
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = edifice_reference.random_weights(config, seed)
+    edifice_reference.write_safetensors(folder / "model.safetensors", weights)
+    return folder
+
+
+def serve(start_server, path, **options):
+    (model,) = demo_config()["models"]
+    return start_server(models=[{**model, "name": "tiny", "path": str(path), **options}],
+                        default_model="tiny")
+
+
 def ragged(seed, count, longest, vocabulary):
     numbers = random.Random(seed)
     return [[numbers.randrange(vocabulary) for _ in range(numbers.choice(
         (1, 2, 7, 30, 63, 64, 65, numbers.randint(1, longest))))] for _ in range(count)]
 
 
-@pytest.fixture
-def tiny(start_server, tmp_path):
-    """A small model, so that a thousand sequences are nothing."""
-    (model,) = demo_config()["models"]
-    path = copy_golden("gated_deltanet", tmp_path / "tiny")
-    return start_server(models=[{**model, "name": "tiny", "path": str(path), "slots": 12,
-                                 "max_batch_tokens": 192}],
-                        default_model="tiny")
+def as_vectors(sequences, size):
+    """As many steps, each a vector of its own."""
+    draw = np.random.default_rng(2)
+    return [draw.normal(size=(len(ids), size)).astype("<f4") for ids in sequences]
 
 
-def test_a_thousand_ragged_sequences_from_16_clients_equal_one_by_one(tiny):
-    sequences = ragged(1, SEQUENCES, 300, 256)
+@pytest.mark.parametrize("kind", ["token_ids", "vectors"])
+def test_a_thousand_ragged_sequences_from_16_clients_equal_one_by_one(start_server, tmp_path, kind):
+    ids = ragged(1, SEQUENCES, 300, 64)
+    if kind == "vectors":
+        path = write_edifice(tmp_path / "tiny", vocab_size=64)
+        sequences = as_vectors(ids, EDIFICE["embed_dim"])
+    else:
+        path, sequences = copy_golden("gated_deltanet", tmp_path / "tiny"), ids
+    tiny = serve(start_server, path, slots=12, max_batch_tokens=192)
     poolings = [(LAST, MEAN, ALL)[i % 7 % 3] for i in range(SEQUENCES)]
     alone = [embed(tiny, ids, pooling=pooling)[0] for ids, pooling in zip(sequences, poolings)]
     before = tiny.metrics()
@@ -82,7 +113,7 @@ def test_a_thousand_ragged_sequences_from_16_clients_equal_one_by_one(tiny):
                 got[i] = vectors
             batches += 1
             if batches % 5 == 0:
-                texts.append(tuple(tiny.generate(ids=sequences[number][:20], max_new_tokens=8,
+                texts.append(tuple(tiny.generate(ids=ids[number][:20], max_new_tokens=8,
                                                  temperature=0, ignore_eos=True)
                                    .choices[0].token_ids))
         return got, texts
@@ -110,7 +141,7 @@ def test_a_thousand_ragged_sequences_from_16_clients_equal_one_by_one(tiny):
     assert grown("time_to_first_token_seconds_count") == generated
     assert grown("request_prefill_time_seconds_count") == SEQUENCES + generated
     prompts = sum(map(len, sequences)) + sum(
-        len(sequences[number][:20]) * len(texts) for number, (_, texts) in enumerate(answers))
+        len(ids[number][:20]) * len(texts) for number, (_, texts) in enumerate(answers))
     assert grown("prompt_tokens_total") == grown("request_prompt_tokens_sum") == prompts
     assert after[("fla_state_slots_used", ())] == after[("fla_requests_waiting", ())] == 0
 
@@ -146,9 +177,7 @@ def test_the_head_times_the_hidden_states_gives_the_scores(start_server, tmp_pat
     """The vectors are those that the model's log-probabilities are made of."""
     from safetensors.numpy import load_file
     path = copy_golden("kda", tmp_path / "kda")
-    (model,) = demo_config()["models"]
-    server = start_server(models=[{**model, "name": "kda", "path": str(path)}],
-                          default_model="kda")
+    server = serve(start_server, path)
     head = load_file(path / "model.safetensors")["lm_head.weight"].astype(float)
     ids = [(i * 37 + 5) % 256 for i in range(200)]
     (hidden,) = embed(server, ids, pooling=ALL)

@@ -153,6 +153,27 @@ TEST(Model, RefusesABatchThatWouldReadOutOfBounds) {
   EXPECT_THAT(error({{1, 2}, {0}, {0, 2}, {0}, 0, {1, 0}}), HasSubstr("logits row"));
   EXPECT_THAT(error({{1}, {0}, {0, 1}, {0}, 1, {}, nullptr, {1}}), HasSubstr("hidden row"));
   EXPECT_THAT(error({{1}, {0}, {0, 1}, {0}, 1, {}, nullptr, {-1}}), HasSubstr("hidden row"));
+  EXPECT_THAT(error({{0}, {0}, {0, 1}, {0}, 0, {}, nullptr, {}, {{0, 1}}}), HasSubstr("vectors"));
+}
+
+TEST(Model, RefusesVectorsThatWouldReadOutOfBounds) {
+  const auto model = Model::Load({.path = kGolden / "flash_linear_attention"});
+  const size_t size = model->config().embed_dim;
+  StatePool pool(model->stream(), model->config(), 1);
+  const auto error = [&](int tokens, int num_decode, std::vector<RowRange> rows, size_t vectors) {
+    Batch batch{std::vector<int>(tokens), {0}, {0, tokens}, {0}, num_decode};
+    batch.vector_rows = std::move(rows);
+    batch.vectors.resize(vectors * size);
+    return ErrorOf([&] { model->Forward(batch, pool); });
+  };
+  EXPECT_EQ(error(5, 0, {{0, 2}, {2, 1}, {4, 1}}, 4), "(no error)");
+  EXPECT_THAT(error(5, 0, {{0, 2}}, 1), HasSubstr("vectors"));
+  EXPECT_THAT(error(5, 0, {{0, 2}}, 3), HasSubstr("vectors"));
+  for (const RowRange bad : {RowRange{4, 2}, {-1, 2}, {5, 1}, {0, 0}, {1, 2147483647}}) {
+    EXPECT_THAT(error(5, 0, {bad}, 2), HasSubstr("vector rows"));
+  }
+  EXPECT_THAT(error(5, 0, {{2, 2}, {3, 1}}, 3), HasSubstr("vector rows"));  // overlap
+  EXPECT_THAT(error(1, 1, {{0, 1}}, 1), HasSubstr("vector rows"));          // a decode row
 }
 
 class HiddenStates : public ::testing::TestWithParam<std::string> {};
