@@ -1,6 +1,7 @@
 #include "server/model_options.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <optional>
 
 #include "server/config_section.h"
@@ -109,11 +110,26 @@ GenerationDefaults ReadSampling(ConfigSection section) {
 
 }  // namespace
 
+void RequireWithinRoot(const ModelOptions& model) {
+  if (model.root.empty()) return;
+  const std::filesystem::path root = std::filesystem::weakly_canonical(model.root);
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(model.path, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::filesystem::path leads_to = std::filesystem::weakly_canonical(entry->path());
+    if (!IsWithin(leads_to, root)) {
+      throw std::runtime_error(entry->path().string() + ": wanted a file within model_root (" +
+                               root.string() + "), got a link to " + leads_to.string());
+    }
+  }
+}
+
 ModelOptions ReadModelOptions(ConfigSection section, const ModelFolders& folders) {
   ModelOptions model;
   model.name = ReadName(section);
   model.aliases = ReadAliases(section);
   model.path = ReadPath(section, folders);
+  model.root = folders.root;
   model.device = ReadDevice(section);
   model.dtype = ReadDType(section, "dtype");
   model.state_dtype = ReadDType(section, "state_dtype");

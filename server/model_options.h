@@ -23,6 +23,7 @@ struct ModelOptions {
   std::string name;                  // what clients say in `model`
   std::vector<std::string> aliases;  // what they may say instead
   std::filesystem::path path;        // a checkpoint folder
+  std::filesystem::path root;        // model_root, that no file of it may lead out of; empty: none
   std::string device = "auto";       // as for ParseDevice
   DType dtype = DType::kF32;         // of weights and activations: f32 or bf16
   DType state_dtype = DType::kF32;   // of the recurrent states: f32, or bf16 beside bf16
@@ -40,6 +41,10 @@ struct ModelFolders {
   std::filesystem::path root;    // model_root; empty: none. Relative paths are of it instead, and
                                  // none may lead out of it
 };
+
+// Throws std::runtime_error that names a file of the model's folder which, by way of symbolic
+// links, lies outside its root.
+void RequireWithinRoot(const ModelOptions& model);
 
 // Reads one element of `models`. Looks at the file system for symbolic links out of the root only.
 ModelOptions ReadModelOptions(ConfigSection section, const ModelFolders& folders);

@@ -123,6 +123,7 @@ std::unique_ptr<ServedModel> LoadOnce(const ModelOptions& options, const Limits&
   served->device = NameOf(device);
   spdlog::info("model {} ({}): loading {} to {} in {}", options.name, served->version,
                options.path.string(), served->device, NameOf(options.dtype));
+  RequireWithinRoot(options);
   served->tokenizer = LoadTokenizer(options.path);
   served->chat = chat::ChatTemplates::Load(options.path);
   // The model can do without: text and token_ids are answered, chat is refused.
@@ -137,7 +138,11 @@ std::unique_ptr<ServedModel> LoadOnce(const ModelOptions& options, const Limits&
   load.dtype = options.dtype;
   load.max_batch_tokens = MaxBatchTokens(options, device);
   load.progress = Report(progress);
+  const Clock::time_point reading = Clock::now();
   std::unique_ptr<Model> model = Model::Load(load);
+  spdlog::info("model {} ({}): {:.1f} MB of weights read in {:.2f} s", options.name,
+               served->version, model->weight_bytes() / 1e6,
+               std::chrono::duration<double>(Clock::now() - reading).count());
   progress.fraction = 1;
   progress.warming = true;
   StopIfAbandoned(progress);
@@ -178,6 +183,7 @@ GenerationDefaults SamplingDefaults(const ModelLease& lease) {
 }
 
 void CheckModel(const ModelOptions& options) {
+  RequireWithinRoot(options);
   FootprintOf(options);
   LoadTokenizer(options.path);
   chat::ChatTemplates::Load(options.path);

@@ -99,6 +99,21 @@ def safetensors():
     write("safetensors", "index", b"\1" + index + b"\0" + file(two, bytes(32)))
     write("safetensors", "index_outside", b"\1" + index.replace(b"a.safe", b"../safe") + b"\0")
     write("safetensors", "index_missing", b"\1" + index + b"\0" + file({}))
+    scaled = {"x.weight": tensor("F8_E4M3", [3, 4], 0, 12), "x.weight_scale_inv": tensor("F32", [2, 2], 12, 28),
+              "x.input_scale": tensor("F32", [], 28, 32), "model.embed_tokens.weight": tensor("F16", [2], 32, 36),
+              "model.layers.0.mlp.gate_proj.weight": tensor("BF16", [2, 1], 36, 40),
+              "model.layers.0.attn.norm.weight": tensor("F32", [1], 40, 44)}
+    write("safetensors", "old_and_scaled", b"\0" + file(scaled, bytes(range(44))))
+    write("safetensors", "old_and_scaled_odd", b"\0" + file(compact(scaled) + b" ", bytes(range(44))))
+    maps = {
+        "good": {"weight_map": {"a": "a.safetensors", "b": "b.safetensors", "c": "b.safetensors"}},
+        "one": {"weight_map": {"a": "a.safetensors"}}, "empty": {"weight_map": {}}, "none": {},
+        "wrong": {"weight_map": {"a": "b.safetensors"}}, "outside": {"weight_map": {"a": "../a.safetensors"}},
+        "absolute": {"weight_map": {"a": "/etc/passwd"}}, "dots": {"weight_map": {"a": ".."}},
+        "itself": {"weight_map": {"a": "model.safetensors.index.json"}}, "number": {"weight_map": {"a": 7}},
+        "list": {"weight_map": ["a.safetensors"]}}
+    for name, value in maps.items():
+        write("safetensors_index", name, compact(value))
 
 
 def server_configs():

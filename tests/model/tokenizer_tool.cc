@@ -5,7 +5,8 @@
 //                                  where the text is refused
 //   tokenizer_tool FOLDER decode   reads lists of ids, each as a uint32 count and the ids; writes
 //                                  for each the length and bytes of the whole decoding, and the
-//                                  same of what the incremental decoder gives
+//                                  same of what the incremental decoder gives, which is also
+//                                  compared with the whole for every prefix
 //
 // Numbers are in the machine's byte order.
 #include <cstdint>
@@ -17,6 +18,8 @@
 #include "model/tokenizer.h"
 
 namespace {
+
+constexpr size_t kEveryPrefix = 64;
 
 bool ReadCount(uint32_t* count) {
   return static_cast<bool>(std::cin.read(reinterpret_cast<char*>(count), sizeof *count));
@@ -58,10 +61,18 @@ void DecodeAll(const fla::Tokenizer& tokenizer) {
     WriteText(tokenizer.Decode(ids, true));
     fla::IncrementalDecoder decoder(tokenizer);
     std::string streamed;
-    for (const int id : ids) {
-      const std::string piece = decoder.Append(id);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const std::string piece = decoder.Append(ids[i]);
       if (!fla::IsValidUtf8(piece)) throw std::runtime_error("a piece with half a character");
       streamed += piece;
+      // A stream that ends here is the whole of what came; of long lists a part is looked at.
+      if (i > kEveryPrefix && i % 17 != 0) continue;
+      fla::IncrementalDecoder ended = decoder;
+      const std::vector<int> prefix(ids.begin(), ids.begin() + static_cast<int64_t>(i) + 1);
+      if (streamed + ended.Finish() != tokenizer.Decode(prefix, true)) {
+        throw std::runtime_error("a stream's prefix of " + std::to_string(i + 1) +
+                                 " tokens differs from the whole");
+      }
     }
     WriteText(streamed + decoder.Finish());
   }
