@@ -8,6 +8,8 @@
 #include <limits>
 #include <memory>
 
+#include "server/field_checks.h"
+
 namespace fla {
 namespace {
 
