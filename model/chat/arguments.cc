@@ -14,8 +14,9 @@ BoundArguments::BoundArguments(const char* function, const Arguments& arguments,
   }
   for (size_t i = 0; i < arguments.positional.size(); ++i) values_[i] = &arguments.positional[i];
   for (const auto& [name, value] : arguments.named) {
-    const auto it = std::find_if(parameters_.begin(), parameters_.end(),
-                                 [&](const char* known) { return name == known; });
+    const auto it =
+        std::find_if(parameters_.begin(), parameters_.end(),
+                     [&, wanted = &name](const char* known) { return *wanted == known; });
     if (it == parameters_.end()) {
       throw Failure(std::string(function) + ": the argument '" + name + "' is not supported");
     }
