@@ -25,7 +25,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   Require(findings.problems.empty(), "a problem that is none");
-  Require(config.vocab_size > 0 && config.hidden_size > 0 && config.num_layers > 0, "sizes");
+  Require(config.vocab_size > 0 || config.embed_dim > 0, "neither tokens nor vectors");
+  Require(config.hidden_size > 0 && config.num_layers > 0, "sizes");
   const fla::MixerSpec& mixer = config.mixer;
   Require(mixer.heads > 0 && mixer.head_k_dim > 0 && mixer.head_v_dim > 0, "heads");
   for (const int heads : {mixer.q_heads, mixer.k_heads, mixer.v_heads}) {
