@@ -44,7 +44,7 @@ def test_reflection(server):
         database.get_services())
     pool = DescriptorPool(database)
     methods = {m.name for m in pool.FindServiceByName("fla.v1.Inference").methods}
-    assert methods == {"Generate", "GenerateStream", "Tokenize", "Detokenize"}
+    assert methods == {"Generate", "GenerateStream", "Embed", "Tokenize", "Detokenize"}
     assert pool.FindServiceByName("grpc.health.v1.Health").methods_by_name["Check"]
 
 
@@ -74,6 +74,7 @@ def test_sigterm_drains(start_server):
     while health_of(server) != NOT_SERVING:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    server.wait_for_metric("fla_model_serving", 0)  # health comes first
     with pytest.raises(grpc.RpcError) as caught:
         server.generate(text="a")
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE

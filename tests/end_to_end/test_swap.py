@@ -1,6 +1,7 @@
 """Models that are swapped under load, with configurations that are good and bad."""
 import ctypes
 import json
+import os
 
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -9,6 +10,8 @@ from checkpoints import copy_demo, copy_golden, replace
 from fla.v1 import control_pb2 as control
 from swapping import (FAILED, SERVING, Load, answers, edit, listed, model, resident_bytes, serving,
                       swap_to, wait_for)
+
+MEMORY_GROWTH = float(os.environ.get("FLA_TEST_MEMORY_GROWTH", 1.01))  # more under sanitizers
 
 
 def bytes_at_rest(server, paths):
@@ -55,7 +58,7 @@ def test_fifty_swaps_under_load_lose_nothing(start_server, two):
     print(f"responses by version: {load.by_version}")
     after = bytes_at_rest(server, two)
     print(f"resident: {before} bytes before, {after} after")
-    assert after < 1.01 * before
+    assert after < MEMORY_GROWTH * before
     assert answers(server) == (versions[0], expected[versions[0]])
     assert server.model_metric("fla_model_swaps_total", "m", result="success") == 94
     assert server.model_metric("fla_model_swaps_total", "m", result="failure") == 0
