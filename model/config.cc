@@ -200,8 +200,8 @@ ModelConfig ReadModelConfig(const std::string& file, const nlohmann::json& json)
   RequireSize(config, "size of q", static_cast<int64_t>(mixer.q_heads) * mixer.head_k_dim);
   RequireSize(config, "size of the output", static_cast<int64_t>(mixer.heads) * mixer.head_v_dim);
   RequireSize(config, "head size of q and k", mixer.state_k_dim());
-  const double state = static_cast<double>(model.num_layers) * mixer.heads * mixer.state_k_dim() *
-                       mixer.head_v_dim;
+  const double state =
+      static_cast<double>(model.num_layers) * mixer.heads * mixer.state_k_dim() * mixer.head_v_dim;
   if (state > kMaxStateElements) {
     config.Fail("size of a state", "at most " + std::to_string(kMaxStateElements) + " elements",
                 std::to_string(state));

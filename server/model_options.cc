@@ -1,8 +1,8 @@
 #include "server/model_options.h"
 
 #include <algorithm>
-#include <stdexcept>
 #include <optional>
+#include <stdexcept>
 
 #include "server/config_section.h"
 

@@ -132,13 +132,12 @@ TEST_P(RecordedDecode, EqualsTheOpsOneByOne) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, RecordedDecode,
-                         ::testing::Combine(::testing::Values("kda", "gated_deltanet", "gla",
-                                                              "retnet", "delta_net",
-                                                              "linear_attn-hadamard",
-                                                              "flash_linear_attention",
-                                                              "lightning_attention"),
-                                            ::testing::Values(DType::kF32, DType::kBF16)));
+INSTANTIATE_TEST_SUITE_P(
+    Golden, RecordedDecode,
+    ::testing::Combine(::testing::Values("kda", "gated_deltanet", "gla", "retnet", "delta_net",
+                                         "linear_attn-hadamard", "flash_linear_attention",
+                                         "lightning_attention"),
+                       ::testing::Values(DType::kF32, DType::kBF16)));
 
 TEST(Model, RefusesABatchThatWouldReadOutOfBounds) {
   const auto model = Model::Load({.path = kGolden / "kda"});
