@@ -78,7 +78,8 @@ Value JoinFilter(Heap& heap, const Value& value, const Arguments& arguments) {
   const BoundArguments bound("join", arguments, {"d", "attribute"});
   const AttributePath path(bound.Find(1));
   std::vector<Value> items;
-  for (const Value& item : ItemsOf(heap, value)->items) items.push_back(path.Of(heap, item));
+  const auto source = ItemsOf(heap, value);  // lives as long as the loop
+  for (const Value& item : source->items) items.push_back(path.Of(heap, item));
   const std::string separator =
       bound.Find(0) == nullptr ? "" : ToText(*bound.Find(0), heap.meter());
   return Join(heap, items, separator);
@@ -120,7 +121,8 @@ Value SortFilter(Heap& heap, const Value& value, const Arguments& arguments) {
   const BoundArguments bound("sort", arguments, {"reverse", "case_sensitive", "attribute"});
   const AttributePath path(bound.Find(2));
   std::vector<std::pair<Value, Value>> keyed;
-  for (const Value& item : ItemsOf(heap, value)->items) {
+  const auto source = ItemsOf(heap, value);
+  for (const Value& item : source->items) {
     keyed.emplace_back(Folded(heap, path.Of(heap, item), bound.Bool(1, false)), item);
   }
   return heap.NewList(Sorted(heap, std::move(keyed), bound.Bool(0, false)));
@@ -148,7 +150,8 @@ Value UniqueFilter(Heap& heap, const Value& value, const Arguments& arguments) {
   const BoundArguments bound("unique", arguments, {"case_sensitive", "attribute"});
   const AttributePath path(bound.Find(1));
   std::vector<Value> keys, items;
-  for (const Value& item : ItemsOf(heap, value)->items) {
+  const auto source = ItemsOf(heap, value);
+  for (const Value& item : source->items) {
     Value key = Folded(heap, path.Of(heap, item), bound.Bool(0, false));
     if (std::any_of(keys.begin(), keys.end(),
                     [&](const Value& known) { return Equal(known, key, heap.meter()); })) {
@@ -167,7 +170,8 @@ Value ExtremeFilter(Heap& heap, const Value& value, const Arguments& arguments) 
   const AttributePath path(bound.Find(1));
   Value best = UndefinedNamed(greatest ? "max" : "min"), best_key;
   bool first = true;
-  for (const Value& item : ItemsOf(heap, value)->items) {
+  const auto source = ItemsOf(heap, value);
+  for (const Value& item : source->items) {
     Value key = Folded(heap, path.Of(heap, item), bound.Bool(0, false));
     const bool better =
         first || (greatest ? Less(best_key, key, heap.meter()) : Less(key, best_key, heap.meter()));
@@ -183,7 +187,8 @@ Value SumFilter(Heap& heap, const Value& value, const Arguments& arguments) {
   const BoundArguments bound("sum", arguments, {"attribute", "start"});
   const AttributePath path(bound.Find(0));
   Value sum = bound.Find(1) == nullptr ? Value(int64_t{0}) : *bound.Find(1);
-  for (const Value& item : ItemsOf(heap, value)->items) {
+  const auto source = ItemsOf(heap, value);
+  for (const Value& item : source->items) {
     sum = Binary(heap, "+", sum, path.Of(heap, item));
   }
   return sum;
@@ -229,7 +234,8 @@ Value SelectFilter(Heap& heap, const Value& value, const Arguments& arguments) {
                            arguments.positional.end()},
                           arguments.named};
   std::vector<Value> out;
-  for (const Value& item : ItemsOf(heap, value)->items) {
+  const auto source = ItemsOf(heap, value);
+  for (const Value& item : source->items) {
     heap.meter().Step();
     const Value tested = path ? path->Of(heap, item) : item;
     const bool passes = test == nullptr ? IsTrue(tested) : (*test)(heap, tested, rest);
