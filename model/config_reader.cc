@@ -104,7 +104,7 @@ std::string ConfigReader::String(const std::string& key, const std::string& fall
 }
 
 std::string ConfigReader::Choice(const std::string& key, const std::string& fallback) const {
-  const std::string value = String(key, fallback);
+  std::string value = String(key, fallback);
   const ConfigOption* option = FindOption(key);
   if (option == nullptr) throw std::logic_error("config.json: no values are known of " + key);
   std::string_view left = option->values;

@@ -71,6 +71,7 @@ StoredTensor ToTensor(const CheckpointFile& file, int64_t begin, const HeaderEnt
 void RequireNoGaps(const std::string& file, const std::vector<HeaderEntry>& entries,
                    int64_t payload) {
   std::vector<std::pair<int64_t, int64_t>> ranges;
+  ranges.reserve(entries.size());
   for (const HeaderEntry& entry : entries) {
     ranges.emplace_back(entry.data_offsets[0], entry.data_offsets[1]);
   }

@@ -90,7 +90,7 @@ void TensorTransfer::Add(const StoredTensor& tensor, DType held, void* target) {
 
 void TensorTransfer::Run(Stream& stream, const std::function<void(double)>& progress) {
   const auto place = [](const Piece& piece) {
-    return std::pair(std::string_view(piece.tensor->file()),
+    return std::pair(std::string_view{piece.tensor->file()},
                      piece.tensor->offset + piece.first * SizeOf(piece.tensor->dtype));
   };
   std::stable_sort(pieces_.begin(), pieces_.end(),

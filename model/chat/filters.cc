@@ -126,7 +126,7 @@ std::optional<double> NumberIn(std::string_view text) {
 
 Value IntFilter(Heap& heap, const Value& value, const Arguments& arguments) {
   const BoundArguments bound("int", arguments, {"default", "base"});
-  const Value fallback = bound.Find(0) == nullptr ? Value(int64_t{0}) : *bound.Find(0);
+  Value fallback = bound.Find(0) == nullptr ? Value(int64_t{0}) : *bound.Find(0);
   const int64_t base = bound.Integer(1, 10);
   if (base < 2 || base > 36) throw Failure("int: the argument 'base': wanted 2 to 36");
   if (value.is_undefined()) FailUndefined(value);

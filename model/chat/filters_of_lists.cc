@@ -202,7 +202,8 @@ Value MapFilter(Heap& heap, const Value& value, const Arguments& arguments) {
     const AttributePath path(&bound.Required(0));
     for (const Value& item : items->items) {
       Value found = path.Of(heap, item);
-      out.push_back(found.is_undefined() && bound.IsGiven(1) ? *bound.Find(1) : std::move(found));
+      if (found.is_undefined() && bound.IsGiven(1)) found = *bound.Find(1);
+      out.push_back(std::move(found));
     }
     return heap.NewIterator(std::move(out));
   }

@@ -51,7 +51,7 @@ class Lexer {
 
   void Add(Kind kind, std::string text) { tokens_.push_back({kind, line_, std::move(text)}); }
 
-  std::string_view Rest() const { return std::string_view(source_).substr(at_); }
+  std::string_view Rest() const { return std::string_view{source_}.substr(at_); }
 
   // Moves past `bytes` bytes, counting lines.
   void Skip(size_t bytes) {
@@ -97,7 +97,7 @@ class Lexer {
 
   // Adds the text up to `end`; `sign` stands in the tag after it.
   void AddText(size_t end, char sign, bool before_variable) {
-    std::string_view text = std::string_view(source_).substr(at_, end - at_);
+    std::string_view text = std::string_view{source_}.substr(at_, end - at_);
     if (sign == '-') {
       text = Strip(text, std::nullopt, {false, true});
     } else if (sign != '+' && !before_variable) {

@@ -29,6 +29,7 @@ Value StripMethod(Heap& heap, const std::string& text, const Arguments& argument
 Value TextList(Heap& heap, const std::vector<std::string_view>& parts) {
   heap.meter().CheckRoom(parts.size() * sizeof(Value));
   std::vector<Value> items;
+  items.reserve(parts.size());
   for (const std::string_view part : parts) items.push_back(heap.NewText(std::string(part)));
   return heap.NewList(std::move(items));
 }
@@ -91,7 +92,8 @@ Value ChangeMethod(Heap& heap, const std::string& text, const Arguments& argumen
 template <bool (*ask)(std::string_view)>
 Value AskMethod(Heap&, const std::string& text, const Arguments& arguments) {
   const BoundArguments none("a method of text", arguments, {});
-  return Value(ask(text));
+  const bool answer = ask(text);
+  return Value(answer);
 }
 
 bool IsAlpha(std::string_view text) { return IsAllLetters(text, false); }
@@ -101,7 +103,7 @@ Value FindMethod(Heap&, const std::string& text, const Arguments& arguments) {
   const BoundArguments bound("find", arguments, {"sub"});
   const size_t at = Find(text, bound.Text(0));
   if (at == std::string::npos) return Value(int64_t{-1});
-  return Value(static_cast<int64_t>(CodePointCount(std::string_view(text).substr(0, at))));
+  return Value(static_cast<int64_t>(CodePointCount(std::string_view{text}.substr(0, at))));
 }
 
 Value CountMethod(Heap&, const std::string& text, const Arguments& arguments) {

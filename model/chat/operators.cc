@@ -160,7 +160,7 @@ Value CharacterAt(Heap& heap, const Text& text, int64_t index) {
   const int64_t place = Place(index, CodePointCount(text.bytes));
   if (place < 0) return Value();
   const size_t begin = ByteOfIndex(text.bytes, static_cast<size_t>(place));
-  const size_t bytes = ByteOfIndex(std::string_view(text.bytes).substr(begin), 1);
+  const size_t bytes = ByteOfIndex(std::string_view{text.bytes}.substr(begin), 1);
   return heap.NewText(text.bytes.substr(begin, bytes));
 }
 
@@ -306,7 +306,7 @@ Value GetSlice(Heap& heap, const Value& object, const Value& from, const Value& 
     if (begin >= end) return heap.NewText("");
     const size_t first = ByteOfIndex(text->bytes, static_cast<size_t>(begin));
     const size_t bytes =
-        ByteOfIndex(std::string_view(text->bytes).substr(first), static_cast<size_t>(end - begin));
+        ByteOfIndex(std::string_view{text->bytes}.substr(first), static_cast<size_t>(end - begin));
     return heap.NewText(text->bytes.substr(first, bytes));
   }
   const std::shared_ptr<const Sequence> items = ItemsOf(heap, object);

@@ -10,7 +10,7 @@ const Token& TokenStream::Peek(size_t ahead) const {
 }
 
 Token TokenStream::Next() {
-  const Token token = Peek();
+  Token token = Peek();
   ++at_;
   return token;
 }
