@@ -133,13 +133,13 @@ Matrix WeightReader::ForLinear(const Matrix& table) {
 }
 
 // Only a CPU packs: its memory is the host's.
-void WeightReader::Pack(const Matrix& rows, void* target) {
-  std::vector<char> copy;
+void WeightReader::Pack(const Matrix& rows, void* target, std::vector<char>& scratch) {
   Matrix from = rows;
   if (target == rows.data) {
-    copy.resize(rows.rows * rows.cols * SizeOf(rows.dtype));
-    std::memcpy(copy.data(), rows.data, copy.size());
-    from.data = copy.data();
+    const size_t bytes = rows.rows * rows.cols * SizeOf(rows.dtype);
+    if (scratch.size() < bytes) scratch.resize(bytes);
+    std::memcpy(scratch.data(), rows.data, bytes);
+    from.data = scratch.data();
   }
   PackLinear(stream_->device(), from, target);
 }
@@ -203,7 +203,8 @@ void WeightReader::Finish() {
   if (stream_ == nullptr) return;
   transfer_.Run(*stream_, progress_);
   for (const Matrix& stored : to_transpose_) Transpose(stored);
-  for (const auto& [rows, target] : to_pack_) Pack(rows, target);
+  std::vector<char> scratch;
+  for (const auto& [rows, target] : to_pack_) Pack(rows, target, scratch);
 }
 
 std::vector<Buffer> WeightReader::ReleaseMemory() { return std::move(memory_); }

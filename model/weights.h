@@ -89,7 +89,8 @@ class WeightReader {
   // Memory for Linear's weight [rows, cols], to be filled with its rows.
   Matrix Place(int64_t rows, int64_t cols);
   void Transpose(const Matrix& stored);
-  void Pack(const Matrix& rows, void* target);
+  // `scratch` grows to the largest weight that is packed where it is.
+  void Pack(const Matrix& rows, void* target, std::vector<char>& scratch);
 
   const Checkpoint& checkpoint_;
   Stream* stream_ = nullptr;                      // null: only looks
