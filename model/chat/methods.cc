@@ -92,8 +92,7 @@ Value ChangeMethod(Heap& heap, const std::string& text, const Arguments& argumen
 template <bool (*ask)(std::string_view)>
 Value AskMethod(Heap&, const std::string& text, const Arguments& arguments) {
   const BoundArguments none("a method of text", arguments, {});
-  const bool answer = ask(text);
-  return Value(answer);
+  return Value{ask(text)};
 }
 
 bool IsAlpha(std::string_view text) { return IsAllLetters(text, false); }

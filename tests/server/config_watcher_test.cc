@@ -41,6 +41,10 @@ class WatcherTest : public ::testing::Test {
     ++counter;
     changed_.notify_all();
   }
+  int Changes() {
+    const std::lock_guard lock(mutex_);
+    return changes_;
+  }
   // Waits until the counter has the value, and a while longer for more than that.
   void Expect(const int& counter, int value) {
     std::unique_lock lock(mutex_);
@@ -88,8 +92,17 @@ TEST_F(WatcherTest, SeesAFileThatGoesAndComes) {
 TEST_F(WatcherTest, TakesABurstForOneChange) {
   folder_.Write("c.json", "1");
   Watch(root_ / "c.json");
-  for (int i = 0; i < 20; ++i) folder_.Write("c.json", std::string(i, 'x'));
-  Expect(changes_, 1);
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    const int before = Changes();
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < 20; ++i) folder_.Write("c.json", std::string(i, 'x'));
+    if (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(50)) {
+      return Expect(changes_, before + 1);
+    }
+    // The machine paused within the burst, which then may count as two.
+    std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  }
+  FAIL() << "twenty files cannot be written within 50 ms";
 }
 
 TEST_F(WatcherTest, DoesNotWaitForEverForRest) {
