@@ -1,5 +1,6 @@
 """TLS, API keys, connections: who gets in, and what those outside are told."""
 import json
+import os
 import subprocess
 
 import grpc
@@ -61,8 +62,9 @@ def code_over(channel, **options):
 
 
 def cli(server, *arguments, **environment):
+    others = {name: value for name, value in os.environ.items() if not name.startswith("FLA_")}
     return subprocess.run([CLI, *map(str, arguments), "--address", server.address],
-                          capture_output=True, text=True, timeout=60, env=environment)
+                          capture_output=True, text=True, timeout=60, env={**others, **environment})
 
 
 def test_tls(start_server, pki):
