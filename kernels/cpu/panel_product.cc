@@ -30,8 +30,11 @@ struct ThreadContext {
   ThreadContext() : stream(Engine()) { omp_set_num_threads(1); }
 
   dnnl::stream stream;
-  // Arguments of each tile of each product that ran here; memory objects are slow to make.
-  std::vector<std::array<std::unordered_map<int, memory>, kShortTile + 2>> arguments;
+  // Arguments of each tile of each product that ran here: memory objects are slow to make. All
+  // tiles of a product at its first use, so that memory does not grow with every batch size that
+  // comes.
+  using Arguments = std::unordered_map<int, memory>;
+  std::vector<std::array<Arguments, kShortTile + 2>> arguments;
   std::vector<char> scratch;
 
   static ThreadContext& Mine() {
@@ -165,16 +168,22 @@ void PanelProduct::Multiply(int rows, const void* x, const void* panel, float* o
   ThreadContext& mine = ThreadContext::Mine();
   const Tile& tile = TileOf(rows);
   if (mine.arguments.size() <= static_cast<size_t>(index_)) mine.arguments.resize(index_ + 1);
-  auto& arguments = mine.arguments[index_][rows == kLongTile ? kShortTile + 1 : rows];
-  const auto& description = tile.description;
+  auto& all = mine.arguments[index_];
+  ThreadContext::Arguments& arguments = all[rows == kLongTile ? kShortTile + 1 : rows];
   if (arguments.empty()) {
-    arguments = {{DNNL_ARG_SRC, memory(description.src_desc(), Engine(), nullptr)},
-                 {DNNL_ARG_WEIGHTS, memory(panel_, Engine(), nullptr)},
-                 {DNNL_ARG_DST, memory(description.dst_desc(), Engine(), nullptr)},
-                 {DNNL_ARG_SCRATCHPAD, memory(description.scratchpad_desc(), Engine(), nullptr)}};
+    const auto make = [&](const std::optional<Tile>& of, ThreadContext::Arguments& made) {
+      if (!of.has_value()) return;
+      const auto& description = of->description;
+      made = {{DNNL_ARG_SRC, memory(description.src_desc(), Engine(), nullptr)},
+              {DNNL_ARG_WEIGHTS, memory(panel_, Engine(), nullptr)},
+              {DNNL_ARG_DST, memory(description.dst_desc(), Engine(), nullptr)},
+              {DNNL_ARG_SCRATCHPAD, memory(description.scratchpad_desc(), Engine(), nullptr)}};
+      const size_t scratch = description.scratchpad_desc().get_size() + kAlignment;
+      if (mine.scratch.size() < scratch) mine.scratch.resize(scratch);
+    };
+    for (int i = 1; i <= kShortTile; ++i) make(short_[i], all[i]);
+    make(long_, all[kShortTile + 1]);
   }
-  const size_t scratch = description.scratchpad_desc().get_size() + kAlignment;
-  if (mine.scratch.size() < scratch) mine.scratch.resize(scratch);
   char* const at = mine.scratch.data();
   arguments.at(DNNL_ARG_SCRATCHPAD)
       .set_data_handle(at + kAlignment - reinterpret_cast<uintptr_t>(at) % kAlignment);
