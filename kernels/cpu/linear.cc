@@ -7,23 +7,6 @@
 #include "kernels/cpu/rows.h"
 
 namespace fla::cpu {
-namespace {
-
-// Multiply-adds below which waking threads costs more than it saves.
-constexpr int64_t kParallelProducts = 1 << 17;
-
-// Bias and conversion of a finished panel, row by row.
-void StorePanel(float* panel, const float* bias, Matrix out) {
-  for (int64_t m = 0; m < out.rows; ++m) {
-    float* row = panel + m * kPanelColumns;
-    if (bias != nullptr) AddFloats(row, bias, out.cols, row);
-    StoreFloats(out.dtype, row, out.cols,
-                out.Row<char>(0) + m * out.stride * static_cast<int64_t>(SizeOf(out.dtype)));
-  }
-}
-
-}  // namespace
-
 void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
   FLA_CHECK(x.dtype == weight.dtype && x.dtype != DType::kF16);
   if (weight.packed) return PackedLinear(stream, x, weight, bias, out);
@@ -49,7 +32,8 @@ void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix o
     // MultiplyTile writes whole groups of columns, so the last panel is as wide as any.
     alignas(64) float panel[kPanelRows * kPanelColumns];
     MultiplyPanel(packed + m / kTileRows * tile_size, rows, weight.Rows(n, columns), panel);
-    StorePanel(panel, bias == nullptr ? nullptr : bias + n, out.Rows(m, rows).Columns(n, columns));
+    StoreProducts(panel, kPanelColumns, bias == nullptr ? nullptr : bias + n,
+                  out.Rows(m, rows).Columns(n, columns));
   });
 }
 

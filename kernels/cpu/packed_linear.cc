@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/check.h"
 #include "kernels/cpu/panel_product.h"
@@ -12,10 +13,12 @@ namespace {
 
 // Rows of x that one task multiplies with a panel, which stays in the second-level cache.
 constexpr int64_t kTaskRows = 256;
-constexpr int64_t kParallelProducts = 1 << 17;  // as in linear.cc
 
-// The panels of a packed weight: all of kPanelWeights rows but the last.
+// The panels of a packed weight: all of kPanelWeights rows but the last. They lie behind a head of
+// kHeadBytes, which holds this, so that a product is looked for once, when a weight is packed.
 struct Panels {
+  static constexpr size_t kHeadBytes = 64;
+
   explicit Panels(const Matrix& weight)
       : count((weight.rows + kPanelWeights - 1) / kPanelWeights),
         last(weight.rows - (count - 1) * kPanelWeights),
@@ -31,13 +34,14 @@ struct Panels {
     return panel + 1 < count ? *full_product : *last_product;
   }
   size_t Offset(int64_t panel) const {
-    return panel == 0 ? 0 : panel * full_product->panel_bytes();
+    return kHeadBytes + (panel == 0 ? 0 : panel * full_product->panel_bytes());
   }
 
   int64_t count, last;
   const PanelProduct* full_product;
   const PanelProduct* last_product;
 };
+static_assert(sizeof(Panels) <= Panels::kHeadBytes && std::is_trivially_copyable_v<Panels>);
 
 // x as contiguous rows, those that a tile reads beyond it (their products are not used) included.
 const char* ContiguousRows(Stream& stream, Matrix x, int64_t rows_read) {
@@ -63,6 +67,7 @@ size_t PackedLinearBytes(DType dtype, int64_t rows, int64_t cols) {
 void PackLinear(Matrix weight, void* target) {
   const Panels panels(weight);
   FLA_CHECK(panels.supported());
+  std::memcpy(target, &panels, sizeof panels);
   ParallelFor(panels.count, MaxThreads(), [&](int64_t panel) {
     panels.Product(panel).Pack(weight.Rows(panel * kPanelWeights, 1).data,
                                static_cast<char*>(target) + panels.Offset(panel));
@@ -71,7 +76,7 @@ void PackLinear(Matrix weight, void* target) {
 
 void PackedLinear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
   if (x.rows == 0) return;
-  const Panels panels(weight);
+  const Panels& panels = *static_cast<const Panels*>(weight.data);
   const auto tile_rows = [](int64_t left) {
     return static_cast<int>(left >= kLongTile ? kLongTile : std::min<int64_t>(left, kShortTile));
   };
@@ -93,12 +98,8 @@ void PackedLinear(Stream& stream, Matrix x, Matrix weight, const float* bias, Ma
     for (int64_t row = task % groups * kTaskRows; row < end;) {
       const int count = tile_rows(end - row);
       product.Multiply(product.TileRows(count), rows + row * row_bytes, packed, tile);
-      for (int64_t i = 0; i < count; ++i) {
-        float* const products = tile + i * columns;
-        if (bias != nullptr) AddFloats(products, panel_bias, columns, products);
-        StoreFloats(out.dtype, products, columns,
-                    out.Rows(row + i, 1).Columns(panel * kPanelWeights, columns).data);
-      }
+      StoreProducts(tile, columns, panel_bias,
+                    out.Rows(row, count).Columns(panel * kPanelWeights, columns));
       row += count;
     }
   });

@@ -10,14 +10,14 @@
 #include <tuple>
 #include <unordered_map>
 
-#include "kernels/check.h"
+#include "kernels/device.h"
 
 namespace fla::cpu {
 namespace {
 
 using dnnl::memory;
 
-constexpr size_t kAlignment = 64;
+constexpr size_t kAlignment = 64;  // of panels
 
 const dnnl::engine& Engine() {
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
@@ -35,7 +35,7 @@ struct ThreadContext {
   // comes.
   using Arguments = std::unordered_map<int, memory>;
   std::vector<std::array<Arguments, kShortTile + 2>> arguments;
-  std::vector<char> scratch;
+  Buffer scratch;
 
   static ThreadContext& Mine() {
     thread_local ThreadContext context;
@@ -117,9 +117,8 @@ bool PanelProduct::RowsAreTheSameInAllTiles() const {
   };
   const std::vector<char> x = fill(kLongTile * length_);
   const std::vector<char> weights = fill(columns_ * length_);
-  std::vector<char> memory(panel_bytes_ + kAlignment);
-  void* panel =
-      memory.data() + kAlignment - reinterpret_cast<uintptr_t>(memory.data()) % kAlignment;
+  const Buffer memory(Device(), panel_bytes_);
+  void* const panel = memory.data();
   Pack(weights.data(), panel);
 
   std::vector<float> wanted(kLongTile * columns_), actual(kLongTile * columns_);
@@ -178,15 +177,13 @@ void PanelProduct::Multiply(int rows, const void* x, const void* panel, float* o
               {DNNL_ARG_WEIGHTS, memory(panel_, Engine(), nullptr)},
               {DNNL_ARG_DST, memory(description.dst_desc(), Engine(), nullptr)},
               {DNNL_ARG_SCRATCHPAD, memory(description.scratchpad_desc(), Engine(), nullptr)}};
-      const size_t scratch = description.scratchpad_desc().get_size() + kAlignment;
-      if (mine.scratch.size() < scratch) mine.scratch.resize(scratch);
+      const size_t scratch = description.scratchpad_desc().get_size();
+      if (mine.scratch.size() < scratch) mine.scratch = Buffer(Device(), scratch);
     };
     for (int i = 1; i <= kShortTile; ++i) make(short_[i], all[i]);
     make(long_, all[kShortTile + 1]);
   }
-  char* const at = mine.scratch.data();
-  arguments.at(DNNL_ARG_SCRATCHPAD)
-      .set_data_handle(at + kAlignment - reinterpret_cast<uintptr_t>(at) % kAlignment);
+  arguments.at(DNNL_ARG_SCRATCHPAD).set_data_handle(mine.scratch.data());
   arguments.at(DNNL_ARG_SRC).set_data_handle(const_cast<void*>(x));
   arguments.at(DNNL_ARG_WEIGHTS).set_data_handle(const_cast<void*>(panel));
   arguments.at(DNNL_ARG_DST).set_data_handle(out);

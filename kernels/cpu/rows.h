@@ -13,6 +13,9 @@ namespace fla::cpu {
 // Elements an op must touch before it is worth waking other threads (some 10 us of work).
 inline constexpr int64_t kParallelElements = 16384;
 
+// Multiply-adds below which waking threads costs a matrix product more than it saves.
+inline constexpr int64_t kParallelProducts = 1 << 17;
+
 // Threads for an op that touches that many.
 inline int ThreadsFor(int64_t elements) { return elements > kParallelElements ? MaxThreads() : 1; }
 
@@ -38,6 +41,15 @@ inline void FinishRow(const Matrix& out, int64_t row, int64_t begin, int64_t cou
                       const float* written) {
   if (out.dtype == DType::kF32) return;
   StoreFloats(out.dtype, written, count, out.Row<uint16_t>(row) + begin);
+}
+
+// out = products + bias (which may be null), in out's type. The products' rows are `pitch` floats
+// apart and are written to.
+inline void StoreProducts(float* products, int64_t pitch, const float* bias, Matrix out) {
+  for (int64_t row = 0; row < out.rows; ++row, products += pitch) {
+    if (bias != nullptr) AddFloats(products, bias, out.cols, products);
+    StoreFloats(out.dtype, products, out.cols, out.Rows(row, 1).data);
+  }
 }
 
 }  // namespace fla::cpu
