@@ -207,7 +207,7 @@ ModelConfig ReadModelConfig(const std::string& file, const nlohmann::json& json)
                 std::to_string(state));
   }
 
-  if (model.model_type == "delta_net") model.norm_first = config.Bool("norm_first", false);
+  model.norm_first = config.Knows("norm_first") && config.Bool("norm_first", false);
   const std::vector<int> bos = TokenIds(config, "bos_token_id", model.vocab_size);
   if (!bos.empty()) model.bos_token_id = bos.front();
   model.eos_token_ids = TokenIds(config, "eos_token_id", model.vocab_size);

@@ -55,6 +55,8 @@ class ConfigReader {
   std::string Choice(const std::string& key, const std::string& fallback) const;
   std::optional<float> OptionalFloat(const std::string& key) const;
   std::optional<int> OptionalInt(const std::string& key) const;
+  // Whether the key is among the options.
+  bool Knows(const std::string& key) const { return FindOption(key) != nullptr; }
   // Absent or null.
   bool Missing(const std::string& key) const;
   // The value of a key that is there.
