@@ -19,6 +19,26 @@ void AddField(CLI::App& app, const std::string& name, Set set, const std::string
       name, [set](const T& value) { set(value); }, text);
 }
 
+template <typename Request>
+void AddModel(CLI::App& app, Request& request) {
+  AddField<std::string>(
+      app, "--model", [&](const std::string& v) { request.set_model(v); },
+      "Default: the server's default model");
+}
+
+template <typename Request>
+void AddRequestId(CLI::App& app, Request& request) {
+  AddField<std::string>(
+      app, "--request-id", [&](const std::string& v) { request.set_request_id(v); },
+      "For the server's log");
+}
+
+template <typename Request>
+void AddPriority(CLI::App& app, Request& request) {
+  AddField<int>(
+      app, "--priority", [&](int v) { request.set_priority(v); }, "Lower is served first");
+}
+
 void AddSampling(CLI::App& app, v1::GenerateRequest& request) {
   const auto sampling = [&request]() -> v1::SamplingParams& { return *request.mutable_sampling(); };
   AddField<float>(
@@ -97,12 +117,8 @@ void AddGenerate(CLI::App& app, GenerateCommand& command) {
       ->allow_extra_args(false);
   prompt->require_option(1);
 
-  AddField<std::string>(
-      app, "--model", [&](const std::string& v) { request.set_model(v); },
-      "Default: the server's default model");
-  AddField<std::string>(
-      app, "--request-id", [&](const std::string& v) { request.set_request_id(v); },
-      "For the server's log");
+  AddModel(app, request);
+  AddRequestId(app, request);
   AddSampling(app, request);
   AddStops(app, request);
   AddField<int>(
@@ -113,8 +129,7 @@ void AddGenerate(CLI::App& app, GenerateCommand& command) {
   AddField<int>(
       app, "--prompt-logprobs", [&](int v) { request.set_prompt_logprobs(v); },
       "The same for the prompt");
-  AddField<int>(
-      app, "--priority", [&](int v) { request.set_priority(v); }, "Lower is served first");
+  AddPriority(app, request);
   app.add_flag("--stream", command.stream, "Print the text as it comes");
   app.add_flag("--json", command.json, "Print the server's messages, one JSON object a line");
   app.add_flag("--stats", command.stats,
@@ -130,12 +145,8 @@ void AddEmbed(CLI::App& app, EmbedCommand& command) {
          },
          "Texts, a vector each")
       ->required();
-  AddField<std::string>(
-      app, "--model", [&](const std::string& v) { request.set_model(v); },
-      "Default: the server's default model");
-  AddField<std::string>(
-      app, "--request-id", [&](const std::string& v) { request.set_request_id(v); },
-      "For the server's log");
+  AddModel(app, request);
+  AddRequestId(app, request);
   app.add_option_function<std::string>(
          "--pooling",
          [&](const std::string& name) {
@@ -145,8 +156,7 @@ void AddEmbed(CLI::App& app, EmbedCommand& command) {
          },
          "last, mean or all: a vector a token. Default: the model's")
       ->check(CLI::IsMember({"last", "mean", "all"}));
-  AddField<int>(
-      app, "--priority", [&](int v) { request.set_priority(v); }, "Lower is served first");
+  AddPriority(app, request);
   CLI::Option* json =
       app.add_flag("--json", command.json, "Print all numbers, a JSON object an input");
   app.add_flag("--binary", command.binary, "Print little-endian 32-bit floats and nothing else")
@@ -171,9 +181,7 @@ void AddChat(CLI::App& app, ChatCommand& command) {
       app, "--tools",
       [&](const std::string& name) { request.mutable_chat()->set_tools(ReadFile(name)); },
       "A file with a JSON array of functions' schemas");
-  AddField<std::string>(
-      app, "--model", [&](const std::string& v) { request.set_model(v); },
-      "Default: the server's default model");
+  AddModel(app, request);
   AddSampling(app, request);
   AddStops(app, request);
 }
