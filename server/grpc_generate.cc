@@ -1,9 +1,7 @@
 #include "server/grpc_generate.h"
 
 #include <exception>
-#include <utility>
 
-#include "proto/grpc_handover.h"
 #include "server/grpc_status.h"
 #include "server/grpc_unary.h"
 
@@ -17,28 +15,22 @@ class GenerateCall final : public UnaryCall {
 
  private:
   void FillResponse() override {
-    response_->set_request_id(client_request_id_);
-    response_->set_model(model_name_);
-    response_->set_model_version(model_version_);
+    FillOrigin(*response_);
     for (int i = 0; i < choices_; ++i) response_->add_choices()->set_index(i);
     while (!buffer_.empty()) {
       const Event event = buffer_.Take();
       AppendEvent(event, *tokenizer_, *response_->mutable_choices(event.choice),
                   *response_->mutable_prompt_logprobs());
     }
-    *response_->mutable_usage() = totals_.usage();
-    *response_->mutable_timings() = totals_.timings();
+    FillTotals(*response_);
   }
 
   v1::GenerateResponse* response_;  // gRPC's; not touched after Finish
 };
 
-class StreamedCall final : public EngineCall,
-                           public grpc::ServerWriteReactor<v1::GenerateStreamResponse> {
+class StreamedCall final : public GrpcCall<grpc::ServerWriteReactor<v1::GenerateStreamResponse>> {
  public:
-  explicit StreamedCall(const CallContext& context) : EngineCall(context, Totals::kChoices) {}
-
-  void KeepUntilDone() { self_ = shared_from_this(); }
+  explicit StreamedCall(const CallContext& context) : GrpcCall(context, Totals::kChoices) {}
 
  private:
   void Advance() override {
@@ -79,14 +71,9 @@ class StreamedCall final : public EngineCall,
   void TakeMessage() {
     const Event event = buffer_.Take();
     message_.Clear();
-    message_.set_request_id(client_request_id_);
-    message_.set_model(model_name_);
-    message_.set_model_version(model_version_);
+    FillOrigin(message_);
     AppendEvent(event, *tokenizer_, *message_.mutable_delta(), *message_.mutable_prompt_logprobs());
-    if (complete() && buffer_.empty()) {
-      *message_.mutable_usage() = totals_.usage();
-      *message_.mutable_timings() = totals_.timings();
-    }
+    if (complete() && buffer_.empty()) FillTotals(message_);
   }
 
   void OnWriteDone(bool ok) override {
@@ -100,25 +87,10 @@ class StreamedCall final : public EngineCall,
     Advance();
   }
 
-  void FinishWith(const grpc::Status& status) override {
-    GiveToGrpc(this);
-    Finish(status);
-  }
   int max_unread_events() const override { return context_.limits.max_unread_events; }
-
-  void OnCancel() override {
-    TakeFromGrpc(this);
-    Cancel();
-    GiveToGrpc(this);
-  }
-  void OnDone() override {
-    TakeFromGrpc(this);
-    const std::shared_ptr<EngineCall> last = std::move(self_);  // may destroy this on return
-  }
 
   v1::GenerateStreamResponse message_;  // the one in flight
   bool writing_ = false;                // guarded by mutex_
-  std::shared_ptr<EngineCall> self_;
 };
 
 }  // namespace
@@ -127,23 +99,13 @@ grpc::ServerUnaryReactor* StartUnaryCall(const CallContext& context, uint64_t id
                                          const grpc::CallbackServerContext& rpc,
                                          const v1::GenerateRequest& message,
                                          v1::GenerateResponse* response) {
-  auto call = std::make_shared<GenerateCall>(context, response);
-  call->KeepUntilDone();
-  call->ReadTrace(rpc);
-  call->Start(message, id, rpc.deadline(), context.access.Check(rpc, Role::kUser));
-  GiveToGrpc(call.get());
-  return call.get();
+  return StartCall<GenerateCall>(context, id, rpc, message, response);
 }
 
 grpc::ServerWriteReactor<v1::GenerateStreamResponse>* StartStreamedCall(
     const CallContext& context, uint64_t id, const grpc::CallbackServerContext& rpc,
     const v1::GenerateRequest& message) {
-  auto call = std::make_shared<StreamedCall>(context);
-  call->KeepUntilDone();
-  call->ReadTrace(rpc);
-  call->Start(message, id, rpc.deadline(), context.access.Check(rpc, Role::kUser));
-  GiveToGrpc(call.get());
-  return call.get();
+  return StartCall<StreamedCall>(context, id, rpc, message);
 }
 
 }  // namespace fla

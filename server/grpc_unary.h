@@ -4,21 +4,15 @@
 #include <grpcpp/grpcpp.h>
 
 #include <exception>
-#include <memory>
-#include <utility>
 
-#include "proto/grpc_handover.h"
-#include "server/engine_call.h"
+#include "server/grpc_call.h"
 #include "server/grpc_status.h"
 
 namespace fla {
 
-// Lives until its RPC is done: KeepUntilDone makes that so, to be called before Start.
-class UnaryCall : public EngineCall, public grpc::ServerUnaryReactor {
+class UnaryCall : public GrpcCall<grpc::ServerUnaryReactor> {
  public:
-  UnaryCall(const CallContext& context, Totals::Of choices) : EngineCall(context, choices) {}
-
-  void KeepUntilDone() { self_ = shared_from_this(); }
+  using GrpcCall::GrpcCall;
 
  protected:
   // Fills the response from buffer_ and totals_, with mutex_ held. May throw.
@@ -43,23 +37,7 @@ class UnaryCall : public EngineCall, public grpc::ServerUnaryReactor {
     FinishWith(ToGrpcStatus(status));
   }
 
-  void FinishWith(const grpc::Status& status) final {
-    GiveToGrpc(this);
-    Finish(status);
-  }
   int max_unread_events() const final { return 0; }  // bounded by the limits of a request
-
-  void OnCancel() final {
-    TakeFromGrpc(this);
-    Cancel();
-    GiveToGrpc(this);
-  }
-  void OnDone() final {
-    TakeFromGrpc(this);
-    const std::shared_ptr<EngineCall> last = std::move(self_);  // may destroy this on return
-  }
-
-  std::shared_ptr<EngineCall> self_;
 };
 
 }  // namespace fla
