@@ -11,9 +11,7 @@
 
 #include "model/model.h"
 #include "model/tensor_conversion.h"
-#include "tests/testing/checkpoint_writer.h"
-#include "tests/testing/temporary_folder.h"
-#include "tests/testing/throws.h"
+#include "tests/testing/golden_checkpoint.h"
 
 namespace fla {
 namespace {
@@ -21,31 +19,14 @@ namespace {
 using ::testing::AllOf;
 using testing::ErrorOf;
 using testing::FloatTensor;
+using testing::GoldenConfig;
+using testing::GoldenTensors;
 using ::testing::HasSubstr;
+using testing::kGolden;
 using testing::StoredBytes;
 using testing::TemporaryFolder;
 using Floats = std::map<std::string, FloatTensor>;
 using Files = std::map<std::string, StoredBytes>;
-
-const std::filesystem::path kGolden = std::filesystem::path(FLA_SOURCE_DIR) / "tests/golden";
-
-nlohmann::json ConfigOf(const std::string& name) {
-  std::ifstream stream(kGolden / name / "config.json");
-  return nlohmann::json::parse(stream);
-}
-
-Floats TensorsOf(const std::string& name) {
-  const Checkpoint checkpoint = Checkpoint::Open(kGolden / name);
-  Floats tensors;
-  for (const auto& [key, tensor] : checkpoint.tensors()) {
-    FloatTensor& copy = tensors[key];
-    copy.shape = tensor.shape;
-    copy.values.resize(tensor.elements);
-    tensor.source->Read(tensor.offset, {reinterpret_cast<char*>(copy.values.data()),
-                                        tensor.elements * sizeof(float)});
-  }
-  return tensors;
-}
 
 Files Stored(const Floats& tensors) {
   Files stored;
@@ -114,8 +95,8 @@ void FuseGates(Files& tensors) {
 
 TEST(CheckpointLayout, ReadsTheConfigsAndTensorsOf2024) {
   for (const std::string name : {"gla", "retnet", "linear_attn-elu", "delta_net"}) {
-    nlohmann::json config = ConfigOf(name);
-    Files tensors = Stored(TensorsOf(name));
+    nlohmann::json config = GoldenConfig(name);
+    Files tensors = Stored(GoldenTensors(name));
     RenameKey(config, "num_heads", "num_attention_heads");
     RenameKey(config, "norm_eps", "rms_norm_eps");
     if (config.contains("num_kv_heads")) RenameKey(config, "num_kv_heads", "num_key_value_heads");
@@ -127,9 +108,9 @@ TEST(CheckpointLayout, ReadsTheConfigsAndTensorsOf2024) {
 }
 
 TEST(CheckpointLayout, ReadsNormsWhereNormFirstHadThem) {
-  nlohmann::json config = ConfigOf("delta_net");
+  nlohmann::json config = GoldenConfig("delta_net");
   config["norm_first"] = true;
-  Files tensors = Stored(TensorsOf("delta_net"));
+  Files tensors = Stored(GoldenTensors("delta_net"));
   Rename(tensors, ".attn_norm.", ".attn.norm.");
   Rename(tensors, ".mlp_norm.", ".mlp.norm.");
   FuseGates(tensors);
@@ -137,24 +118,24 @@ TEST(CheckpointLayout, ReadsNormsWhereNormFirstHadThem) {
 }
 
 TEST(CheckpointLayout, ReadsTheOutputNormOfSpring2024) {
-  Files tensors = Stored(TensorsOf("delta_net"));
+  Files tensors = Stored(GoldenTensors("delta_net"));
   Rename(tensors, ".attn.o_norm.", ".attn.norm.");
-  EXPECT_EQ(Logits(ConfigOf("delta_net"), tensors), Logits(kGolden / "delta_net"));
+  EXPECT_EQ(Logits(GoldenConfig("delta_net"), tensors), Logits(kGolden / "delta_net"));
 }
 
 TEST(CheckpointLayout, PassesOverAParameterThatNothingRead) {
-  Files tensors = Stored(TensorsOf("gated_deltanet"));
+  Files tensors = Stored(GoldenTensors("gated_deltanet"));
   for (const char* layer : {"0", "1"}) {
     tensors["model.layers." + std::string(layer) + ".attn.D"] =
         testing::Stored({{2}, {1.0f, 1.0f}});
   }
-  EXPECT_EQ(Logits(ConfigOf("gated_deltanet"), tensors), Logits(kGolden / "gated_deltanet"));
+  EXPECT_EQ(Logits(GoldenConfig("gated_deltanet"), tensors), Logits(kGolden / "gated_deltanet"));
 }
 
 TEST(CheckpointLayout, RefusesATensorUnderTwoNames) {
-  Files tensors = Stored(TensorsOf("gla"));
+  Files tensors = Stored(GoldenTensors("gla"));
   tensors["model.embed_tokens.weight"] = tensors.at("model.embeddings.weight");
-  EXPECT_THAT(LoadError(ConfigOf("gla"), tensors),
+  EXPECT_THAT(LoadError(GoldenConfig("gla"), tensors),
               AllOf(HasSubstr("model.embed_tokens.weight"), HasSubstr("today's name")));
 }
 
@@ -228,8 +209,8 @@ TEST(CheckpointLayout, ReadsF8WeightsWithAndWithoutScales) {
            Case{"a block of 128", 128, 128, "_scale_inv", R"({"quant_method": "fp8"})"},
            Case{"no config", 128, 128, "_scale_inv", "null"},
        }) {
-    const Quantized quantized = Quantize(TensorsOf("gla"), c.rows, c.cols, c.suffix);
-    nlohmann::json config = ConfigOf("gla");
+    const Quantized quantized = Quantize(GoldenTensors("gla"), c.rows, c.cols, c.suffix);
+    nlohmann::json config = GoldenConfig("gla");
     config["quantization_config"] = nlohmann::json::parse(c.quantization);
     Files files = quantized.files;
     if (*c.suffix == '\0') {
@@ -238,15 +219,15 @@ TEST(CheckpointLayout, ReadsF8WeightsWithAndWithoutScales) {
       }
     }
     const std::vector<float> logits = Logits(config, files);
-    EXPECT_EQ(logits, Logits(ConfigOf("gla"), Stored(quantized.wanted))) << c.what;
+    EXPECT_EQ(logits, Logits(GoldenConfig("gla"), Stored(quantized.wanted))) << c.what;
     EXPECT_NE(logits, Logits(kGolden / "gla")) << c.what;
   }
 }
 
 TEST(CheckpointLayout, NamesWhatIsWrongWithScales) {
-  nlohmann::json config = ConfigOf("gla");
+  nlohmann::json config = GoldenConfig("gla");
   config["quantization_config"] = {{"quant_method", "fp8"}};
-  const Files good = Quantize(TensorsOf("gla"), 128, 128, "_scale_inv").files;
+  const Files good = Quantize(GoldenTensors("gla"), 128, 128, "_scale_inv").files;
   const std::string name = "model.layers.0.attn.q_proj.weight";
   const auto error = [&](const std::function<void(Files&)>& change) {
     Files files = good;
@@ -281,7 +262,7 @@ TEST(CheckpointLayout, NamesWhatIsWrongWithScales) {
 
 // The shapes of the format's four dtypes together in one model, two files.
 TEST(CheckpointLayout, ReadsMixedDTypesInShards) {
-  const Floats floats = TensorsOf("kda");
+  const Floats floats = GoldenTensors("kda");
   Floats wanted;
   Files one, two;
   nlohmann::json map;
@@ -311,11 +292,11 @@ TEST(CheckpointLayout, ReadsMixedDTypesInShards) {
     map[name] = number % 2 == 0 ? "one.safetensors" : "two.safetensors";
   }
   const TemporaryFolder folder;
-  folder.Write("config.json", ConfigOf("kda").dump());
+  folder.Write("config.json", GoldenConfig("kda").dump());
   folder.Write("one.safetensors", testing::SafetensorsOfStored(one));
   folder.Write("two.safetensors", testing::SafetensorsOfStored(two));
   folder.Write("model.safetensors.index.json", nlohmann::json{{"weight_map", map}}.dump());
-  EXPECT_EQ(Logits(folder.path()), Logits(ConfigOf("kda"), Stored(wanted)));
+  EXPECT_EQ(Logits(folder.path()), Logits(GoldenConfig("kda"), Stored(wanted)));
 }
 
 }  // namespace

@@ -13,10 +13,8 @@
 #include "model/config.h"
 #include "model/model.h"
 #include "model/state_pool.h"
-#include "tests/testing/checkpoint_writer.h"
+#include "tests/testing/golden_checkpoint.h"
 #include "tests/testing/model_runner.h"
-#include "tests/testing/temporary_folder.h"
-#include "tests/testing/throws.h"
 
 namespace fla {
 namespace {
@@ -25,6 +23,7 @@ using ::testing::AllOf;
 using testing::ErrorOf;
 using testing::FloatTensor;
 using ::testing::HasSubstr;
+using testing::LoadError;
 using testing::TemporaryFolder;
 
 const nlohmann::json kFlash = {{"model_type", "flash_linear_attention"},
@@ -78,14 +77,6 @@ std::map<std::string, FloatTensor> Tensors() {
           {"final_norm.gamma", Zeros({8})},
           {"final_norm.beta", Zeros({8})},
           {"lm_head.kernel", Zeros({8, 10})}};
-}
-
-std::string LoadError(const std::map<std::string, FloatTensor>& tensors,
-                      const nlohmann::json& config) {
-  const TemporaryFolder folder;
-  folder.Write("config.json", config.dump());
-  folder.Write("model.safetensors", testing::SafetensorsOf(tensors));
-  return ErrorOf([&] { Model::Load({.path = folder.path()}); });
 }
 
 TEST(EdificeConfig, NamesTheKeyOfABadOption) {
@@ -156,8 +147,7 @@ TEST(EdificeState, HoldsWhatTheOpenChunkNeeds) {
 // one batch do not know of each other.
 TEST(EdificeState, NeitherThePastOfASlotNorCompanyChangesASequence) {
   for (const char* name : {"flash_linear_attention", "lightning_attention"}) {
-    const auto model =
-        Model::Load({.path = std::filesystem::path(FLA_SOURCE_DIR) / "tests/golden" / name});
+    const auto model = Model::Load({.path = testing::kGolden / name});
     StatePool pool(model->stream(), model->config(), 2);
     const std::vector<int> first = {5, 9, 1, 33, 60, 2, 7}, second(37, 11);
     const int slot = pool.Acquire(model->stream());

@@ -12,8 +12,8 @@
 #include <random>
 
 #include "model/safetensors.h"
-#include "tests/testing/checkpoint_writer.h"
 #include "tests/testing/compare.h"
+#include "tests/testing/golden_checkpoint.h"
 #include "tests/testing/model_runner.h"
 #include "tests/testing/temporary_folder.h"
 #include "tests/testing/throws.h"
@@ -25,45 +25,20 @@ using testing::AllLogits;
 using ::testing::AllOf;
 using testing::ErrorOf;
 using testing::FloatTensor;
+using testing::GoldenConfig;
+using testing::GoldenTensors;
 using ::testing::HasSubstr;
+using testing::kGolden;
+using testing::LoadError;
 using testing::TemporaryFolder;
 
 double Error(const std::vector<float>& actual, const std::vector<float>& wanted) {
   return testing::RelativeError<float, float>(actual, wanted);
 }
 
-const std::filesystem::path kGolden = std::filesystem::path(FLA_SOURCE_DIR) / "tests/golden";
-
-// A golden checkpoint's tensors, to be changed and written again.
-std::map<std::string, FloatTensor> TensorsOf(const std::filesystem::path& folder) {
-  const Checkpoint checkpoint = Checkpoint::Open(folder);
-  std::map<std::string, FloatTensor> tensors;
-  for (const auto& [name, tensor] : checkpoint.tensors()) {
-    FloatTensor& copy = tensors[name];
-    copy.shape = tensor.shape;
-    copy.values.resize(tensor.elements);
-    tensor.source->Read(tensor.offset, {reinterpret_cast<char*>(copy.values.data()),
-                                        tensor.elements * sizeof(float)});
-  }
-  return tensors;
-}
-
-nlohmann::json ConfigOf(const std::filesystem::path& folder) {
-  std::ifstream stream(folder / "config.json");
-  return nlohmann::json::parse(stream);
-}
-
-std::string LoadError(const std::map<std::string, FloatTensor>& tensors,
-                      const nlohmann::json& config) {
-  const TemporaryFolder folder;
-  folder.Write("config.json", config.dump());
-  folder.Write("model.safetensors", testing::SafetensorsOf(tensors));
-  return ErrorOf([&] { Model::Load({.path = folder.path()}); });
-}
-
 TEST(Model, NamesAMissingMisshapenOrLeftOverTensor) {
-  const auto config = ConfigOf(kGolden / "kda");
-  const auto tensors = TensorsOf(kGolden / "kda");
+  const auto config = GoldenConfig("kda");
+  const auto tensors = GoldenTensors("kda");
   const std::string name = "model.layers.1.attn.A_log";
 
   auto missing = tensors;
@@ -180,10 +155,9 @@ class HiddenStates : public ::testing::TestWithParam<std::string> {};
 // The head's product with the hidden states is the logits, which the golden tests check against the
 // library's: of every row of a ragged batch with decode rows, wanted together or hidden alone.
 TEST_P(HiddenStates, TimesTheHeadAreTheLogits) {
-  const std::filesystem::path folder = kGolden / GetParam();
-  const auto model = Model::Load({.path = folder});
+  const auto model = Model::Load({.path = kGolden / GetParam()});
   const int vocab = model->config().vocab_size, D = model->config().hidden_size;
-  const auto tensors = TensorsOf(folder);
+  const auto tensors = GoldenTensors(GetParam());
   const auto head = tensors.find("lm_head.weight");
   const std::vector<float>& weights =
       head != tensors.end() ? head->second.values : tensors.at("model.embeddings.weight").values;
@@ -283,10 +257,10 @@ std::map<std::string, FloatTensor> Fit(const TemporaryFolder& folder,
 TEST_P(ModelOption, PrefillEqualsSteps) {
   const Option& option = GetParam();
   const TemporaryFolder folder;
-  nlohmann::json config = ConfigOf(kGolden / option.base);
+  nlohmann::json config = GoldenConfig(option.base);
   config.update(option.change);
   folder.Write("config.json", config.dump());
-  Fit(folder, TensorsOf(kGolden / option.base));
+  Fit(folder, GoldenTensors(option.base));
 
   const auto model = Model::Load({.path = folder.path()});
   StatePool pool(model->stream(), model->config(), 2);

@@ -5,9 +5,10 @@
 
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <string>
 #include <vector>
+
+#include "tests/server/translation.h"
 
 namespace fla {
 namespace {
@@ -18,33 +19,19 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-class TranslateEmbedTest : public ::testing::Test {
+class TranslateEmbedTest : public testing::Translation<v1::EmbedRequest> {
  protected:
-  static void SetUpTestSuite() {
-    tokenizer_ = Tokenizer::Load(FLA_SOURCE_DIR "/demo/model").release();
-  }
-  static void TearDownTestSuite() { delete tokenizer_; }
-
   void SetUp() override {
+    Translation::SetUp();
     config_.model_type = "some_type";
-    config_.vocab_size = tokenizer_->vocab_size();
     config_.hidden_size = 8;
     message_.add_inputs()->mutable_token_ids()->add_ids(5);
   }
 
-  absl::StatusOr<std::vector<Request>> Run() {
-    return Translate(message_, {config_, *tokenizer_, limits_, {}, 77});
-  }
   std::vector<Request> All() {
     auto requests = Run();
     EXPECT_TRUE(requests.ok()) << requests.status();
     return requests.ok() ? *std::move(requests) : std::vector<Request>(1);
-  }
-  // Expects INVALID_ARGUMENT and returns its message.
-  std::string Error() {
-    const auto requests = Run();
-    EXPECT_EQ(requests.status().code(), absl::StatusCode::kInvalidArgument) << requests.status();
-    return std::string(requests.status().message());
   }
   // Another input of `rows` x `columns` vectors, and its bytes.
   std::string& AddVectors(int rows, int columns, const std::vector<float>& values) {
@@ -54,14 +41,7 @@ class TranslateEmbedTest : public ::testing::Test {
     vectors.set_values(values.data(), values.size() * sizeof(float));
     return *vectors.mutable_values();
   }
-
-  static Tokenizer* tokenizer_;
-  ModelConfig config_;
-  Limits limits_;
-  v1::EmbedRequest message_;
 };
-
-Tokenizer* TranslateEmbedTest::tokenizer_ = nullptr;
 
 TEST_F(TranslateEmbedTest, AnInputIsARequestThatGeneratesNothing) {
   message_.set_request_id("mine");

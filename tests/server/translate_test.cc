@@ -6,9 +6,9 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <memory>
 
 #include "server/field_checks.h"
+#include "tests/server/translation.h"
 
 namespace fla {
 namespace {
@@ -21,41 +21,19 @@ using ::testing::Pair;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-class TranslateTest : public ::testing::Test {
+class TranslateTest : public testing::Translation<v1::GenerateRequest> {
  protected:
-  static void SetUpTestSuite() {
-    tokenizer_ = Tokenizer::Load(FLA_SOURCE_DIR "/demo/model").release();
-  }
-  static void TearDownTestSuite() { delete tokenizer_; }
-
   void SetUp() override {
-    config_.vocab_size = tokenizer_->vocab_size();
+    Translation::SetUp();
     message_.mutable_token_ids()->add_ids(5);
   }
 
-  absl::StatusOr<std::vector<Request>> Run() {
-    return Translate(message_, {config_, *tokenizer_, limits_, sampling_, 77});
-  }
   Request First() {
     const auto choices = Run();
     EXPECT_TRUE(choices.ok()) << choices.status();
     return choices.ok() ? choices->front() : Request();
   }
-  // Expects INVALID_ARGUMENT and returns its message.
-  std::string Error() {
-    const auto choices = Run();
-    EXPECT_EQ(choices.status().code(), absl::StatusCode::kInvalidArgument) << choices.status();
-    return std::string(choices.status().message());
-  }
-
-  static Tokenizer* tokenizer_;
-  ModelConfig config_;
-  Limits limits_;
-  GenerationDefaults sampling_;
-  v1::GenerateRequest message_;
 };
-
-Tokenizer* TranslateTest::tokenizer_ = nullptr;
 
 TEST_F(TranslateTest, FillsTheServersDefaults) {
   const Request request = First();
