@@ -80,22 +80,29 @@ class Load:
     def run(self, seed):
         random_ = random.Random(seed)
         while not self.stopping.is_set():
-            prompt, length = random_.randrange(len(PROMPTS)), random_.randint(1, LONGEST)
             try:
-                messages = list(self.server.inference.GenerateStream(
-                    request(ids=PROMPTS[prompt], model=random_.choice(self.names), temperature=0,
-                            ignore_eos=True, max_new_tokens=length), timeout=120))
+                version, problem = self.ask(random_)
             except grpc.RpcError as error:
                 self.problems.append(f"{error.code()}: {error.details()}")
                 continue
-            versions = {m.model_version for m in messages}
-            tokens = [t for m in messages for t in m.delta.token_ids]
-            if len(versions) != 1:
-                self.problems.append(f"versions {versions} in one response")
-            elif tokens != self.expected[next(iter(versions))][prompt][:length]:
-                self.problems.append(f"tokens that are not those of {versions}: {tokens}")
-            version = next(iter(versions))
+            if problem:
+                self.problems.append(problem)
             self.by_version[version] = self.by_version.get(version, 0) + 1
+
+    def ask(self, random_):
+        """The version that a request got, and what was wrong with its answer, if anything."""
+        prompt, length = random_.randrange(len(PROMPTS)), random_.randint(1, LONGEST)
+        messages = list(self.server.inference.GenerateStream(
+            request(ids=PROMPTS[prompt], model=random_.choice(self.names), temperature=0,
+                    ignore_eos=True, max_new_tokens=length), timeout=120))
+        versions = {m.model_version for m in messages}
+        tokens = [t for m in messages for t in m.delta.token_ids]
+        version = next(iter(versions))
+        if len(versions) != 1:
+            return version, f"versions {versions} in one response"
+        if tokens != self.expected[version][prompt][:length]:
+            return version, f"tokens that are not those of {version}: {tokens}"
+        return version, None
 
 
 def swap_to(server, path, version=None):
