@@ -1,5 +1,7 @@
 #include "kernels/device.h"
 
+#include <sys/mman.h>
+
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -18,6 +20,10 @@ namespace {
 
 // Of every allocation on a CPU: covers a cache line and the widest vector; the same as on a GPU.
 constexpr size_t kAlignment = 256;
+// Of an allocation on a CPU that is long enough: it begins at a huge page and asks for more of
+// them, for touching new memory page by page is what loading a checkpoint would spend most time on.
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kLongAllocation = 4 * kHugePage;
 // Beyond any machine's memory. Sanitizers end the process for such a size instead of refusing it.
 constexpr size_t kLargestAllocation = size_t{1} << 48;
 
@@ -56,12 +62,15 @@ void* Allocate(Device device, size_t size) {
 #endif
   void* data = nullptr;
   if (size <= kLargestAllocation) {
-    data = std::aligned_alloc(kAlignment, (size + kAlignment - 1) / kAlignment * kAlignment);
+    const size_t alignment = size < kLongAllocation ? kAlignment : kHugePage;
+    data = std::aligned_alloc(alignment, (size + kAlignment - 1) / kAlignment * kAlignment);
   }
   if (data == nullptr) {
     throw DeviceError("allocating " + std::to_string(size) + " bytes on " + NameOf(device) +
                       ": out of memory");
   }
+  // To the last whole one; where the system grants none, pages are as small as ever.
+  if (size >= kLongAllocation) madvise(data, size / kHugePage * kHugePage, MADV_HUGEPAGE);
   return data;
 }
 

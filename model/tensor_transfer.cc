@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 
+#include "kernels/check.h"
 #include "model/tensor_conversion.h"
 
 namespace fla {
@@ -17,7 +20,26 @@ constexpr int64_t kPieceBytes = 4 << 20;     // as held
 constexpr int64_t kStagingBytes = 64 << 20;  // that a round of a GPU's transfer fills
 constexpr unsigned kMaxThreads = 8;  // enough for the fastest disks; memory is the next bound
 
+// Grows, and forgets what was in it.
+char* Reserve(Buffer& buffer, int64_t bytes) {
+  const auto size = static_cast<size_t>(bytes);
+  if (buffer.size() < size) buffer = Buffer({}, size);
+  return buffer.as<char>();
+}
+
 }  // namespace
+
+int64_t TensorTransfer::Piece::stored_bytes() const {
+  int64_t bytes = 0;
+  for (const Segment& segment : segments) bytes += segment.stored_bytes();
+  return bytes;
+}
+
+int64_t TensorTransfer::Piece::held_bytes() const {
+  int64_t count = 0;
+  for (const Segment& segment : segments) count += segment.count;
+  return count * static_cast<int64_t>(SizeOf(held));
+}
 
 // Threads that fill host memory, for the time of one round.
 class TensorTransfer::Workers {
@@ -41,11 +63,17 @@ class TensorTransfer::Workers {
   }
 
  private:
+  // Of one thread; stays in its caches.
+  struct Scratch {
+    Buffer stored;
+    Buffer panel;
+  };
+
   void Work(const std::function<void(double)>& progress) {
-    std::vector<char> stored;
+    Scratch scratch;
     try {
       for (size_t i = next_++; i < jobs_.size(); i = next_++) {
-        Fill(jobs_[i], stored);
+        Fill(jobs_[i], scratch);
         done_bytes_ += jobs_[i].piece->stored_bytes();
         if (progress) {
           progress(static_cast<double>(done_bytes_) / static_cast<double>(total_bytes_));
@@ -58,15 +86,29 @@ class TensorTransfer::Workers {
     }
   }
 
-  static void Fill(const Job& job, std::vector<char>& stored) {
+  static void Fill(const Job& job, Scratch& scratch) {
     const Piece& piece = *job.piece;
-    const StoredTensor& tensor = *piece.tensor;
-    const int64_t offset = tensor.offset + piece.first * SizeOf(tensor.dtype);
-    const auto bytes = static_cast<size_t>(piece.stored_bytes());
-    if (IsStoredAs(tensor, piece.held)) return tensor.source->Read(offset, {job.target, bytes});
-    if (stored.size() < bytes) stored.resize(bytes);
-    tensor.source->Read(offset, {stored.data(), bytes});
-    ConvertElements(tensor, piece.first, piece.count, stored.data(), piece.held, job.target);
+    char* const begin =
+        piece.packing == nullptr ? job.target : Reserve(scratch.panel, piece.held_bytes());
+    char* target = begin;
+    for (const Segment& segment : piece.segments) {
+      Fill(segment, piece.held, target, scratch);
+      target += segment.count * static_cast<int64_t>(SizeOf(piece.held));
+    }
+    if (piece.packing != nullptr) piece.packing->Pack(piece.panel, begin);
+  }
+
+  static void Fill(const Segment& segment, DType held, char* target, Scratch& scratch) {
+    if (segment.tensor == nullptr) {
+      std::memset(target, 0, static_cast<size_t>(segment.count) * SizeOf(held));
+      return;
+    }
+    const StoredTensor& tensor = *segment.tensor;
+    const auto bytes = static_cast<size_t>(segment.stored_bytes());
+    if (IsStoredAs(tensor, held)) return tensor.source->Read(segment.offset(), {target, bytes});
+    char* const stored = Reserve(scratch.stored, segment.stored_bytes());
+    tensor.source->Read(segment.offset(), {stored, bytes});
+    ConvertElements(tensor, segment.first, segment.count, stored, held, target);
   }
 
   const size_t threads_;
@@ -83,15 +125,43 @@ void TensorTransfer::Add(const StoredTensor& tensor, DType held, void* target) {
   const auto size = static_cast<int64_t>(SizeOf(held));
   const int64_t most = kPieceBytes / size;
   for (int64_t first = 0; first < tensor.elements; first += most) {
-    pieces_.push_back({&tensor, held, first, std::min(most, tensor.elements - first),
+    pieces_.push_back({{{&tensor, first, std::min(most, tensor.elements - first)}},
+                       held,
                        static_cast<char*>(target) + first * size});
+  }
+}
+
+void TensorTransfer::AddPacked(const std::vector<Block>& blocks, int64_t cols, DType held,
+                               const LinearPacking& packing) {
+  FLA_CHECK(!staged_);
+  packings_.push_back(packing);
+  size_t block = 0;
+  int64_t taken = 0;  // rows of it
+  for (int64_t panel = 0; panel < packing.panels(); ++panel) {
+    std::vector<Segment> segments;
+    for (int64_t left = packing.NumRows(panel); left > 0;) {
+      const auto [tensor, rows] = blocks.at(block);
+      const int64_t some = std::min(left, rows - taken);
+      if (some > 0) segments.push_back({tensor, taken * cols, some * cols});
+      taken += some;
+      left -= some;
+      if (taken == rows) {
+        ++block;
+        taken = 0;
+      }
+    }
+    pieces_.push_back({std::move(segments), held, nullptr, &packings_.back(), panel});
   }
 }
 
 void TensorTransfer::Run(Stream& stream, const std::function<void(double)>& progress) {
   const auto place = [](const Piece& piece) {
-    return std::pair(std::string_view{piece.tensor->file()},
-                     piece.tensor->offset + piece.first * SizeOf(piece.tensor->dtype));
+    for (const Segment& segment : piece.segments) {
+      if (segment.tensor != nullptr) {
+        return std::pair(std::string_view{segment.tensor->file()}, segment.offset());
+      }
+    }
+    return std::pair(std::string_view{}, int64_t{0});
   };
   std::stable_sort(pieces_.begin(), pieces_.end(),
                    [&](const Piece& a, const Piece& b) { return place(a) < place(b); });
@@ -107,6 +177,7 @@ void TensorTransfer::Run(Stream& stream, const std::function<void(double)>& prog
   }
   if (progress) progress(1.0);  // what the other threads did last, it has not heard
   pieces_.clear();
+  packings_.clear();
 }
 
 // Two buffers take turns: one is filled while the other is copied.

@@ -2,18 +2,21 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <vector>
 
 #include "kernels/device.h"
+#include "kernels/linear_weight.h"
 #include "model/safetensors.h"
 
 namespace fla {
 
 // Collects what is to be moved, and then moves all of it at once: in the order of the files, by
 // several threads that read and convert pieces of a few megabytes. On a CPU what needs no
-// conversion is read right into its place; on a GPU pieces go through page-locked memory while
-// those before are copied.
+// conversion is read right into its place, and a Linear's weight is packed from the caches that its
+// panels were read into; on a GPU pieces go through page-locked memory while those before are
+// copied.
 //
 // Thread safety: one thread at a time, that which owns the stream.
 class TensorTransfer {
@@ -24,25 +27,44 @@ class TensorTransfer {
   // `tensor` must live until Run has returned. `target`: device memory for its elements as `held`.
   void Add(const StoredTensor& tensor, DType held, void* target);
 
+  // Rows of a Linear's weight: all of a stored tensor's, or, without one, zeros.
+  struct Block {
+    const StoredTensor* tensor;
+    int64_t rows;
+  };
+  // The blocks one below the other, of `cols` elements a row, as `held`, to where `packing` writes.
+  // Not for a staged transfer.
+  void AddPacked(const std::vector<Block>& blocks, int64_t cols, DType held,
+                 const LinearPacking& packing);
+
   // `progress` (may be empty) hears the fraction of bytes that are there, on the calling thread;
   // what it throws ends the transfer. Throws std::runtime_error where a file cannot be read.
   void Run(Stream& stream, const std::function<void(double)>& progress);
 
  private:
-  // Consecutive elements of one tensor.
-  struct Piece {
+  // Consecutive elements of one tensor; without one, zeros.
+  struct Segment {
     const StoredTensor* tensor;
-    DType held;
     int64_t first;
     int64_t count;
-    char* target;  // on the device
 
-    int64_t stored_bytes() const { return count * SizeOf(tensor->dtype); }
-    int64_t held_bytes() const { return count * static_cast<int64_t>(SizeOf(held)); }
+    int64_t offset() const { return tensor->offset + first * SizeOf(tensor->dtype); }
+    int64_t stored_bytes() const { return tensor == nullptr ? 0 : count * SizeOf(tensor->dtype); }
+  };
+  // What is read at once, one segment after the other.
+  struct Piece {
+    std::vector<Segment> segments;
+    DType held;
+    char* target;                            // on the device; null for a panel
+    const LinearPacking* packing = nullptr;  // of a panel
+    int64_t panel = 0;
+
+    int64_t stored_bytes() const;
+    int64_t held_bytes() const;
   };
   struct Job {
     const Piece* piece;
-    char* target;  // on the host
+    char* target;  // on the host; null for a panel
   };
   class Workers;
 
@@ -50,6 +72,7 @@ class TensorTransfer {
 
   bool staged_;
   std::vector<Piece> pieces_;
+  std::deque<LinearPacking> packings_;
 };
 
 }  // namespace fla

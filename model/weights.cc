@@ -75,33 +75,36 @@ Matrix WeightReader::Place(int64_t rows, int64_t cols) {
           ? 0
           : static_cast<int64_t>(PackedLinearBytes(stream_->device(), dtype_, rows, cols));
   Matrix weight = {Allocate(std::max(bytes, packed_bytes)), dtype_, rows, cols, cols};
-  if (packed_bytes > 0) {
-    to_pack_.push_back({weight, weight.data});
-    weight.packed = true;
-  }
+  weight.packed = packed_bytes > 0;
   return weight;
 }
 
 Matrix WeightReader::PackRows(const std::vector<Block>& blocks, int64_t cols) {
   int64_t rows = 0;
-  std::vector<const StoredTensor*> tensors;
+  std::vector<TensorTransfer::Block> stored;
   for (const Block& block : blocks) {
     rows += block.rows;
-    tensors.push_back(block.name.empty() ? nullptr : Find(block.name, {block.rows, cols}));
+    stored.push_back(
+        {block.name.empty() ? nullptr : Find(block.name, {block.rows, cols}), block.rows});
   }
-  const int64_t row_bytes = cols * static_cast<int64_t>(SizeOf(dtype_));
-  const Matrix packed = Place(rows, cols);
-  if (stream_ == nullptr) return packed;
-  char* target = static_cast<char*>(packed.data);
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    if (tensors[i] != nullptr) {
-      transfer_.Add(*tensors[i], dtype_, target);
+  const Matrix weight = Place(rows, cols);
+  if (stream_ == nullptr) return weight;
+  if (weight.packed) {
+    transfer_.AddPacked(stored, cols, dtype_,
+                        LinearPacking(stream_->device(), dtype_, rows, cols, weight.data));
+    return weight;
+  }
+  char* target = static_cast<char*>(weight.data);
+  for (const auto& [tensor, block_rows] : stored) {
+    const int64_t bytes = block_rows * cols * static_cast<int64_t>(SizeOf(dtype_));
+    if (tensor != nullptr) {
+      transfer_.Add(*tensor, dtype_, target);
     } else {
-      stream_->Zero(target, static_cast<size_t>(blocks[i].rows * row_bytes));
+      stream_->Zero(target, static_cast<size_t>(bytes));
     }
-    target += blocks[i].rows * row_bytes;
+    target += bytes;
   }
-  return packed;
+  return weight;
 }
 
 Matrix WeightReader::TakeTransposed(const std::string& name, int64_t rows, int64_t cols) {
@@ -109,7 +112,7 @@ Matrix WeightReader::TakeTransposed(const std::string& name, int64_t rows, int64
   const Matrix weight = Place(cols, rows);
   if (stream_ == nullptr) return weight;
   transfer_.Add(*tensor, dtype_, weight.data);
-  to_transpose_.push_back({weight.data, dtype_, rows, cols, cols});
+  to_transpose_.push_back({{weight.data, dtype_, rows, cols, cols}, weight.packed});
   return weight;
 }
 
@@ -132,20 +135,8 @@ Matrix WeightReader::ForLinear(const Matrix& table) {
   return weight;
 }
 
-// Only a CPU packs: its memory is the host's.
-void WeightReader::Pack(const Matrix& rows, void* target, std::vector<char>& scratch) {
-  Matrix from = rows;
-  if (target == rows.data) {
-    const size_t bytes = rows.rows * rows.cols * SizeOf(rows.dtype);
-    if (scratch.size() < bytes) scratch.resize(bytes);
-    std::memcpy(scratch.data(), rows.data, bytes);
-    from.data = scratch.data();
-  }
-  PackLinear(stream_->device(), from, target);
-}
-
 // In its own memory, by way of the host: no weight needs its memory twice on the device.
-void WeightReader::Transpose(const Matrix& stored) {
+void WeightReader::Transpose(const Matrix& stored, bool packed) {
   const auto size = static_cast<int64_t>(SizeOf(stored.dtype));
   std::vector<char> from(static_cast<size_t>(stored.rows * stored.cols * size)), to(from.size());
   stream_->CopyToHost(from.data(), stored.data, from.size());
@@ -155,6 +146,11 @@ void WeightReader::Transpose(const Matrix& stored) {
       std::memcpy(&to[(col * stored.rows + row) * size], &from[(row * stored.cols + col) * size],
                   static_cast<size_t>(size));
     }
+  }
+  if (packed) {
+    const Matrix rows = {to.data(), stored.dtype, stored.cols, stored.rows, stored.rows};
+    PackLinear(stream_->device(), rows, stored.data);
+    return;
   }
   stream_->CopyToDevice(stored.data, to.data(), to.size());
   stream_->Synchronize();
@@ -202,9 +198,9 @@ void WeightReader::Finish() {
   }
   if (stream_ == nullptr) return;
   transfer_.Run(*stream_, progress_);
-  for (const Matrix& stored : to_transpose_) Transpose(stored);
-  std::vector<char> scratch;
-  for (const auto& [rows, target] : to_pack_) Pack(rows, target, scratch);
+  for (const auto& [stored, packed] : to_transpose_) Transpose(stored, packed);
+  // Only a CPU packs: its memory is the host's.
+  for (const auto& [rows, target] : to_pack_) PackLinear(stream_->device(), rows, target);
 }
 
 std::vector<Buffer> WeightReader::ReleaseMemory() { return std::move(memory_); }

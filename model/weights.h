@@ -88,9 +88,7 @@ class WeightReader {
   void Report(const std::string& problem) const;
   // Memory for Linear's weight [rows, cols], to be filled with its rows.
   Matrix Place(int64_t rows, int64_t cols);
-  void Transpose(const Matrix& stored);
-  // `scratch` grows to the largest weight that is packed where it is.
-  void Pack(const Matrix& rows, void* target, std::vector<char>& scratch);
+  void Transpose(const Matrix& stored, bool packed);
 
   const Checkpoint& checkpoint_;
   Stream* stream_ = nullptr;                      // null: only looks
@@ -99,10 +97,14 @@ class WeightReader {
   std::function<void(double)> progress_;
   TensorTransfer transfer_;
   std::set<std::string> taken_;
-  std::vector<Matrix> to_transpose_;  // as stored
+  struct ToTranspose {
+    Matrix stored;  // where its transpose belongs
+    bool packed;
+  };
+  std::vector<ToTranspose> to_transpose_;
   struct ToPack {
     Matrix rows;
-    void* target;  // may be where the rows are
+    void* target;
   };
   std::vector<ToPack> to_pack_;
   std::vector<Buffer> memory_;

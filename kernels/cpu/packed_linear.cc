@@ -64,13 +64,22 @@ size_t PackedLinearBytes(DType dtype, int64_t rows, int64_t cols) {
   return panels.Offset(panels.count - 1) + panels.last_product->panel_bytes();
 }
 
-void PackLinear(Matrix weight, void* target) {
-  const Panels panels(weight);
+void BeginPacking(Matrix shape, void* target) {
+  const Panels panels(shape);
   FLA_CHECK(panels.supported());
   std::memcpy(target, &panels, sizeof panels);
-  ParallelFor(panels.count, MaxThreads(), [&](int64_t panel) {
-    panels.Product(panel).Pack(weight.Rows(panel * kPanelWeights, 1).data,
-                               static_cast<char*>(target) + panels.Offset(panel));
+}
+
+void PackPanel(int64_t panel, const void* rows, void* target) {
+  const Panels& panels = *static_cast<const Panels*>(target);
+  panels.Product(panel).Pack(rows, static_cast<char*>(target) + panels.Offset(panel));
+}
+
+void PackLinear(Matrix weight, void* target) {
+  BeginPacking(weight, target);
+  const int64_t panels = (weight.rows + kPanelWeights - 1) / kPanelWeights;
+  ParallelFor(panels, MaxThreads(), [&](int64_t panel) {
+    PackPanel(panel, weight.Rows(panel * kPanelWeights, 1).data, target);
   });
 }
 

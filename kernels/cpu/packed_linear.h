@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "kernels/device.h"
 #include "kernels/tensor.h"
@@ -17,6 +18,10 @@ namespace fla::cpu {
 // As in kernels/linear_weight.h.
 size_t PackedLinearBytes(DType dtype, int64_t rows, int64_t cols);
 void PackLinear(Matrix weight, void* target);
+// Its parts: first what a weight of `shape` (without data) begins with, then its panels in any
+// order, by any threads.
+void BeginPacking(Matrix shape, void* target);
+void PackPanel(int64_t panel, const void* rows, void* target);
 
 // out = x weight^T + bias for a packed weight; `bias` may be null.
 void PackedLinear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out);

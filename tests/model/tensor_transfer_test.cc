@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <random>
 
 #include "model/tensor_conversion.h"
@@ -125,6 +126,50 @@ TEST(TensorTransfer, MovesTheSameStagedAndNot) {
       const float wanted = HalfToFloat(bits);
       ASSERT_EQ(std::bit_cast<uint32_t>(halves[i]), std::bit_cast<uint32_t>(wanted)) << i;
     }
+  }
+}
+
+// Blocks that meet inside of a panel, converted and not, with rows of zeros between them.
+TEST(TensorTransfer, PacksPanelsAsPackingTheirRowsDoes) {
+  constexpr int64_t kCols = 96, kRows = 300;
+  if (PackedLinearBytes({}, DType::kBF16, kRows, kCols) == 0 &&
+      PackedLinearBytes({}, DType::kF32, kRows, kCols) == 0) {
+    GTEST_SKIP() << "no packed weights on this processor";
+  }
+  std::map<std::string, testing::FloatTensor> tensors;
+  std::mt19937 random(5);
+  for (const auto& [name, rows] : {std::pair{"a", 70}, {"b", 1}, {"c", 220}}) {
+    std::vector<float> values(rows * kCols);
+    for (float& value : values) value = static_cast<float>(random()) * 1e-9f - 2.0f;
+    tensors[name] = {{rows, kCols}, values};
+  }
+  const TemporaryFolder folder;
+  folder.Write("model.safetensors", testing::SafetensorsOf(tensors));
+  const Checkpoint checkpoint = Checkpoint::Open(folder.path());
+  const auto stored = [&](const char* name) { return &checkpoint.tensors().at(name); };
+  const std::vector<TensorTransfer::Block> blocks = {
+      {stored("c"), 220}, {nullptr, 9}, {stored("b"), 1}, {stored("a"), 70}};
+  Stream stream({});
+  for (const DType held : {DType::kF32, DType::kBF16}) {
+    const size_t bytes = PackedLinearBytes({}, held, kRows, kCols);
+    if (bytes == 0) continue;
+    std::vector<char> rows(kRows * kCols * SizeOf(held), 0);
+    const int64_t row_bytes = kCols * static_cast<int64_t>(SizeOf(held));
+    TensorTransfer plain(false);
+    plain.Add(*stored("c"), held, rows.data());
+    plain.Add(*stored("b"), held, rows.data() + 229 * row_bytes);
+    plain.Add(*stored("a"), held, rows.data() + 230 * row_bytes);
+    plain.Run(stream, {});
+    const Buffer wanted({}, bytes), actual({}, bytes);
+    std::memset(wanted.data(), 0, bytes);
+    std::memset(actual.data(), 0, bytes);
+    PackLinear({}, {rows.data(), held, kRows, kCols, kCols}, wanted.data());
+    TensorTransfer packed(false);
+    packed.AddPacked(blocks, kCols, held, LinearPacking({}, held, kRows, kCols, actual.data()));
+    double last = 0;
+    packed.Run(stream, [&](double fraction) { last = fraction; });
+    EXPECT_EQ(last, 1.0);
+    EXPECT_EQ(std::memcmp(wanted.data(), actual.data(), bytes), 0) << NameOf(held);
   }
 }
 
