@@ -63,7 +63,8 @@ void* Allocate(Device device, size_t size) {
   void* data = nullptr;
   if (size <= kLargestAllocation) {
     const size_t alignment = size < kLongAllocation ? kAlignment : kHugePage;
-    data = std::aligned_alloc(alignment, (size + kAlignment - 1) / kAlignment * kAlignment);
+    const size_t whole = (size + kAlignment - 1) / kAlignment * kAlignment;
+    if (posix_memalign(&data, alignment, whole) != 0) data = nullptr;
   }
   if (data == nullptr) {
     throw DeviceError("allocating " + std::to_string(size) + " bytes on " + NameOf(device) +
