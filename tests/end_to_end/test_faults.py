@@ -186,7 +186,7 @@ def test_a_thousand_faulty_clients(start_server):
             assert response.SerializeToString(deterministic=True) == expected
             neighbours += 1
         faults.result()
-    assert neighbours > 3
+    assert neighbours > 1, "none was answered while the faults went on"
     seconds = time.monotonic() - begin
 
     wait_until_idle(server)
