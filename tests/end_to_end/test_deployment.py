@@ -16,6 +16,8 @@ from server_process import CLI, ROOT
 from typed_json import complaints
 
 DOCKER = ROOT / "docker"
+sys.path.insert(0, str(DOCKER))
+import without_docker  # noqa: E402
 TOOLS = pathlib.Path(sys.executable).parent  # programs that came with the requirements
 DASHBOARDS = sorted((DOCKER / "grafana/dashboards").glob("*.json"))
 
@@ -145,6 +147,17 @@ def test_the_dockerfile_copies_what_there_is():
     text = (DOCKER / "Dockerfile").read_text()
     sources = re.findall(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE)
     assert sources and all((ROOT / source).exists() for source in sources)
+
+
+def test_what_tries_the_dockerfile_without_docker_reads_it():
+    stages = without_docker.parse((DOCKER / "Dockerfile").read_text())
+    assert list(stages) == ["build-cpu", "build-cuda", "cpu", "cuda"]
+    for image, instructions in stages.values():
+        assert any(part in image for part in without_docker.BASES) and "$" not in image
+        assert {word for word, _ in instructions} <= without_docker.INSTRUCTIONS
+    configure_and_build, = (text for word, text in stages["build-cuda"][1] if "cmake" in text)
+    assert configure_and_build.split("&&")[1].split() == [
+        "cmake", "--build", "--preset", "cuda", "--target", "fla-server", "fla-cli"]
 
 
 # Kubernetes.
