@@ -156,7 +156,8 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     if os.environ.get("FLA_OWN_MOUNTS") is None:  # mounts that end with this process
         os.environ["FLA_OWN_MOUNTS"] = "1"
-        os.execvp("unshare", ["unshare", "--mount", "--propagation=private", *sys.argv])
+        os.execvp("unshare", ["unshare", "--mount", "--propagation=private", sys.executable,
+                              *sys.argv])
     target, folder, *ccache = sys.argv[1:]
     attempt(build(target, pathlib.Path(folder).resolve(), *ccache))
     print("== the image works")
