@@ -48,6 +48,9 @@ class Stage:
         if not base.exists():
             run("debootstrap", "--variant=minbase", f"--components={components}", suite, base,
                 mirror)
+            (base / "etc/apt/sources.list").write_text("".join(
+                f"deb {mirror} {part} {components.replace(',', ' ')}\n"
+                for part in (suite, f"{suite}-updates")))
         run("cp", "-a", base, root)
         run("mount", "--rbind", "/dev", root / "dev")
         run("mount", "-t", "proc", "proc", root / "proc")
