@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/panel_product.h"
@@ -14,6 +15,10 @@ namespace {
 // Rows of x that one task multiplies with a panel, which stays in the second-level cache.
 constexpr int64_t kTaskRows = 256;
 
+// What a last panel of fewer rows is filled up to with zeros where oneDNN has no product so narrow
+// (bf16, up to 16): gates of a few columns stand at the end of the weights of most models.
+constexpr int64_t kNarrowPanel = 32;
+
 // The panels of a packed weight: all of kPanelWeights rows but the last. They lie behind a head of
 // kHeadBytes, which holds this, so that a product is looked for once, when a weight is packed.
 struct Panels {
@@ -24,7 +29,11 @@ struct Panels {
         last(weight.rows - (count - 1) * kPanelWeights),
         full_product(count > 1 ? PanelProduct::Find(weight.dtype, weight.cols, kPanelWeights)
                                : nullptr),
-        last_product(PanelProduct::Find(weight.dtype, weight.cols, last)) {}
+        last_product(PanelProduct::Find(weight.dtype, weight.cols, last)) {
+    if (last_product == nullptr && count > 1 && last < kNarrowPanel) {
+      last_product = PanelProduct::Find(weight.dtype, weight.cols, kNarrowPanel);
+    }
+  }
 
   bool supported() const {
     return last_product != nullptr && (count == 1 || full_product != nullptr);
@@ -72,7 +81,13 @@ void BeginPacking(Matrix shape, void* target) {
 
 void PackPanel(int64_t panel, const void* rows, void* target) {
   const Panels& panels = *static_cast<const Panels*>(target);
-  panels.Product(panel).Pack(rows, static_cast<char*>(target) + panels.Offset(panel));
+  const PanelProduct& product = panels.Product(panel);
+  char* const packed = static_cast<char*>(target) + panels.Offset(panel);
+  if (panels.Columns(panel) == product.columns()) return product.Pack(rows, packed);
+  const size_t row_bytes = product.row_bytes();
+  std::vector<char> filled(product.columns() * row_bytes, 0);
+  std::memcpy(filled.data(), rows, panels.Columns(panel) * row_bytes);
+  product.Pack(filled.data(), packed);
 }
 
 void PackLinear(Matrix weight, void* target) {
@@ -107,7 +122,7 @@ void PackedLinear(Stream& stream, Matrix x, Matrix weight, const float* bias, Ma
     for (int64_t row = task % groups * kTaskRows; row < end;) {
       const int count = tile_rows(end - row);
       product.Multiply(product.TileRows(count), rows + row * row_bytes, packed, tile);
-      StoreProducts(tile, columns, panel_bias,
+      StoreProducts(tile, product.columns(), panel_bias,
                     out.Rows(row, count).Columns(panel * kPanelWeights, columns));
       row += count;
     }

@@ -24,6 +24,8 @@ class PanelProduct {
   // long as the process.
   static const PanelProduct* Find(DType dtype, int64_t length, int64_t columns);
 
+  int64_t columns() const { return columns_; }
+  size_t row_bytes() const { return length_ * SizeOf(dtype_); }
   // Bytes of a packed panel, a multiple of 64, and the packing of one from contiguous rows.
   size_t panel_bytes() const { return panel_bytes_; }
   void Pack(const void* rows, void* panel) const;

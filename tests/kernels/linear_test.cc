@@ -73,7 +73,8 @@ TEST_P(LinearTest, MatchesTheDefinitionWithPackedWeights) {
   };
   for (const auto [rows, in, out] :
        {Shape{1, 64, 48}, Shape{1, 1, 1}, Shape{3, 33, 129}, Shape{15, 1024, 256},
-        Shape{16, 100, 200}, Shape{17, 384, 131}, Shape{97, 70, 65}, Shape{300, 384, 160}}) {
+        Shape{16, 100, 200}, Shape{17, 384, 131}, Shape{97, 70, 65}, Shape{300, 384, 160},
+        Shape{1, 256, 272}, Shape{70, 256, 257}}) {
     SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(in) + " x " + std::to_string(out));
     const auto x = RandomNormal(static_cast<size_t>(rows) * in, 1, dtype());
     const auto w = RandomNormal(static_cast<size_t>(out) * in, 2, dtype());
@@ -102,6 +103,7 @@ TEST_P(LinearTest, TakesNoRows) {
 TEST_P(LinearTest, ARowDoesNotDependOnItsCompany) {
   if (stream().device().is_cuda()) GTEST_SKIP() << "cuBLASLt picks its kernel by the row count";
   for (const int in : {384, 1500}) {
+    // The last panel has 12 rows.
     constexpr int kRows = 100, kOut = 140;
     const auto x = RandomNormal(static_cast<size_t>(kRows) * in, 1, dtype());
     const auto x_device = Upload(kRows, in, x);
@@ -127,6 +129,16 @@ TEST_P(LinearTest, ARowDoesNotDependOnItsCompany) {
 TEST(PackedLinearTest, OneDnnServesProcessorsWithWideVectors) {
   if (!__builtin_cpu_supports("avx512dq")) GTEST_SKIP() << "no AVX-512 here";
   EXPECT_GE(PackedLinearBytes({}, DType::kF32, 300, 384), 300u * 384 * sizeof(float));
+}
+
+// As gates stand below the projections of a layer: none of them may keep a weight from oneDNN.
+TEST(PackedLinearTest, OneDnnServesWeightsOfAnyNumberOfRows) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    if (PackedLinearBytes({}, dtype, 256, 384) == 0) continue;  // no kernel for this processor
+    for (const int64_t rows : {129, 132, 140, 144, 145, 160, 6160}) {
+      EXPECT_GT(PackedLinearBytes({}, dtype, rows, 384), 0u) << NameOf(dtype) << " " << rows;
+    }
+  }
 }
 #endif
 
