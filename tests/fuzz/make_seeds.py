@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the seeds of the fuzz targets, small inputs of every kind: make_seeds.py (in .venv)."""
+"""Writes the seeds of the fuzz targets, small inputs of every kind: make_seeds.py (in .venv).
+
+Seeds named found_* are not made here: libFuzzer found them, and they reach code that these do not.
+"""
 import json
 import pathlib
 import struct
