@@ -25,6 +25,7 @@ set(emulated_sources
   kernels/cuda/step_bf16.cu
   kernels/cuda/step_bf16_state.cu
   kernels/cuda/step_f32.cu
+  kernels/cuda/step_tile.cu
   kernels/cuda/wide_prepare.cu
   kernels/cuda/wide_scan_additive.cu
   kernels/cuda/wide_scan_delta.cu)
@@ -36,12 +37,18 @@ set(emulated_headers
   kernels/cuda/chunk_window.cuh
   kernels/cuda/scan_ring.cuh
   kernels/cuda/step.cuh
+  kernels/cuda/step_token.cuh
   kernels/cuda/wide_loader.cuh
   kernels/cuda/wide_panel.cuh
   kernels/cuda/wide_record.cuh
   kernels/cuda/wide_scan.cuh
   kernels/cuda/wide_triangle.cuh
   bench/cuda/recurrence_inputs.h)
+set(emulated_stand_ins
+  ${emulator}/bulk_copy.cuh
+  ${emulator}/chained.cuh
+  ${emulator}/chunk_tile.cuh
+  ${emulator}/warpgroup.cuh)
 list(TRANSFORM emulated_sources PREPEND ${emulated_root}/ OUTPUT_VARIABLE emulated_files)
 list(TRANSFORM emulated_files APPEND .cc)
 list(TRANSFORM emulated_checks PREPEND ${emulated_root}/ OUTPUT_VARIABLE emulated_check_files)
@@ -53,10 +60,8 @@ add_custom_command(
   OUTPUT ${emulated_files} ${emulated_check_files}
   COMMAND Python3::Interpreter ${emulator}/convert.py ${PROJECT_SOURCE_DIR} ${emulated_root}
           ${all_emulated} ${emulated_headers}
-  COMMAND ${CMAKE_COMMAND} -E copy ${emulator}/chained.cuh ${emulator}/chunk_tile.cuh
-          ${emulator}/warpgroup.cuh ${emulated_root}/kernels/cuda
-  DEPENDS ${emulated_from} ${emulated_headers_from} ${emulator}/convert.py
-          ${emulator}/chained.cuh ${emulator}/chunk_tile.cuh ${emulator}/warpgroup.cuh)
+  COMMAND ${CMAKE_COMMAND} -E copy ${emulated_stand_ins} ${emulated_root}/kernels/cuda
+  DEPENDS ${emulated_from} ${emulated_headers_from} ${emulator}/convert.py ${emulated_stand_ins})
 # The kernels once, a program for each check of them.
 add_library(recurrence_emulated STATIC ${emulated_files} ${emulator}/emulator.cc)
 target_include_directories(recurrence_emulated BEFORE PUBLIC ${emulated_root})

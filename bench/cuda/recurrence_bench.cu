@@ -4,9 +4,14 @@
 //   recurrence_bench [prefill] [step] [follow] [split|whole] [narrow] [one|two]
 //                                          prefill and step if neither is named; the other words
 //                                          change prefill's plan
+//   recurrence_bench step [tiles|loads] [shuffled]
+//                                          only TileStepKernel or only RecurrentKernel; slots in
+//                                          random order
 //   recurrence_bench profile               each kernel once, for a profiler
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <random>
 #include <string>
 
 #include "bench/cuda/recurrence_inputs.h"
@@ -64,7 +69,7 @@ double MedianMilliseconds(int calls, const Call& call) {
 }
 
 struct Inputs {
-  Inputs(const Shape& shape, bool bf16_state)
+  Inputs(const Shape& shape, bool bf16_state, bool shuffled = false)
       : cu{0},
         q(Tokens(shape) * shape.qk_heads * shape.key_dim),
         k(q.size()),
@@ -74,7 +79,7 @@ struct Inputs {
                                                     : Tokens(shape) * shape.heads),
         beta(Tokens(shape) * shape.heads),
         state(shape.lengths.size() * shape.heads * shape.key_dim * shape.value_dim),
-        slots(Iota(shape.lengths.size())),
+        slots(Slots(shape.lengths.size(), shuffled)),
         device_cu(Sums(shape.lengths)) {
     cu = Sums(shape.lengths);
     const float unit = 1.0f / std::sqrt(static_cast<float>(shape.key_dim));
@@ -117,10 +122,11 @@ struct Inputs {
     for (int length : lengths) sums.push_back(sums.back() + length);
     return sums;
   }
-  static std::vector<int> Iota(int count) {
-    std::vector<int> x(count);
-    for (int i = 0; i < count; ++i) x[i] = i;
-    return x;
+  static std::vector<int> Slots(int count, bool shuffled) {
+    std::vector<int> slots(count);
+    std::iota(slots.begin(), slots.end(), 0);
+    if (shuffled) std::shuffle(slots.begin(), slots.end(), std::mt19937(1));
+    return slots;
   }
 
   std::vector<int> cu;
@@ -132,7 +138,16 @@ struct Inputs {
 
 struct Overrides {
   bool follow = false, split = false, whole = false, narrow = false, one = false, two = false;
+  bool tiles = false, loads = false, shuffled = false;  // of steps
 };
+
+StepPlan PlanOf(const RecurrenceParams& params, const Overrides& overrides = {}) {
+  StepPlan plan = PlanStep(params, DType::kBF16, Multiprocessors(), IsHopper() && !overrides.loads);
+  if (overrides.tiles && IsHopper() && HasTileStep(params, DType::kBF16)) {
+    plan = {true, kStepTileColumns};
+  }
+  return plan;
+}
 
 void BenchPrefill(const Overrides& overrides) {
   const Decay none = Decay::kNone, head = Decay::kPerHead, token = Decay::kPerToken,
@@ -196,7 +211,7 @@ void BenchPrefill(const Overrides& overrides) {
   }
 }
 
-void BenchStep() {
+void BenchStep(const Overrides& overrides) {
   const Decay token = Decay::kPerToken, channel = Decay::kPerChannel;
   const Update add = Update::kAdditive, delta = Update::kDelta;
   const Shape shapes[] = {
@@ -210,13 +225,15 @@ void BenchStep() {
     for (int count : {1, 8, 64, 256, 1024}) {
       shape.lengths.assign(count, 1);
       for (bool bf16_state : {false, true}) {
-        const Inputs inputs(shape, bf16_state);
+        const Inputs inputs(shape, bf16_state, overrides.shuffled);
         const RecurrenceParams params = ParamsOf(inputs.args);
+        const StepPlan plan = PlanOf(params, overrides);
         const double milliseconds = MedianMilliseconds(
-            10, [&](cudaStream_t stream) { LaunchRecurrent(params, DType::kBF16, stream); });
-        std::printf("step %-18s N %4d %s  %9.4f ms  %.2f TB/s\n", shape.name, count,
-                    bf16_state ? "state bf16" : "state f32 ", milliseconds,
-                    inputs.state.size() * (bf16_state ? 4 : 8) / milliseconds * 1e-9);
+            10, [&](cudaStream_t stream) { LaunchRecurrent(params, DType::kBF16, plan, stream); });
+        std::printf("step %-18s N %4d %s  %9.4f ms  %.2f TB/s  %s of %d columns\n", shape.name,
+                    count, bf16_state ? "state bf16" : "state f32 ", milliseconds,
+                    inputs.state.size() * (bf16_state ? 4 : 8) / milliseconds * 1e-9,
+                    plan.tiles ? "tiles" : "loads", plan.columns);
         std::fflush(stdout);
       }
     }
@@ -240,7 +257,8 @@ void Profile() {
   for (const Decay decay : {Decay::kPerToken, Decay::kPerChannel}) {
     const Shape shape = {"step", decay, Update::kDelta, 4, 4, 256, 512, std::vector<int>(256, 1)};
     const Inputs inputs(shape, false);
-    LaunchRecurrent(ParamsOf(inputs.args), DType::kBF16, nullptr);
+    const RecurrenceParams params = ParamsOf(inputs.args);
+    LaunchRecurrent(params, DType::kBF16, PlanOf(params), nullptr);
     Check(cudaDeviceSynchronize(), "profile");
   }
 }
@@ -265,7 +283,10 @@ int main(int argc, char** argv) {
     overrides.narrow |= word == "narrow";
     overrides.one |= word == "one";
     overrides.two |= word == "two";
+    overrides.tiles |= word == "tiles";
+    overrides.loads |= word == "loads";
+    overrides.shuffled |= word == "shuffled";
   }
   if (prefill || !step) fla::cuda::bench::BenchPrefill(overrides);
-  if (step || !prefill) fla::cuda::bench::BenchStep();
+  if (step || !prefill) fla::cuda::bench::BenchStep(overrides);
 }

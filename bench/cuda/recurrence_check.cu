@@ -2,7 +2,8 @@
 // random shapes, ragged lengths, strided rows and decays from none to total. Exit code 1 if any
 // case is out of bounds.
 //
-//   recurrence_check [cases] [seed] [small]      small: for slow tools and recurrence_emulator
+//   recurrence_check [cases] [seed] [small] [step]
+//                    small: for slow tools and recurrence_emulator; step: no prefills
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -23,7 +24,8 @@ struct Case {
   int padding = 0;  // columns between rows
   float decay_mean = 0, decay_deviation = 0;
   bool bf16 = true, bf16_state = false, step = false;
-  bool follow = false, hopper = true;
+  bool follow = false, hopper = true, tiles = false;
+  int skipped = -1;  // step: a sequence whose slot is -1
   int multiprocessors = 132, window_tokens = 0;
 };
 
@@ -38,8 +40,8 @@ std::string Describe(const Case& c) {
       std::to_string(c.spec.k_heads) + "/" + std::to_string(c.spec.v_heads) + "/" +
       std::to_string(c.spec.decay_heads) + " decay " + std::to_string(c.decay_mean) + " padding " +
       std::to_string(c.padding) + (c.follow ? " follow" : "") + (c.hopper ? " hopper" : "") +
-      " multiprocessors " + std::to_string(c.multiprocessors) + " window " +
-      std::to_string(c.window_tokens) + " lengths";
+      (c.tiles ? " tiles" : "") + " skipped " + std::to_string(c.skipped) + " multiprocessors " +
+      std::to_string(c.multiprocessors) + " window " + std::to_string(c.window_tokens) + " lengths";
   for (int length : c.lengths) text += " " + std::to_string(length);
   return text;
 }
@@ -97,6 +99,7 @@ std::vector<T> ToRows(const std::vector<float>& x, int64_t cols, int64_t stride,
 
 struct Errors {
   double out = 0, state = 0;
+  bool tiles = false;  // a step by TileStepKernel
   std::string broken;  // what was written that should not be, or the other way round
 };
 
@@ -142,6 +145,7 @@ Errors RunCase(const Case& c, uint32_t seed) {
   std::iota(slots.begin(), slots.end(), 0);
   std::shuffle(slots.begin(), slots.end(), random);
   slots.resize(N);
+  if (c.skipped >= 0) slots[c.skipped] = -1;
   std::vector<float> state(static_cast<int64_t>(c.num_slots) * s.heads * K * V);
   for (float& e : state) e = static_cast<float>(static_cast<S>(normal(random)));
   std::vector<double> wanted_state(state.begin(), state.end()), wanted(T_tokens * s.heads * V);
@@ -151,6 +155,7 @@ Errors RunCase(const Case& c, uint32_t seed) {
     threads.emplace_back([&, first] {
       for (int job = first; job < N * s.heads; job += num_threads) {
         const int n = job / s.heads, h = job % s.heads;
+        if (slots[n] < 0) continue;
         Reference(c, q, k, v, log_decay, beta, cu[n], cu[n + 1], h,
                   &wanted_state[(static_cast<int64_t>(slots[n]) * s.heads + h) * K * V], wanted);
       }
@@ -186,8 +191,14 @@ Errors RunCase(const Case& c, uint32_t seed) {
   args.cu_seqlens_host = cu.data();
   args.num_sequences = N;
   args.out = view(device_out, out_cols);
+  Errors errors;
   if (c.step) {
-    LaunchRecurrent(ParamsOf(args), DTypeOf<T>(), nullptr);
+    // Small problems never take tiles: force them.
+    const RecurrenceParams params = ParamsOf(args);
+    StepPlan plan = PlanStep(params, DTypeOf<T>(), c.multiprocessors, IsHopper());
+    if (c.tiles && IsHopper() && HasTileStep(params, DTypeOf<T>())) plan.tiles = true;
+    errors.tiles = plan.tiles;
+    LaunchRecurrent(params, DTypeOf<T>(), plan, nullptr);
   } else {
     // Small problems plan alike on every GPU: pretend to other sizes, and to small windows.
     PrefillPlan plan = PlanPrefill(args, c.multiprocessors, c.hopper);
@@ -201,7 +212,6 @@ Errors RunCase(const Case& c, uint32_t seed) {
   }
   Check(cudaDeviceSynchronize(), "synchronize");
 
-  Errors errors;
   const auto out = device_out.Download();
   const auto new_state = device_state.Download();
   double difference = 0, norm = 0;
@@ -213,7 +223,9 @@ Errors RunCase(const Case& c, uint32_t seed) {
   for (int64_t i = 0; i < T_tokens; ++i) {
     for (int64_t j = 0; j < out_cols + c.padding; ++j) {
       const float x = static_cast<float>(out[i * (out_cols + c.padding) + j]);
-      if (j < out_cols) {
+      if (c.step && slots[i] < 0) {
+        if (!std::isnan(x)) errors.broken = "wrote the out of a skipped sequence";
+      } else if (j < out_cols) {
         add(x, wanted[i * out_cols + j]);
       } else if (!std::isnan(x)) {
         errors.broken = "wrote between the rows of out";
@@ -236,7 +248,7 @@ Errors RunCase(const Case& c, uint32_t seed) {
   return errors;
 }
 
-Case RandomCase(int index, bool small, std::mt19937& random) {
+Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   const auto pick = [&](std::initializer_list<int> choices) {
     return *(choices.begin() + random() % choices.size());
   };
@@ -244,7 +256,7 @@ Case RandomCase(int index, bool small, std::mt19937& random) {
   RecurrenceSpec& s = c.spec;
   s.decay = static_cast<Decay>(index % 4);
   s.update = static_cast<Update>(index / 4 % 2);
-  c.step = index / 8 % 4 == 3;
+  c.step = only_steps || index / 8 % 4 == 3;
   c.bf16 = index / 8 % 4 != 2 && (index / 32 % 2 == 0 || !c.step);
   c.bf16_state = c.bf16 && random() % 4 == 0;
   s.key_dim = random() % 3 == 0 ? 16 * (1 + random() % 16) : pick({32, 64, 96, 128, 256});
@@ -269,6 +281,8 @@ Case RandomCase(int index, bool small, std::mt19937& random) {
   }
   if (!c.step && index % 5 == 0)
     c.lengths.push_back(small ? 130 + random() % 60 : 700 + random() % 300);
+  if (c.step && random() % 4 == 0) c.skipped = random() % N;
+  c.tiles = random() % 4 != 0;
   c.follow = random() % 4 == 0;
   c.hopper = random() % 4 != 0;
   c.multiprocessors = pick({1, 8, 132});
@@ -283,15 +297,20 @@ Case RandomCase(int index, bool small, std::mt19937& random) {
 int Main(int argc, char** argv) {
   const int cases = argc > 1 ? std::atoi(argv[1]) : 256;
   std::mt19937 random(argc > 2 ? std::atoi(argv[2]) : 1);
-  const bool small = argc > 3 && std::string(argv[3]) == "small";
-  int failed = 0;
+  bool small = false, only_steps = false;
+  for (int i = 3; i < argc; ++i) {
+    small |= std::string(argv[i]) == "small";
+    only_steps |= std::string(argv[i]) == "step";
+  }
+  int failed = 0, tiles = 0;
   double worst[2][2] = {};  // [bf16][out, state]
   for (int i = 0; i < cases; ++i) {
-    const Case c = RandomCase(i, small, random);
+    const Case c = RandomCase(i, small, only_steps, random);
     const uint32_t seed = random();
     const Errors errors = !c.bf16        ? RunCase<float, float>(c, seed)
                           : c.bf16_state ? RunCase<__nv_bfloat16, __nv_bfloat16>(c, seed)
                                          : RunCase<__nv_bfloat16, float>(c, seed);
+    tiles += errors.tiles;
     const double bound = c.bf16 ? 8e-3 : 5e-6;
     worst[c.bf16][0] = std::max(worst[c.bf16][0], errors.out);
     worst[c.bf16][1] = std::max(worst[c.bf16][1], errors.state);
@@ -301,8 +320,10 @@ int Main(int argc, char** argv) {
                   errors.broken.c_str(), Describe(c).c_str());
     }
   }
-  std::printf("%d cases, %d failed; worst bf16 out %.2e state %.2e, f32 out %.2e state %.2e\n",
-              cases, failed, worst[1][0], worst[1][1], worst[0][0], worst[0][1]);
+  std::printf(
+      "%d cases (%d steps by tiles), %d failed; worst bf16 out %.2e state %.2e, f32 out %.2e state "
+      "%.2e\n",
+      cases, tiles, failed, worst[1][0], worst[1][1], worst[0][0], worst[0][1]);
   return failed > 0;
 }
 

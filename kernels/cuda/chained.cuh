@@ -30,9 +30,9 @@ __device__ __forceinline__ void AwaitPreviousKernel() {
 #endif
 }
 
-// The shared memory whose size the launch gives.
+// The shared memory whose size the launch gives, aligned as the copy engine wants it.
 __device__ __forceinline__ char* DynamicShared() {
-  extern __shared__ __align__(16) char memory[];
+  extern __shared__ __align__(128) char memory[];
   return memory;
 }
 

@@ -1,7 +1,6 @@
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/recurrence.h"
 #include "kernels/cuda/recurrence_launch.h"
-#include "kernels/cuda/step.cuh"
 #include "kernels/cuda/step_generic.h"
 
 namespace fla::cuda {
@@ -11,16 +10,10 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
     return LaunchGenericRecurrent(args, /*step=*/true, MakeCurrent(stream));
   }
   const RecurrenceParams params = ParamsOf(args);
-  if (params.num_sequences == 0) return;
   const cudaStream_t cuda_stream = MakeCurrent(stream);
-  const bool chained = stream.cuda()->chained;
-  if (args.q.dtype == DType::kF32) {
-    LaunchRecurrentF32(params, cuda_stream, chained);
-  } else if (params.bf16_state) {
-    LaunchRecurrentBf16State(params, cuda_stream, chained);
-  } else {
-    LaunchRecurrentBf16(params, cuda_stream, chained);
-  }
+  const Stream::CudaContext& context = *stream.cuda();
+  const StepPlan plan = PlanStep(params, args.q.dtype, context.num_multiprocessors, IsHopper());
+  LaunchRecurrent(params, args.q.dtype, plan, cuda_stream, context.chained);
 }
 
 void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "kernels/cuda/recurrence_launch.h"
-#include "kernels/cuda/step.cuh"
+#include "kernels/cuda/step_launch.h"
 
 namespace fla::cuda {
 namespace {
@@ -188,15 +188,32 @@ RecurrenceParams ParamsOf(const RecurrenceArgs& args) {
   return p;
 }
 
-void LaunchRecurrent(const RecurrenceParams& params, DType dtype, cudaStream_t stream) {
-  if (params.num_sequences == 0) return;
-  if (dtype == DType::kF32) {
-    LaunchRecurrentF32(params, stream);
-  } else if (params.bf16_state) {
-    LaunchRecurrentBf16State(params, stream);
-  } else {
-    LaunchRecurrentBf16(params, stream);
+bool HasTileStep(const RecurrenceParams& p, DType dtype) {
+  return dtype == DType::kBF16 && p.cu_seqlens == nullptr && p.value_dim >= kStepTileColumns;
+}
+
+StepPlan PlanStep(const RecurrenceParams& p, DType dtype, int multiprocessors, bool hopper) {
+  const int64_t states = static_cast<int64_t>(p.heads) * p.num_sequences;
+  const int64_t tiles = p.value_dim / kStepTileColumns * states;
+  // From two rounds of tiles on, a round's copies in hide behind the last one's copies out. Tiles
+  // that hang over the state's right side waste threads.
+  const int at_once = StepTilesAtOnce(MaxKeyDim(p.key_dim)) * multiprocessors;
+  if (hopper && HasTileStep(p, dtype) && p.value_dim % kStepTileColumns == 0 &&
+      tiles >= 2 * at_once) {
+    return {true, kStepTileColumns};
   }
+  const bool few = p.value_dim / 32 * states < 2 * multiprocessors;
+  return {false, few && p.key_dim % 32 == 0 ? 16 : 32};
+}
+
+void LaunchRecurrent(const RecurrenceParams& params, DType dtype, const StepPlan& plan,
+                     cudaStream_t stream, bool chained) {
+  if (params.num_sequences == 0) return;
+  if (plan.tiles) return LaunchTileStep(params, stream, chained);
+  const auto launch = dtype == DType::kF32 ? LaunchRecurrentF32
+                      : params.bf16_state  ? LaunchRecurrentBf16State
+                                           : LaunchRecurrentBf16;
+  launch(params, plan.columns, stream, chained);
 }
 
 size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan) {
@@ -213,8 +230,8 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
   params.cu_seqlens = args.cu_seqlens;
   if (args.num_sequences == 0 || args.q.rows == 0) return;
   if (args.q.dtype == DType::kF32) {
-    LaunchRecurrent(params, DType::kF32, stream);
-    return;
+    const StepPlan step = PlanStep(params, DType::kF32, Multiprocessors(), IsHopper());
+    return LaunchRecurrent(params, DType::kF32, step, stream);
   }
   char* target = static_cast<char*>(scratch);
   const Matrix q = Packed(args.q, target, stream), k = Packed(args.k, target, stream),

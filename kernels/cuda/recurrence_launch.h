@@ -134,9 +134,27 @@ bool HasWideKernels(const RecurrenceSpec& spec);
 // Throws std::invalid_argument, naming the field, for what has no kernel.
 RecurrenceParams ParamsOf(const RecurrenceArgs& args);
 
+// Columns of a state that a block of TileStepKernel (step_tile.cu) has, and how many of its blocks
+// share a multiprocessor's registers; max_k: MaxKeyDim.
+inline constexpr int kStepTileColumns = 64;
+constexpr int StepTilesAtOnce(int max_k) { return 512 / max_k; }
+
+// Which kernel takes the tokens of every sequence one after the other. PlanStep's choice is right
+// for any shape; so is any other within the limits given, only slower.
+struct StepPlan {
+  bool tiles;   // TileStepKernel, where HasTileStep
+  int columns;  // of a state that a block has: kStepTileColumns; RecurrentKernel (step.cuh): 32, or
+                // 16 where K is a multiple of 32
+};
+// `hopper`: compute capability 9.0.
+StepPlan PlanStep(const RecurrenceParams& params, DType dtype, int multiprocessors, bool hopper);
+// Whether TileStepKernel can do it, on Hopper.
+bool HasTileStep(const RecurrenceParams& params, DType dtype);
+
 // Runs every token of every sequence one after the other: decode (cu_seqlens null) and, for f32
-// activations, prefill.
-void LaunchRecurrent(const RecurrenceParams& params, DType dtype, cudaStream_t stream);
+// activations, prefill. `chained`: see LaunchChained.
+void LaunchRecurrent(const RecurrenceParams& params, DType dtype, const StepPlan& plan,
+                     cudaStream_t stream, bool chained = false);
 
 size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan);
 void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, void* scratch,

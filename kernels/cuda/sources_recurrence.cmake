@@ -9,12 +9,14 @@ target_sources(fla_kernels PRIVATE
   cuda/step_f32.cu
   cuda/step_bf16.cu
   cuda/step_bf16_state.cu
+  cuda/tile_map.cc
   cuda/chunk_prepare.cu
   cuda/chunk_scan_additive.cu
   cuda/chunk_scan_delta.cu)
 
 # Hopper's own instructions, whatever the chips that the rest is built for.
 add_library(fla_kernels_hopper OBJECT
+  cuda/step_tile.cu
   cuda/wide_prepare.cu
   cuda/wide_scan_additive.cu
   cuda/wide_scan_delta.cu)

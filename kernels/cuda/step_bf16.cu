@@ -2,8 +2,9 @@
 
 namespace fla::cuda {
 
-void LaunchRecurrentBf16(const RecurrenceParams& p, cudaStream_t stream, bool chained) {
-  LaunchRecurrentOf<__nv_bfloat16, float>(p, stream, chained);
+void LaunchRecurrentBf16(const RecurrenceParams& p, int columns, cudaStream_t stream,
+                         bool chained) {
+  LaunchRecurrentOf<__nv_bfloat16, float>(p, columns, stream, chained);
 }
 
 }  // namespace fla::cuda

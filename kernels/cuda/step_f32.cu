@@ -2,8 +2,8 @@
 
 namespace fla::cuda {
 
-void LaunchRecurrentF32(const RecurrenceParams& p, cudaStream_t stream, bool chained) {
-  LaunchRecurrentOf<float, float>(p, stream, chained);
+void LaunchRecurrentF32(const RecurrenceParams& p, int columns, cudaStream_t stream, bool chained) {
+  LaunchRecurrentOf<float, float>(p, columns, stream, chained);
 }
 
 }  // namespace fla::cuda

@@ -3,4 +3,8 @@ if(FLA_CUDA)
   fla_test(cuda_ops_test
     SOURCES cuda_ops_test.cc
     LIBRARIES fla_kernels)
+  # Needs none.
+  fla_test(step_plan_test
+    SOURCES step_plan_test.cc
+    LIBRARIES fla_kernels)
 endif()

@@ -21,6 +21,7 @@
 #undef __restrict__
 #undef __launch_bounds__
 #undef __align__
+#undef __grid_constant__
 #define __global__
 #define __device__
 #define __shared__ static
@@ -28,6 +29,7 @@
 #define __restrict__
 #define __launch_bounds__(...)
 #define __align__(bytes)
+#define __grid_constant__
 #define threadIdx emulator::thread_index
 #define blockIdx emulator::block_index
 

@@ -1,0 +1,20 @@
+// What the copy engine of Hopper (TMA) is told of a matrix of which it copies tiles.
+#pragma once
+
+#include <cuda.h>
+
+#include "kernels/tensor.h"
+
+namespace fla::cuda {
+
+// A kernel takes it as a `const __grid_constant__` parameter, so recorded graphs hold it.
+struct TileMap {
+  CUtensorMap map;
+};
+
+// Of a row-major matrix [any number of rows, columns], aligned to 16 bytes, its rows too. Tiles are
+// [tile_rows, tile_columns], at most 256 each. What lies right of the matrix is read as 0 and not
+// written; no tile may reach below its last row. Throws DeviceError, naming the driver's call.
+TileMap MakeTileMap(void* matrix, DType dtype, int columns, int tile_rows, int tile_columns);
+
+}  // namespace fla::cuda
