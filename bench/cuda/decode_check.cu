@@ -94,7 +94,7 @@ std::string CheckLinear(int index, Random& random, double& worst) {
   DecodeLinearArgs args;
   std::tie(args.input, args.output) = kKinds[index % std::size(kKinds)];
   const int tokens = random.Pick({1, 1, 2, 3, 4});
-  const int in = random.Pick({64, 128, 192, 512, 1024, 1088, 2048});
+  const int in = random.Pick({64, 128, 192, 512, 1024, 1088, 2048, 5632});
   const int out = random.Pick({8, 16, 40, 128, 200});
   const int weight_rows = args.output == Output::kSwiGlu ? 2 * out : out;
   const bool f32_out =
@@ -163,7 +163,9 @@ std::string CheckLinear(int index, Random& random, double& worst) {
     }
   }
   worst = std::max(worst, error.value());
-  return error.value() < 6e-3 ? "" : name + ": error " + std::to_string(error.value());
+  // kSwiGlu multiplies two rounded products, and few results do not average.
+  const double bound = args.output == Output::kSwiGlu ? 1.2e-2 : 6e-3;
+  return error.value() < bound ? "" : name + ": error " + std::to_string(error.value());
 }
 
 // One head of one row: convolution, activation, norm, rotary.

@@ -45,6 +45,11 @@ __device__ __forceinline__ uint4 LoadOnce(const void* source) {
   return x;
 }
 
+// Begins to fetch what will be read soon.
+__device__ __forceinline__ void PrefetchToL2(const void* source) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(source));
+}
+
 // `chained`: this kernel begins early. Only where the kernel before it in the stream is one of the
 // same recorded step (or none is), so that no state is still being written.
 template <typename... Parameters, typename... Arguments>

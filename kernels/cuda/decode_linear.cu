@@ -26,8 +26,9 @@ using Output = DecodeLinearArgs::Output;
 
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kTile = 16;  // weight rows of a tile
-constexpr int kRun = 64;   // inputs of a run
+constexpr int kTile = 16;       // weight rows of a tile
+constexpr int kRun = 64;        // inputs of a run
+constexpr int kHeadPieces = 2;  // of a lane: heads of up to 512
 constexpr int kMaxTokens = kMaxDecodeLinearRows;
 static_assert(kMaxTokens <= 8);  // the tokens of a product
 constexpr int kPadding = 32;     // elements between rows of x in shared memory: no bank conflicts
@@ -87,38 +88,49 @@ __device__ void StageInput(const DecodeLinearParams& p, __nv_bfloat16* staged, i
     }
   } else {
     const int heads = p.in / args.head_dim;
+    const bool has_weights = args.normalize && args.norm_weight != nullptr;
+    const bool gated = args.gate.data != nullptr;
     for (int pair = warp; pair < p.tokens * heads; pair += kWarps) {
       const int token = pair / heads, begin = pair % heads * args.head_dim;
-      const __nv_bfloat16* x = RowOf<const __nv_bfloat16>(args.x, token) + begin;
-      float sum = 0.0f;
-      for (int column = lane * kVector; column < args.head_dim; column += 32 * kVector) {
-        float values[kVector];
-        Load(x + column, values);
+      const __nv_bfloat16* const x = RowOf<const __nv_bfloat16>(args.x, token) + begin;
+      const __nv_bfloat16* const gate =
+          gated ? RowOf<const __nv_bfloat16>(args.gate, token) + begin : nullptr;
+      // All that is read is asked for before anything is waited for; what lies behind the head is
+      // read as its last elements and not used.
+      uint4 raw[kHeadPieces], raw_gates[kHeadPieces];
+      float weights[kHeadPieces][kVector];
 #pragma unroll
-        for (int i = 0; i < kVector; ++i) sum += values[i] * values[i];
+      for (int i = 0; i < kHeadPieces; ++i) {
+        const int column = min((i * 32 + lane) * kVector, args.head_dim - kVector);
+        raw[i] = *reinterpret_cast<const uint4*>(x + column);
+        if (gated) raw_gates[i] = *reinterpret_cast<const uint4*>(gate + column);
+        if (has_weights) Load(args.norm_weight + column, weights[i]);
+      }
+      float values[kHeadPieces][kVector];
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kHeadPieces; ++i) {
+        Load(reinterpret_cast<const __nv_bfloat16*>(&raw[i]), values[i]);
+        if ((i * 32 + lane) * kVector < args.head_dim) {
+#pragma unroll
+          for (int j = 0; j < kVector; ++j) sum += values[i][j] * values[i][j];
+        }
       }
       for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
       const float factor =
           args.normalize ? rsqrtf(sum / static_cast<float>(args.head_dim) + args.eps) : 1.0f;
-      for (int column = lane * kVector; column < args.head_dim; column += 32 * kVector) {
-        float values[kVector];
-        Load(x + column, values);
 #pragma unroll
-        for (int i = 0; i < kVector; ++i) values[i] *= factor;
-        if (args.normalize && args.norm_weight != nullptr) {
-          float weights[kVector];
-          Load(args.norm_weight + column, weights);
+      for (int i = 0; i < kHeadPieces; ++i) {
+        const int column = (i * 32 + lane) * kVector;
+        float gates[kVector];
+        if (gated) Load(reinterpret_cast<const __nv_bfloat16*>(&raw_gates[i]), gates);
 #pragma unroll
-          for (int i = 0; i < kVector; ++i) values[i] *= weights[i];
+        for (int j = 0; j < kVector; ++j) {
+          values[i][j] *= factor;
+          if (has_weights) values[i][j] *= weights[i][j];
+          if (gated) values[i][j] *= Activate<__nv_bfloat16>(args.gate_activation, gates[j]);
         }
-        if (args.gate.data != nullptr) {
-          float gates[kVector];
-          Load(RowOf<const __nv_bfloat16>(args.gate, token) + begin + column, gates);
-#pragma unroll
-          for (int i = 0; i < kVector; ++i)
-            values[i] *= Activate<__nv_bfloat16>(args.gate_activation, gates[i]);
-        }
-        Store(staged + token * stride + begin + column, values);
+        if (column < args.head_dim) Store(staged + token * stride + begin + column, values[i]);
       }
     }
   }
@@ -127,9 +139,10 @@ __device__ void StageInput(const DecodeLinearParams& p, __nv_bfloat16* staged, i
 // Runs ahead of the products: weights of kDepth runs are in registers or on their way.
 // grid (row tiles / kRowTiles / groups of a block), block (kThreads), shared bf16 [T][in + padding]
 template <Input kInput, Output kOutput>
-__global__ void __launch_bounds__(kThreads, 2) DecodeLinearKernel(const DecodeLinearParams p) {
+__global__ void __launch_bounds__(kThreads, kOutput == Output::kAdd ? 1 : 3)
+    DecodeLinearKernel(const DecodeLinearParams p) {
   constexpr int kRowTiles = kOutput == Output::kSwiGlu ? 2 : 1;
-  constexpr int kDepth = 4 / kRowTiles;
+  constexpr int kDepth = kOutput == Output::kAdd ? 6 : 2 / kRowTiles;
   __shared__ float squares[kMaxTokens][kWarps];
   __shared__ float4 sums[kWarps][kRowTiles][32];
   const DecodeLinearArgs& args = p.args;
@@ -158,6 +171,15 @@ __global__ void __launch_bounds__(kThreads, 2) DecodeLinearKernel(const DecodeLi
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
       weights[d][tile] = LoadWeights(low[tile], high[tile], at(d));
+    }
+  }
+
+  if constexpr (kInput != Input::kPlain) {
+    const int weights = kInput == Input::kNormed ? p.in : args.head_dim;
+    if (args.norm_weight != nullptr) {
+      for (int i = threadIdx.x; i < weights / kVector; i += kThreads) {
+        PrefetchToL2(args.norm_weight + i * kVector);
+      }
     }
   }
 
@@ -260,7 +282,8 @@ bool Fits(const DecodeLinearArgs& args) {
   const DType wanted = args.input == Input::kNormed ? DType::kF32 : DType::kBF16;
   if (x.dtype != wanted || !IsAligned(args.norm_weight)) return false;
   if (args.input == Input::kHeadsNormed &&
-      (!Vectorizable(args.head_dim, {x, args.gate}) || x.cols % args.head_dim != 0)) {
+      (!Vectorizable(args.head_dim, {x, args.gate}) || x.cols % args.head_dim != 0 ||
+       args.head_dim > kHeadPieces * 32 * kVector)) {
     return false;
   }
   switch (args.output) {

@@ -71,13 +71,18 @@ __device__ void PrepareHead(const PrepareStepArgs& args, const HeadPart& part, i
 
   const __nv_bfloat16* const x = RowOf<const __nv_bfloat16>(part.x, row) + part.begin;
   float values[kMaxChannels];
+  // All at once: a load behind a store of the state would wait for the one before it.
+#pragma unroll
+  for (int i = 0; i < kMaxChannels; ++i) {
+    const int channel = threadIdx.x + i * kThreads;
+    values[i] = channel < part.size ? ToFloat(x[channel]) : 0.0f;
+  }
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < kMaxChannels; ++i) {
     const int channel = threadIdx.x + i * kThreads;
-    values[i] = 0.0f;
     if (channel >= part.size) break;
-    float value = ToFloat(x[channel]);
+    float value = values[i];
     if (state != nullptr) {
       const float current = value;
       value = 0.0f;
