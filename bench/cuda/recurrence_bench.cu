@@ -234,6 +234,20 @@ void BenchStep(const Overrides& overrides) {
                     count, bf16_state ? "state bf16" : "state f32 ", milliseconds,
                     inputs.state.size() * (bf16_state ? 4 : 8) / milliseconds * 1e-9,
                     plan.tiles ? "tiles" : "loads", plan.columns);
+        // As in a recorded step: each call has a layer's states, and begins while the one before it
+        // ends.
+        constexpr int kLayers = 10;
+        const size_t layer_bytes = inputs.state.size() * (bf16_state ? 2 : 4);
+        const DeviceArray<char> states(kLayers * layer_bytes);
+        int layer = 0;
+        const double chained = MedianMilliseconds(kLayers, [&](cudaStream_t stream) {
+          RecurrenceParams of_layer = params;
+          of_layer.state = states.data() + layer++ % kLayers * layer_bytes;
+          LaunchRecurrent(of_layer, DType::kBF16, plan, stream, /*chained=*/true);
+        });
+        std::printf("chained step %-10s N %4d %s  %9.4f ms  %.2f TB/s\n", shape.name, count,
+                    bf16_state ? "state bf16" : "state f32 ", chained,
+                    inputs.state.size() * (bf16_state ? 4 : 8) / chained * 1e-9);
         std::fflush(stdout);
       }
     }
