@@ -195,11 +195,11 @@ bool HasTileStep(const RecurrenceParams& p, DType dtype) {
 StepPlan PlanStep(const RecurrenceParams& p, DType dtype, int multiprocessors, bool hopper) {
   const int64_t states = static_cast<int64_t>(p.heads) * p.num_sequences;
   const int64_t tiles = p.value_dim / kStepTileColumns * states;
-  // From two rounds of tiles on, a round's copies in hide behind the last one's copies out. Tiles
-  // that hang over the state's right side waste threads.
-  const int at_once = StepTilesAtOnce(MaxKeyDim(p.key_dim)) * multiprocessors;
+  // From one and a half rounds of tiles on, a round's copies in hide behind the last one's copies
+  // out. Tiles that hang over the state's right side waste threads.
+  const int at_once = StepTilesAtOnce(MaxKeyDim(p.key_dim), p.bf16_state ? 2 : 4) * multiprocessors;
   if (hopper && HasTileStep(p, dtype) && p.value_dim % kStepTileColumns == 0 &&
-      tiles >= 2 * at_once) {
+      2 * tiles >= 3 * at_once) {
     return {true, kStepTileColumns};
   }
   const bool few = p.value_dim / 32 * states < 2 * multiprocessors;

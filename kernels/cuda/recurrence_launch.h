@@ -135,9 +135,11 @@ bool HasWideKernels(const RecurrenceSpec& spec);
 RecurrenceParams ParamsOf(const RecurrenceArgs& args);
 
 // Columns of a state that a block of TileStepKernel (step_tile.cu) has, and how many of its blocks
-// share a multiprocessor's registers; max_k: MaxKeyDim.
+// share a multiprocessor's memory: tiles with sums, inputs and some more. max_k: MaxKeyDim.
 inline constexpr int kStepTileColumns = 64;
-constexpr int StepTilesAtOnce(int max_k) { return 512 / max_k; }
+constexpr int StepTilesAtOnce(int max_k, int state_bytes) {
+  return 220 * 1024 / (kStepTileColumns * max_k * state_bytes + 24 * max_k + 1536);
+}
 
 // Which kernel takes the tokens of every sequence one after the other. PlanStep's choice is right
 // for any shape; so is any other within the limits given, only slower.

@@ -25,7 +25,59 @@ __device__ __forceinline__ void StoreState(__nv_bfloat16* x, float4 s) {
   __stcs(reinterpret_cast<uint2*>(x), PackFour(s));
 }
 
+// x[i] = row[i] for i < count, else 0. `fours`: count is a multiple of 4 and the row aligned to 4
+// elements.
+template <typename T, int kMaxRows>
+__device__ __forceinline__ void LoadRun(const T* row, int count, bool fours, float (&x)[kMaxRows]) {
+  if (fours) {
+#pragma unroll
+    for (int i = 0; i < kMaxRows; i += 4) {
+      const float4 four = i < count ? LoadFour(row + i) : make_float4(0, 0, 0, 0);
+      x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kMaxRows; ++i) x[i] = i < count ? ToFloat(row[i]) : 0.0f;
+  }
+}
+
+// exp with the accuracy that the activations' type deserves.
+template <typename T>
+__device__ __forceinline__ float Exp(float x) {
+  return sizeof(T) == 4 ? expf(x) : __expf(x);
+}
+
 inline constexpr int kStepWarps = 4;
+
+// A token's inputs of a thread, T activations.
+template <typename T, int kMaxRows, bool kDelta, bool kChannel>
+struct StepInputs {
+  __device__ __forceinline__ StepInputs(const RecurrenceParams& p, const StatePart& part,
+                                        int64_t token)
+      : value(ValueOf<T>(p, part, token)),
+        beta(kDelta ? p.beta[token * p.heads + part.head] : 1.0f) {
+    const bool fours = part.rows % 4 == 0;
+    LoadRun(static_cast<const T*>(p.k) + part.head / p.k_group * p.key_dim + part.first_row +
+                token * p.k_stride,
+            part.rows, fours && p.aligned_rows, key);
+    LoadRun(static_cast<const T*>(p.q) + part.head / p.q_group * p.key_dim + part.first_row +
+                token * p.q_stride,
+            part.rows, fours && p.aligned_rows, query);
+    const int64_t decay_head = token * p.decay_heads + part.head / p.decay_group;
+    if constexpr (kChannel) {
+      LoadRun(p.log_decay + decay_head * p.key_dim + part.first_row, part.rows, fours, decay);
+#pragma unroll
+      for (int i = 0; i < kMaxRows; ++i) decay[i] = Exp<T>(decay[i]);
+    } else if (p.decay != Decay::kNone) {
+      decay[0] = Exp<T>(p.log_decay[p.decay == Decay::kPerHead ? part.head : decay_head]);
+    }
+  }
+
+  float query[kMaxRows], key[kMaxRows];
+  float decay[kChannel ? kMaxRows : 1];  // factors; not set where there is no decay
+  float4 value;
+  float beta;
+};
 
 // T activations, S state, kMaxK at least K.
 template <typename T, typename S, int kMaxK, bool kDelta, bool kChannel>
@@ -51,13 +103,26 @@ __global__ void __launch_bounds__(32 * kStepWarps, 4)
   }
   AwaitPreviousKernel();
   for (int64_t token = begin; token < end; ++token) {
-    const TokenStep<T, kMaxRows, kDelta, kChannel> step(p, part, token);
+    const StepInputs<T, kMaxRows, kDelta, kChannel> in(p, part, token);
     auto& sum = sums[token % 2];
-    step.Decay(s);
-    step.AddUp(s, sum);
+    if (kChannel || p.decay != Decay::kNone) {
+#pragma unroll
+      for (int i = 0; i < kMaxRows; ++i) Scale(s[i], in.decay[kChannel ? i : 0]);
+    }
+    float4 from_q = make_float4(0, 0, 0, 0), from_k = from_q;
+    float q_dot_k = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kMaxRows; ++i) {
+      AddScaled(from_q, in.query[i], s[i]);
+      if constexpr (kDelta) AddScaled(from_k, in.key[i], s[i]);
+      q_dot_k += in.key[i] * in.query[i];
+    }
+    AddUp<kDelta>(part, from_q, from_k, q_dot_k, sum);
     __syncthreads();
-    const float4 u = step.Update(sum, s);
-    step.StoreOut(sum, u);
+    const float4 u = UpdateOf<kDelta>(part, sum, in.value, in.beta);
+#pragma unroll
+    for (int i = 0; i < kMaxRows; ++i) AddScaled(s[i], in.key[i], u);
+    StoreOut<T>(p, part, token, sum, u);
   }
 #pragma unroll
   for (int i = 0; i < kMaxRows; ++i) {

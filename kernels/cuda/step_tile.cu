@@ -4,7 +4,12 @@
 //
 // Grid (V / 64, H, N), as many threads as the largest K of the instance: 64, 128 or 256. A block
 // has a tile, 64 columns of one state's K rows: 256-byte rows of f32, 128-byte rows of bf16; a
-// thread up to 16 rows of 4 columns (step_token.cuh). bf16 activations, one token a sequence.
+// thread up to 16 rows of 4 columns (step_token.cuh). What rows are multiplied by stays in shared
+// memory, so that registers do not bound how many tiles are under way.
+// bf16 activations, one token a sequence.
+#include <algorithm>
+#include <type_traits>
+
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/step_launch.h"
@@ -14,14 +19,54 @@ namespace fla::cuda {
 namespace {
 
 constexpr int kLanes = kStepTileColumns / 4, kMaxRows = 16;
+// Of a thread's rows, those that stay in registers from the sums to the update: as many as leave
+// room for as many blocks as fit into shared memory.
+template <typename S>
+constexpr int kKeptRows = sizeof(S) == 4 ? 12 : 0;
+
+// What a row of a state meets.
+struct RowInputs {
+  uint32_t query_key;  // bf16 each, q low
+  float decay;         // factor
+};
+
+__device__ __forceinline__ float DecayFactor(const RecurrenceParams& p, int head, int64_t token,
+                                             int row) {
+  const int64_t decay_head = token * p.decay_heads + head / p.decay_group;
+  switch (p.decay) {
+    case Decay::kNone:
+      return 1.0f;
+    case Decay::kPerHead:
+      return __expf(p.log_decay[head]);
+    case Decay::kPerToken:
+      return __expf(p.log_decay[decay_head]);
+    case Decay::kPerChannel:
+      return __expf(p.log_decay[decay_head * p.key_dim + row]);
+  }
+  return 1.0f;
+}
+
+__device__ __forceinline__ RowInputs RowInputsOf(const RecurrenceParams& p, int head, int64_t token,
+                                                 int row) {
+  const uint32_t query =
+      static_cast<const uint16_t*>(p.q)[token * p.q_stride + head / p.q_group * p.key_dim + row];
+  const uint32_t key =
+      static_cast<const uint16_t*>(p.k)[token * p.k_stride + head / p.k_group * p.key_dim + row];
+  return {query | key << 16, DecayFactor(p, head, token, row)};
+}
+
+// Four elements of a state as they lie in memory.
+template <typename S>
+using Raw = std::conditional_t<sizeof(S) == 4, float4, uint2>;
 
 // S state; kMaxK, at least K, is the number of threads too.
-template <typename S, int kMaxK, bool kDelta, bool kChannel>
-__global__ void __launch_bounds__(kMaxK, StepTilesAtOnce(kMaxK))
+template <typename S, int kMaxK, bool kDelta>
+__global__ void __launch_bounds__(kMaxK, StepTilesAtOnce(kMaxK, sizeof(S)))
     TileStepKernel(const RecurrenceParams p, const __grid_constant__ TileMap states) {
   constexpr int kWarps = kMaxK / 32;
   static_assert(kMaxK == kMaxRows * kWarps * 32 / kLanes);
   __shared__ StepSums<kWarps, kLanes> sums;
+  __shared__ RowInputs inputs[kMaxK];
   BeginNextKernel();
   const int n = blockIdx.z, slot = p.slots[n];
   if (slot < 0) return AwaitPreviousKernel();
@@ -39,38 +84,57 @@ __global__ void __launch_bounds__(kMaxK, StepTilesAtOnce(kMaxK))
     CopyTileToShared(SharedAddress(tile), states, row, column, loaded);
   }
   AwaitPreviousKernel();
-  const TokenStep<__nv_bfloat16, kMaxRows, kDelta, kChannel> step(p, part, n);
-  __syncthreads();  // the barrier is made
+  if (threadIdx.x < p.key_dim) inputs[threadIdx.x] = RowInputsOf(p, part.head, n, threadIdx.x);
+  const float4 value = ValueOf<__nv_bfloat16>(p, part, n);
+  const float beta = kDelta ? p.beta[static_cast<int64_t>(n) * p.heads + part.head] : 1.0f;
+  __syncthreads();  // inputs are there and the barrier is made
   Wait(loaded, 0);
 
   S* const mine = tile + part.first_row * kStepTileColumns + part.column_lane * 4;
-  float4 s[kMaxRows];
+  const RowInputs* const rows = inputs + part.first_row;
+  const auto load = [mine](int i) {
+    return *reinterpret_cast<const Raw<S>*>(mine + i * kStepTileColumns);
+  };
+  Raw<S> kept[std::max(kKeptRows<S>, 1)];
+  float4 from_q = make_float4(0, 0, 0, 0), from_k = from_q;
+  float q_dot_k = 0.0f;
 #pragma unroll
   for (int i = 0; i < kMaxRows; ++i) {
-    s[i] = i < part.rows ? LoadFour(mine + i * kStepTileColumns) : make_float4(0, 0, 0, 0);
+    if (i < part.rows) {
+      const Raw<S> raw = load(i);
+      if (i < kKeptRows<S>) kept[i] = raw;
+      const RowInputs in = rows[i];
+      float4 s = Unpack(raw);
+      Scale(s, in.decay);
+      AddScaled(from_q, Low(in.query_key), s);
+      if constexpr (kDelta) AddScaled(from_k, High(in.query_key), s);
+      q_dot_k += Low(in.query_key) * High(in.query_key);
+    }
   }
-  step.Decay(s);
-  step.AddUp(s, sums);
+  AddUp<kDelta>(part, from_q, from_k, q_dot_k, sums);
   __syncthreads();
-  const float4 u = step.Update(sums, s);
+  const float4 u = UpdateOf<kDelta>(part, sums, value, beta);
 #pragma unroll
   for (int i = 0; i < kMaxRows; ++i) {
-    if (i < part.rows) StoreFour(mine + i * kStepTileColumns, s[i]);
+    if (i < part.rows) {
+      const RowInputs in = rows[i];
+      float4 s = Unpack(i < kKeptRows<S> ? kept[i] : load(i));
+      Scale(s, in.decay);
+      AddScaled(s, High(in.query_key), u);
+      StoreFour(mine + i * kStepTileColumns, s);
+    }
   }
   PublishToCopies();
   __syncthreads();
   if (threadIdx.x == 0) CopyTileToGlobal(states, row, column, SharedAddress(tile));
-  step.StoreOut(sums, u);
+  StoreOut<__nv_bfloat16>(p, part, n, sums, u);
   if (threadIdx.x == 0) WaitForTileReads();
 }
 
 template <typename S, int kMaxK>
 void Launch(const RecurrenceParams& p, cudaStream_t stream, bool chained) {
-  const bool channel = p.decay == Decay::kPerChannel;
-  const auto kernel = p.beta    ? channel ? TileStepKernel<S, kMaxK, true, true>
-                                          : TileStepKernel<S, kMaxK, true, false>
-                         : channel ? TileStepKernel<S, kMaxK, false, true>
-                                : TileStepKernel<S, kMaxK, false, false>;
+  const auto kernel =
+      p.beta != nullptr ? TileStepKernel<S, kMaxK, true> : TileStepKernel<S, kMaxK, false>;
   const TileMap states = MakeTileMap(p.state, sizeof(S) == 4 ? DType::kF32 : DType::kBF16,
                                      p.value_dim, p.key_dim, kStepTileColumns);
   // The tile and its barrier.

@@ -21,17 +21,21 @@ StepPlan Plan(const RecurrenceParams& p, DType dtype = DType::kBF16, bool hopper
   return PlanStep(p, dtype, kMultiprocessors, hopper);
 }
 
-TEST(PlanStep, TilesFromTwoRoundsOn) {
-  // Two tiles of 256 rows are on a multiprocessor at once: two rounds are 4 * 132 = 66 * 8.
-  EXPECT_FALSE(Plan(Params(65, 1, 256, 512)).tiles);
-  const StepPlan plan = Plan(Params(66, 1, 256, 512));
+TEST(PlanStep, TilesFromOneAndAHalfRoundsOn) {
+  // Three tiles of 256 rows are on a multiprocessor at once: 4.5 * 132 = 594 tiles, 8 a state.
+  EXPECT_FALSE(Plan(Params(74, 1, 256, 512)).tiles);
+  const StepPlan plan = Plan(Params(75, 1, 256, 512));
   EXPECT_TRUE(plan.tiles);
   EXPECT_EQ(plan.columns, 64);
-  // Four of 128 rows, eight of 64.
-  EXPECT_FALSE(Plan(Params(32, 16, 128, 128)).tiles);
-  EXPECT_TRUE(Plan(Params(33, 16, 128, 128)).tiles);
-  EXPECT_FALSE(Plan(Params(131, 16, 64, 64)).tiles);
-  EXPECT_TRUE(Plan(Params(132, 16, 64, 64)).tiles);
+  // Six of 128 rows: 1188, of bf16 ten: 1980.
+  RecurrenceParams p = Params(593, 1, 128, 128);
+  EXPECT_FALSE(Plan(p).tiles);
+  p.num_sequences = 594;
+  EXPECT_TRUE(Plan(p).tiles);
+  p.bf16_state = true;
+  EXPECT_FALSE(Plan(p).tiles);
+  p.num_sequences = 990;
+  EXPECT_TRUE(Plan(p).tiles);
   // No product overflows.
   EXPECT_TRUE(Plan(Params(65535, 65535, 256, 512)).tiles);
 }
