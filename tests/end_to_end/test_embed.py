@@ -266,7 +266,7 @@ def test_a_full_queue_takes_all_inputs_or_none(start_server):
 
 
 def test_draining_lets_embeddings_finish_and_takes_no_more(start_server):
-    server = start_server(slots=2, max_batch_tokens=64)
+    server = start_server(slots=2, max_batch_tokens=64, drain_timeout_seconds=600)
     running = server.inference.Embed.future(embed_request([1] * 4000, [2] * 4000, [3] * 10))
     server.wait_for_metric("fla_state_slots_used", 2)
     server.process.terminate()
@@ -274,7 +274,7 @@ def test_draining_lets_embeddings_finish_and_takes_no_more(start_server):
     with pytest.raises(grpc.RpcError) as caught:
         server.inference.Embed(embed_request("a"), timeout=10)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert [v.shape for v in arrays(running.result(120))] == [(1, 384)] * 3
+    assert [v.shape for v in arrays(running.result(600))] == [(1, 384)] * 3
     server.process.wait(60)
 
 

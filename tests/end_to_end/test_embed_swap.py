@@ -5,7 +5,7 @@ from checkpoints import copy_demo, copy_golden
 from swapping import Load, listed, model, swap_to, wait_for
 from test_embed import ALL, LAST, MEAN, arrays, difference, embed_request
 
-SWAPS = 20
+SWAPS = 12
 POOLINGS = (LAST, MEAN, ALL)
 # At 64 rows a step the longest takes five of them, and two such requests many more.
 INPUTS = [[(7 * i + length) % 256 for i in range(length)] for length in (1, 2, 40, 64, 65, 300)]
@@ -30,7 +30,7 @@ class EmbedLoad(Load):
         pooling = random_.choice(POOLINGS)
         inputs = [random_.randrange(len(INPUTS)) for _ in range(random_.randint(1, 5))]
         response = self.server.inference.Embed(
-            embed_request(*(INPUTS[i] for i in inputs), pooling=pooling), timeout=120)
+            embed_request(*(INPUTS[i] for i in inputs), pooling=pooling), timeout=600)
         version = response.model_version
         got = arrays(response)
         if len(got) != len(inputs):

@@ -15,6 +15,7 @@ from server_process import request
 CLIENTS = 1000
 AT_A_TIME = 48  # more than there are slots
 KILLED_AT_A_TIME = 10
+MEMORY_GROWTH = float(os.environ.get("FLA_TEST_MEMORY_GROWTH", 1.01))  # more under sanitizers
 CONTROL = dict(text="The old house stood at the end of the lane, and", ignore_eos=True, max_new_tokens=40,
                seed=11, logprobs=3, prompt_logprobs=2, n=2)
 
@@ -195,7 +196,7 @@ def test_a_thousand_faulty_clients(start_server):
     growth = resident_bytes(server) / resident - 1
     print(f"{CLIENTS} faulty clients in {seconds:.1f} s beside {neighbours} good requests; "
           f"{resident / 1e6:.1f} MB resident, {growth:+.2%}")
-    assert growth <= 0.01, "memory has not come back"
+    assert growth <= MEMORY_GROWTH - 1, "memory has not come back"
     assert open_files(server) <= files
     # Nothing but what was asked for ended the requests.
     for reason in ("error", "unavailable"):

@@ -65,7 +65,7 @@ def test_server_info_and_models(server):
 
 
 def test_sigterm_drains(start_server):
-    server = start_server()
+    server = start_server(drain_timeout_seconds=600)  # for sanitizers on busy machines
     stream = server.inference.GenerateStream(
         request(text="Once", ignore_eos=True, max_new_tokens=1500, temperature=0))
     next(stream)
