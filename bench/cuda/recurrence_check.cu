@@ -24,7 +24,7 @@ struct Case {
   float decay_mean = 0, decay_deviation = 0;
   bool bf16 = true, bf16_state = false, step = false;
   bool follow = false, hopper = true;
-  int multiprocessors = 132, window_tokens = 0;
+  int multiprocessors = 132, window_tokens = 0, segment_tokens = 0;
 };
 
 std::string Describe(const Case& c) {
@@ -39,7 +39,8 @@ std::string Describe(const Case& c) {
       std::to_string(c.spec.decay_heads) + " decay " + std::to_string(c.decay_mean) + " padding " +
       std::to_string(c.padding) + (c.follow ? " follow" : "") + (c.hopper ? " hopper" : "") +
       " multiprocessors " + std::to_string(c.multiprocessors) + " window " +
-      std::to_string(c.window_tokens) + " lengths";
+      std::to_string(c.window_tokens) + " segments " + std::to_string(c.segment_tokens) +
+      " lengths";
   for (int length : c.lengths) text += " " + std::to_string(length);
   return text;
 }
@@ -193,6 +194,9 @@ Errors RunCase(const Case& c, uint32_t seed) {
     PrefillPlan plan = PlanPrefill(args, c.multiprocessors, c.hopper);
     plan.follow = c.follow;
     if (c.window_tokens > 0) plan.window_tokens = c.window_tokens;
+    // What the plan would never cut, being too short: the borders of segments, and M, are the same.
+    const int chunk = plan.wide ? kWideChunk : kChunk;
+    if (c.segment_tokens > 0) plan.segment_tokens = (c.segment_tokens + chunk - 1) / chunk * chunk;
     const size_t bytes = PrefillScratchBytes(args, plan);
     const DeviceArray<char> scratch(bytes);
     if (bytes > 0) Check(cudaMemset(scratch.data(), 0xff, bytes), "poison");
@@ -273,6 +277,7 @@ Case RandomCase(int index, bool small, std::mt19937& random) {
   c.hopper = random() % 4 != 0;
   c.multiprocessors = pick({1, 8, 132});
   c.window_tokens = pick({0, 0, 48, 160});
+  c.segment_tokens = pick({0, 16, 32, 48, 128});
   c.num_slots = c.lengths.size() + 2;
   c.padding = pick({0, 0, 8, 16, 2, 3});
   c.decay_mean = static_cast<float>(pick({0, 1, 20})) * 0.05f;

@@ -13,8 +13,10 @@
 // scalar decay scales accumulators (query, key_start and key_end are then q and k themselves); a
 // decay per channel has been multiplied in by ChunkPrepareKernel.
 //
-// Grid (V / 16 / slices, H, N); a block has slices * kParts computing warps, which share the
-// chunk's operands, and one warp that brings these through a ring of stages (chunk_loader.cuh).
+// A sequence's segments may take the place of sequences: scan_segment.cuh, which says what a block
+// walks. Grid: there, of 16 * slices columns; a block has slices * kParts computing warps, which
+// share the chunk's operands, and one warp that brings these through a ring of stages
+// (chunk_loader.cuh).
 #pragma once
 
 #include <algorithm>
@@ -30,21 +32,22 @@ constexpr int ExchangeBytes(int slices) {
   return kParts == 1 ? 0 : slices * kParts * 2 * 4 * 32 * 16;  // double buffer, 4 tiles of C layout
 }
 
-template <int kMaxK, int kParts, bool kDelta, bool kChannel>
+template <int kMaxK, int kParts, bool kDelta, bool kChannel, ScanPass kPass>
 __global__ void __launch_bounds__(288)
     ChunkScanKernel(const RecurrenceParams p, const TokenWindow window,
                     const ChunkWorkspace workspace, const int slices, const int stages) {
   using Stage = ScanStage<kMaxK, kDelta, kChannel>;
   constexpr int kPartK = kMaxK / kParts, kTiles = kPartK / 8, kSteps = kTiles / 2;
   constexpr int kSplits = kSteps >= 8 ? 2 : 1;  // accumulators of one sum: shorter chains
+  constexpr bool kOutputs = kPass == ScanPass::kFinal;
   extern __shared__ __align__(128) char shared[];
-  const int n = blockIdx.z, h = blockIdx.y;
-  const SequenceInWindow sequence = FindSequence(p.cu_seqlens, n, window);
-  if (sequence.begin >= sequence.end) return;
-  const int num_chunks = (sequence.end - sequence.begin + kChunk - 1) / kChunk;
+  const ScanWork work =
+      FindScanWork<kPass, kDelta, kChunk>(p, window, workspace.segments, 16 * slices);
+  if (work.begin >= work.end) return;
+  const int num_chunks = (work.end - work.begin + kChunk - 1) / kChunk;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
-  const int slice = warp / kParts, part = warp % kParts, K = p.key_dim, V = p.value_dim;
-  const int block_column = blockIdx.x * 16 * slices, column = block_column + 16 * slice;
+  const int slice = warp / kParts, part = warp % kParts, K = p.key_dim;
+  const int column = work.column + 16 * slice;
   const int stage_bytes = Stage::Bytes(slices);
   const int stages_offset = kScanBarrierBytes + ExchangeBytes<kParts>(slices);
   const uint32_t full = SharedAddress(shared), empty = full + 8 * kMaxScanStages;
@@ -56,7 +59,7 @@ __global__ void __launch_bounds__(288)
     }
   }
   if (threadIdx.x == 0) {
-    const int readers = min(slices, (V - block_column) / 16) * kParts;
+    const int readers = min(slices, (work.num_columns - work.column) / 16) * kParts;
     for (int i = 0; i < stages; ++i) {
       InitBarrier(full + 8 * i, 32);
       InitBarrier(empty + 8 * i, 32 * readers);
@@ -64,36 +67,26 @@ __global__ void __launch_bounds__(288)
   }
   __syncthreads();
   if (slice == slices) {
-    ChunkLoader<kMaxK, kDelta, kChannel> loader(p, workspace, sequence, num_chunks, slices);
+    ChunkLoader<kMaxK, kDelta, kChannel, kPass> loader(p, workspace, work, num_chunks, slices);
     loader.Run(stages, full, empty, full + stages_offset);
     return;
   }
-  if (column >= V) return;
+  if (column >= work.num_columns) return;
 
   // Element (v = column + r + 8 * (e / 2), k = part * kPartK + 8 * tile + 2 t + e % 2) of S^T.
   float state[kTiles][4];
-  const int64_t state_offset =
-      (static_cast<int64_t>(p.slots[n]) * p.heads + h) * K * V + column + r;
   const auto for_each_element = [&](auto&& visit) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int channel = part * kPartK + 8 * tile + 2 * t + e % 2;
-        visit(state[tile][e], channel < K,
-              state_offset + static_cast<int64_t>(channel) * V + e / 2 * 8);
+        visit(state[tile][e], channel < K, channel, e / 2 * 8);
       }
     }
   };
-  if (p.bf16_state) {
-    for_each_element([&](float& s, bool inside, int64_t i) {
-      s = inside ? __bfloat162float(static_cast<const __nv_bfloat16*>(p.state)[i]) : 0.0f;
-    });
-  } else {
-    for_each_element([&](float& s, bool inside, int64_t i) {
-      s = inside ? static_cast<const float*>(p.state)[i] : 0.0f;
-    });
-  }
+  const ScanState<kPass, kDelta> home(p, workspace.segments, work, column + r);
+  home.Load(for_each_element);
 
   // Byte offsets of this lane's row in ldmatrix: of operands whose rows are the product's columns
   // (also V, read as V^T) and of key_end, whose rows are contracted.
@@ -108,8 +101,9 @@ __global__ void __launch_bounds__(288)
       reinterpret_cast<float4*>(shared + kScanBarrierBytes) + slice * kParts * 2 * 4 * 32 + lane;
 
   auto* out = static_cast<__nv_bfloat16*>(p.out) +
-              static_cast<int64_t>(sequence.begin + r) * p.out_stride + h * V + column + 2 * t;
-  int tokens_left = sequence.end - sequence.begin - r;
+              static_cast<int64_t>(work.begin + r) * p.out_stride + work.head * p.value_dim +
+              column + 2 * t;
+  int tokens_left = work.end - work.begin - r;
   RingPosition position;
   for (int chunk = 0; chunk < num_chunks; ++chunk) {
     Wait(full + 8 * position.stage, position.parity);
@@ -172,20 +166,25 @@ __global__ void __launch_bounds__(288)
 
     // What the next chunk waits for is the chain X, U, S; the products of O fill its gaps.
     float o[kSplits][2][4] = {};
+    const auto put_outputs = [&] {
+      add_splits(o);
+      if (part != 0) put(2, o[0][0]);
+      if (part != 1) put(3, o[0][1]);
+    };
     uint32_t u_to_end[4];
     if constexpr (kDelta) {
       uint32_t transform[4];
       LoadMatrices(transform, stage + Stage::kRecord.transform + operand);
       float x[kSplits][2][4] = {};
       multiply_state(x, stage + Stage::kKeyStart, 0, kSteps);
-      multiply_state(o, stage + Stage::kQuery, 0, kParts == 1 ? kSteps / 2 : kSteps);
+      if constexpr (kOutputs) {
+        multiply_state(o, stage + Stage::kQuery, 0, kParts == 1 ? kSteps / 2 : kSteps);
+      }
       add_splits(x);
       if constexpr (kParts > 1) {
         put(0, x[0][0]);
         put(1, x[0][1]);
-        add_splits(o);
-        if (part != 0) put(2, o[0][0]);
-        if (part != 1) put(3, o[0][1]);
+        if constexpr (kOutputs) put_outputs();
         wait_for_parts();
         add_others(0, x[0][0]);
         add_others(1, x[0][1]);
@@ -203,7 +202,7 @@ __global__ void __launch_bounds__(288)
       float solved[2][4] = {};
       MultiplyAdd(solved[0], u[0], u[1], u[2], u[3], transform[0], transform[1]);
       MultiplyAdd(solved[1], u[0], u[1], u[2], u[3], transform[2], transform[3]);
-      if constexpr (kParts == 1) {
+      if constexpr (kOutputs && kParts == 1) {
         multiply_state(o, stage + Stage::kQuery, kSteps / 2, kSteps);
         add_splits(o);
       }
@@ -217,11 +216,13 @@ __global__ void __launch_bounds__(288)
         }
       }
     } else {
-      multiply_state(o, stage + Stage::kQuery, 0, kSteps);
-      add_splits(o);
-      if constexpr (kParts > 1) {
-        if (part != 0) put(2, o[0][0]);
-        if (part != 1) put(3, o[0][1]);
+      if constexpr (kOutputs) {
+        multiply_state(o, stage + Stage::kQuery, 0, kSteps);
+        if constexpr (kParts > 1) {
+          put_outputs();
+        } else {
+          add_splits(o);
+        }
       }
       if constexpr (!kChannel) {
 #pragma unroll
@@ -255,112 +256,106 @@ __global__ void __launch_bounds__(288)
       }
     }
 
-    uint32_t attention[4];
-    LoadMatrices(attention, stage + Stage::kRecord.attention + operand);
-    Arrive(empty + 8 * position.stage);
-    // One tile of O^T, tokens 8 * tile .. + 7, to memory.
-    const auto finish = [&](int tile, float(&sum)[4], const float(&start)[2], uint32_t b0,
-                            uint32_t b1) {
-      if constexpr (!kChannel) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) sum[e] *= p.scale * start[e % 2];
-      }
-      MultiplyAdd(sum, u[0], u[1], u[2], u[3], b0, b1);
-      const uint32_t low = Transposed(Pack(sum[0], sum[1]));
-      const uint32_t high = Transposed(Pack(sum[2], sum[3]));
-      if (8 * tile >= tokens_left) return;
-      auto* const target = out + 8 * tile * p.out_stride;
-      if (p.paired_out) {
-        *reinterpret_cast<uint32_t*>(target) = low;
-        *reinterpret_cast<uint32_t*>(target + 8) = high;
-      } else {
-        target[0] = __float2bfloat16(Low(low));
-        target[1] = __float2bfloat16(High(low));
-        target[8] = __float2bfloat16(Low(high));
-        target[9] = __float2bfloat16(High(high));
-      }
-    };
-    if constexpr (kParts == 1) {
-      finish(0, o[0][0], from_start[0], attention[0], attention[1]);
-      finish(1, o[0][1], from_start[1], attention[2], attention[3]);
+    if constexpr (!kOutputs) {
+      Arrive(empty + 8 * position.stage);
     } else {
-      if constexpr (!kDelta) wait_for_parts();
-      if (part == 0) {
-        add_others(2, o[0][0]);
+      uint32_t attention[4];
+      LoadMatrices(attention, stage + Stage::kRecord.attention + operand);
+      Arrive(empty + 8 * position.stage);
+      // One tile of O^T, tokens 8 * tile .. + 7, to memory.
+      const auto finish = [&](int tile, float(&sum)[4], const float(&start)[2], uint32_t b0,
+                              uint32_t b1) {
+        if constexpr (!kChannel) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sum[e] *= p.scale * start[e % 2];
+        }
+        MultiplyAdd(sum, u[0], u[1], u[2], u[3], b0, b1);
+        const uint32_t low = Transposed(Pack(sum[0], sum[1]));
+        const uint32_t high = Transposed(Pack(sum[2], sum[3]));
+        if (8 * tile >= tokens_left) return;
+        auto* const target = out + 8 * tile * p.out_stride;
+        if (p.paired_out) {
+          *reinterpret_cast<uint32_t*>(target) = low;
+          *reinterpret_cast<uint32_t*>(target + 8) = high;
+        } else {
+          target[0] = __float2bfloat16(Low(low));
+          target[1] = __float2bfloat16(High(low));
+          target[8] = __float2bfloat16(Low(high));
+          target[9] = __float2bfloat16(High(high));
+        }
+      };
+      if constexpr (kParts == 1) {
         finish(0, o[0][0], from_start[0], attention[0], attention[1]);
-      } else if (part == 1) {
-        add_others(3, o[0][1]);
         finish(1, o[0][1], from_start[1], attention[2], attention[3]);
+      } else {
+        if constexpr (!kDelta) wait_for_parts();
+        if (part == 0) {
+          add_others(2, o[0][0]);
+          finish(0, o[0][0], from_start[0], attention[0], attention[1]);
+        } else if (part == 1) {
+          add_others(3, o[0][1]);
+          finish(1, o[0][1], from_start[1], attention[2], attention[3]);
+        }
       }
+      out += kChunk * p.out_stride;
+      tokens_left -= kChunk;
     }
-    out += kChunk * p.out_stride;
-    tokens_left -= kChunk;
     position.Advance(stages);
   }
 
-  if (p.bf16_state) {
-    for_each_element([&](float& s, bool inside, int64_t i) {
-      if (inside) static_cast<__nv_bfloat16*>(p.state)[i] = __float2bfloat16(s);
-    });
-  } else {
-    for_each_element([&](float& s, bool inside, int64_t i) {
-      if (inside) static_cast<float*>(p.state)[i] = s;
-    });
-  }
+  home.Store(for_each_element);
 }
 
-template <int kMaxK, int kParts, bool kDelta, bool kChannel>
-void LaunchChunkScanKernel(const RecurrenceParams& p, int slices, TokenWindow window,
-                           const ChunkWorkspace& workspace, cudaStream_t stream) {
+template <int kMaxK, int kParts, bool kDelta, bool kChannel, ScanPass kPass>
+void LaunchChunkScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) {
   using Stage = ScanStage<kMaxK, kDelta, kChannel>;
+  const int slices = launch.plan.slices_per_block;
   // Registers allow one large block an SM, or two small ones.
   const int shared_bytes = std::min(kMaxK > 128 ? 160 << 10 : 98 << 10, MaxSharedBytes());
   const int fixed_bytes = kScanBarrierBytes + ExchangeBytes<kParts>(slices);
   const int stages =
       std::clamp((shared_bytes - fixed_bytes) / Stage::Bytes(slices), 2, kMaxScanStages);
   const int bytes = fixed_bytes + stages * Stage::Bytes(slices);
-  const auto kernel = ChunkScanKernel<kMaxK, kParts, kDelta, kChannel>;
+  const auto kernel = ChunkScanKernel<kMaxK, kParts, kDelta, kChannel, kPass>;
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3((p.value_dim / 16 + slices - 1) / slices, p.heads, p.num_sequences);
+  config.gridDim = dim3(ScanColumnBlocks(p, kPass, kDelta, 16 * slices), p.heads,
+                        ScanPieces(p, launch.window, launch.workspace.segments));
   config.blockDim = dim3(32 * (slices * kParts + 1));
   config.dynamicSmemBytes = bytes;
-  config.stream = stream;
+  config.stream = launch.stream;
   cudaLaunchAttribute follow = {};
   follow.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   follow.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &follow;
-  config.numAttrs = workspace.ready ? 1 : 0;
-  Check(cudaLaunchKernelEx(&config, kernel, p, window, workspace, slices, stages),
+  config.numAttrs = launch.workspace.ready ? 1 : 0;
+  Check(cudaLaunchKernelEx(&config, kernel, p, launch.window, launch.workspace, slices, stages),
         "ChunkScanKernel");
 }
 
-template <int kMaxK, int kParts, bool kDelta>
-void LaunchChunkScanParts(const RecurrenceParams& p, const PrefillPlan& plan, TokenWindow window,
-                          const ChunkWorkspace& workspace, cudaStream_t stream) {
-  const int slices = plan.slices_per_block;
+template <int kMaxK, int kParts, bool kDelta, ScanPass kPass>
+void LaunchChunkScanParts(const RecurrenceParams& p, const ScanLaunch& launch) {
   if (p.decay == Decay::kPerChannel) {
-    LaunchChunkScanKernel<kMaxK, kParts, kDelta, true>(p, slices, window, workspace, stream);
+    LaunchChunkScanKernel<kMaxK, kParts, kDelta, true, kPass>(p, launch);
   } else {
-    LaunchChunkScanKernel<kMaxK, kParts, kDelta, false>(p, slices, window, workspace, stream);
+    LaunchChunkScanKernel<kMaxK, kParts, kDelta, false, kPass>(p, launch);
   }
 }
 
-template <bool kDelta>
-void LaunchChunkScan(const RecurrenceParams& p, const PrefillPlan& plan, TokenWindow window,
-                     const ChunkWorkspace& workspace, cudaStream_t stream) {
-  const bool split = plan.key_parts * 64 == MaxKeyDim(p.key_dim);
+template <bool kDelta, ScanPass kPass>
+void LaunchChunkScan(const RecurrenceParams& p, const ScanLaunch& launch) {
+  const bool split = launch.plan.key_parts * 64 == MaxKeyDim(p.key_dim);
   switch (MaxKeyDim(p.key_dim)) {
     case 64:
-      return LaunchChunkScanParts<64, 1, kDelta>(p, plan, window, workspace, stream);
+      return LaunchChunkScanParts<64, 1, kDelta, kPass>(p, launch);
     case 128:
-      return split ? LaunchChunkScanParts<128, 2, kDelta>(p, plan, window, workspace, stream)
-                   : LaunchChunkScanParts<128, 1, kDelta>(p, plan, window, workspace, stream);
+      return split ? LaunchChunkScanParts<128, 2, kDelta, kPass>(p, launch)
+                   : LaunchChunkScanParts<128, 1, kDelta, kPass>(p, launch);
     default:
-      return split ? LaunchChunkScanParts<256, 4, kDelta>(p, plan, window, workspace, stream)
-                   : LaunchChunkScanParts<256, 2, kDelta>(p, plan, window, workspace, stream);
+      return split ? LaunchChunkScanParts<256, 4, kDelta, kPass>(p, launch)
+                   : LaunchChunkScanParts<256, 2, kDelta, kPass>(p, launch);
   }
 }
 
