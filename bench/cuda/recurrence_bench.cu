@@ -2,7 +2,7 @@
 // replays, as one line a shape.
 //
 //   recurrence_bench [prefill] [step] [follow] [split|whole] [narrow] [one|two] [uncut]
-//                    [segments=TOKENS] [slices=N] [only=TEXT]
+//                    [width=1|2] [segments=TOKENS] [slices=N] [only=TEXT]
 //                                          prefill and step if neither is named; the other words
 //                                          change prefill's plan; `only`: rows with TEXT in them
 //   recurrence_bench profile               each kernel once, for a profiler
@@ -134,7 +134,7 @@ struct Inputs {
 struct Overrides {
   bool follow = false, split = false, whole = false, narrow = false, one = false, two = false;
   bool uncut = false;
-  int segment_tokens = 0, slices = 0;  // 0: as planned
+  int segment_tokens = 0, slices = 0, width = 0;  // 0: as planned
   std::string only;
 };
 
@@ -173,6 +173,12 @@ void BenchPrefill(const Overrides& overrides) {
         PlanPrefill(args, Multiprocessors(), IsHopper() && !overrides.narrow, !overrides.uncut);
     plan.follow = overrides.follow;
     if (overrides.segment_tokens > 0) plan.segment_tokens = overrides.segment_tokens;
+    if (overrides.width > 0) plan.slice_width = overrides.width;
+    if (plan.segment_tokens > 0) plan.slice_width = 2;
+    if (!plan.wide && plan.slice_width == 2) {
+      plan.key_parts = std::max(1, MaxKeyDim(shape.key_dim) / 128);
+      plan.slices_per_block = std::min(plan.slices_per_block, 4 / plan.key_parts);
+    }
     if (overrides.slices > 0) plan.slices_per_block = overrides.slices;
     if (plan.wide && (overrides.one || overrides.two))
       plan.slices_per_block = overrides.one ? 1 : 2;
@@ -199,9 +205,9 @@ void BenchPrefill(const Overrides& overrides) {
     });
     std::printf(
         "prefill %-30s %8.4f ms  (prepare %.4f for %d of %d tokens; workspace %.0f MB; segments of "
-        "%d, blocks of %d slices by %d)\n",
+        "%d, blocks of %d slices of width %d by %d)\n",
         shape.name, both, prepare, window.end, static_cast<int>(args.q.rows), scratch.size() * 1e-6,
-        plan.segment_tokens, plan.slices_per_block, plan.key_parts);
+        plan.segment_tokens, plan.slices_per_block, plan.slice_width, plan.key_parts);
     std::fflush(stdout);
   }
 }
@@ -275,6 +281,7 @@ int main(int argc, char** argv) {
     };
     number("segments", overrides.segment_tokens);
     number("slices", overrides.slices);
+    number("width", overrides.width);
     if (word.starts_with("only=")) overrides.only = word.substr(5);
     overrides.uncut |= word == "uncut";
     overrides.follow |= word == "follow";

@@ -24,6 +24,7 @@ struct Case {
   float decay_mean = 0, decay_deviation = 0;
   bool bf16 = true, bf16_state = false, step = false;
   bool follow = false, hopper = true;
+  bool wide_slices = false;
   int multiprocessors = 132, window_tokens = 0, segment_tokens = 0;
 };
 
@@ -38,9 +39,9 @@ std::string Describe(const Case& c) {
       std::to_string(c.spec.k_heads) + "/" + std::to_string(c.spec.v_heads) + "/" +
       std::to_string(c.spec.decay_heads) + " decay " + std::to_string(c.decay_mean) + " padding " +
       std::to_string(c.padding) + (c.follow ? " follow" : "") + (c.hopper ? " hopper" : "") +
-      " multiprocessors " + std::to_string(c.multiprocessors) + " window " +
-      std::to_string(c.window_tokens) + " segments " + std::to_string(c.segment_tokens) +
-      " lengths";
+      (c.wide_slices ? " wide slices" : "") + " multiprocessors " +
+      std::to_string(c.multiprocessors) + " window " + std::to_string(c.window_tokens) +
+      " segments " + std::to_string(c.segment_tokens) + " lengths";
   for (int length : c.lengths) text += " " + std::to_string(length);
   return text;
 }
@@ -197,6 +198,11 @@ Errors RunCase(const Case& c, uint32_t seed) {
     // What the plan would never cut, being too short: the borders of segments, and M, are the same.
     const int chunk = plan.wide ? kWideChunk : kChunk;
     if (c.segment_tokens > 0) plan.segment_tokens = (c.segment_tokens + chunk - 1) / chunk * chunk;
+    if (!plan.wide && (c.wide_slices || plan.segment_tokens > 0)) {
+      plan.slice_width = 2;
+      plan.key_parts = std::max(1, MaxKeyDim(s.key_dim) / 128);
+      plan.slices_per_block = std::min(plan.slices_per_block, 4 / plan.key_parts);
+    }
     const size_t bytes = PrefillScratchBytes(args, plan);
     const DeviceArray<char> scratch(bytes);
     if (bytes > 0) Check(cudaMemset(scratch.data(), 0xff, bytes), "poison");
@@ -278,6 +284,7 @@ Case RandomCase(int index, bool small, std::mt19937& random) {
   c.multiprocessors = pick({1, 8, 132});
   c.window_tokens = pick({0, 0, 48, 160});
   c.segment_tokens = pick({0, 16, 32, 48, 128});
+  c.wide_slices = random() % 2 == 0;
   c.num_slots = c.lengths.size() + 2;
   c.padding = pick({0, 0, 8, 16, 2, 3});
   c.decay_mean = static_cast<float>(pick({0, 1, 20})) * 0.05f;

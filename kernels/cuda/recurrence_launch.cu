@@ -96,6 +96,7 @@ void PlanBlocks(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& pl
   const RecurrenceSpec& spec = args.spec;
   const int slices = spec.value_dim / 16, max_k = MaxKeyDim(spec.key_dim);
   const int64_t states = static_cast<int64_t>(spec.heads) * args.num_sequences;
+  plan.slice_width = 1;
   if (plan.wide) {
     plan.key_parts = plan.slices_per_block = 1;
     if (WidePanels(spec.key_dim) > 2) return;  // shared memory has room for one slice
@@ -180,12 +181,13 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
   const std::span<const int> cu_seqlens(args.cu_seqlens_host, args.num_sequences + 1);
   const SegmentPlan segments =
       PlanSegments({spec.heads, spec.key_dim, spec.value_dim, spec.update == Update::kDelta,
-                    plan.wide, multiprocessors},
+                    spec.decay == Decay::kPerChannel, plan.wide, multiprocessors},
                    {plan.key_parts, plan.slices_per_block}, cu_seqlens);
   if (segments.segment_tokens > 0) {
     plan.segment_tokens = segments.segment_tokens;
-    plan.slices_per_block = segments.slices_per_block;
+    plan.slice_width = plan.wide ? 1 : 2;
     plan.key_parts = plan.wide ? 1 : MinKeyParts(spec.key_dim);
+    plan.slices_per_block = segments.slices_per_block;
   }
   return plan;
 }

@@ -134,14 +134,15 @@ int MaxSharedBytes();
 // within the limits given, only slower.
 struct PrefillPlan {
   int window_tokens;     // a multiple of kChunk
+  int slice_width;       // tiles of 16 columns of a slice: 1 or, with the fewest key_parts only, 2
   int key_parts;         // warps that share a slice's state: max_k / 64 or half of that, at least 1
-  int slices_per_block;  // of the scan: a power of two, key_parts * slices_per_block <= 8; wide: 1
-                         // or 2
+  int slices_per_block;  // of the scan: a power of two, slice_width * key_parts * slices_per_block
+                         // <= 8; wide: 1 or 2
   bool wide;             // chunks of kWideChunk tokens
   bool follow;  // the scan follows the first kernel chunk by chunk (sm_90) instead of waiting for
                 // it; not where sequences are cut
   int segment_tokens;  // a multiple of the chunk: the scan cuts longer sequences into segments of
-                       // so many tokens; 0: it does not
+                       // so many tokens, with slice_width 2; 0: it does not
 };
 // `hopper`: compute capability 9.0, which the wide kernels are made for. `may_cut`: sequences may
 // be cut into segments.

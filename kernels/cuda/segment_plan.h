@@ -10,6 +10,7 @@ namespace fla::cuda {
 struct ScanShape {
   int heads, key_dim, value_dim;
   bool delta;
+  bool per_channel;  // the decay
   bool wide;
   int multiprocessors;
 };
@@ -21,7 +22,7 @@ struct WholeScan {
 
 struct SegmentPlan {
   int segment_tokens;    // a multiple of kWideChunk; 0: sequences stay whole
-  int slices_per_block;  // of both passes, each slice with the fewest warps
+  int slices_per_block;  // of both passes; narrow: slices of two tiles, each with the fewest warps
 };
 
 // The cheapest plan by an estimate of what a chunk costs (kernels/cuda/README.md says where its

@@ -11,7 +11,7 @@ namespace fla::cuda {
 namespace {
 
 constexpr int kMultiprocessors = 132;
-constexpr ScanShape kKda4 = {4, 128, 128, true, false, kMultiprocessors};
+constexpr ScanShape kKda4 = {4, 128, 128, true, true, false, kMultiprocessors};
 constexpr WholeScan kSplitKeys = {2, 1};
 
 std::vector<int> Sums(const std::vector<int>& lengths) {
@@ -34,14 +34,14 @@ TEST(SegmentPlanTest, LongSequenceOfFewHeadsFillsTheGpu) {
     SCOPED_TRACE(heads);
     const SegmentPlan plan = PlanSegments(WithHeads(kKda4, heads), kSplitKeys, Sums({65536}));
     ASSERT_GT(plan.segment_tokens, 0);
-    const int blocks_of_head = 8 / plan.slices_per_block;
+    const int blocks_of_head = 4 / plan.slices_per_block;  // slices of 32 columns
     const int blocks = heads * blocks_of_head * SegmentsOf(65536, plan);
     EXPECT_GE(blocks, kMultiprocessors * 9 / 10);
   }
 }
 
 TEST(SegmentPlanTest, FullGridIsNotCut) {
-  const ScanShape gdn = {64, 128, 128, true, true, kMultiprocessors};
+  const ScanShape gdn = {64, 128, 128, true, false, true, kMultiprocessors};
   EXPECT_EQ(PlanSegments(WithHeads(kKda4, 64), {1, 4}, Sums({8192})).segment_tokens, 0);
   EXPECT_EQ(PlanSegments(WithHeads(kKda4, 96), {1, 4}, Sums({8192})).segment_tokens, 0);
   EXPECT_EQ(PlanSegments(gdn, {1, 1}, Sums({8192})).segment_tokens, 0);
@@ -75,7 +75,7 @@ TEST(SegmentPlanTest, AGpuOfOneMultiprocessorIsFull) {
 // The delta rule pays for M: where the additive rule gains a little, it gains nothing.
 TEST(SegmentPlanTest, DeltaNeedsMoreIdleMultiprocessors) {
   const auto is_cut = [](bool delta, int heads) {
-    const ScanShape shape = {heads, 128, 128, delta, false, kMultiprocessors};
+    const ScanShape shape = {heads, 128, 128, delta, true, false, kMultiprocessors};
     return PlanSegments(shape, {2, 1}, Sums({32768})).segment_tokens > 0;
   };
   int most_heads[2] = {};
@@ -96,7 +96,8 @@ TEST(SegmentPlanTest, PlansAreWithinTheKernelsLimits) {
         for (int variant = 0; variant < 4; ++variant) {
           for (int length : {600, 2048, 16384, 65536, 1 << 20}) {
             const bool delta = variant % 2 == 1, wide = variant / 2 == 1;
-            const ScanShape shape = {heads, key_dim, value_dim, delta, wide, kMultiprocessors};
+            const ScanShape shape = {heads, key_dim, value_dim,       delta,
+                                     !wide, wide,    kMultiprocessors};
             const std::vector<int> cu_seqlens = Sums({17, length, 0, 700});
             const SegmentPlan plan = PlanSegments(shape, {1, 1}, cu_seqlens);
             if (plan.segment_tokens == 0) continue;
@@ -106,12 +107,12 @@ TEST(SegmentPlanTest, PlansAreWithinTheKernelsLimits) {
             EXPECT_EQ(plan.segment_tokens % 64, 0);
             EXPECT_GE(plan.segment_tokens, 256);
             EXPECT_LT(plan.segment_tokens, length);
-            const int max_slices = !wide ? 8 / MinKeyParts(key_dim) : key_dim > 128 ? 1 : 2;
+            const int max_slices = !wide ? 4 / MinKeyParts(key_dim) : key_dim > 128 ? 1 : 2;
             EXPECT_LE(plan.slices_per_block, max_slices);
             EXPECT_EQ(plan.slices_per_block & (plan.slices_per_block - 1), 0);
             const int64_t slots = cu_seqlens.back() / plan.segment_tokens + 4;
             EXPECT_LE(slots * heads * SegmentNumbers(key_dim, value_dim, delta) * 4,
-                      int64_t{512} << 20);
+                      int64_t{256} << 20);
           }
         }
       }
