@@ -121,6 +121,16 @@ void PlanBlocks(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& pl
          (per_block / 2 >= slices || 10 * blocks(per_block) < 9 * multiprocessors)) {
     per_block /= 2;
   }
+
+  // A slice of two tiles uses a chunk's operands twice, but halves the warps: where heads of 128
+  // alone nearly fill the GPU. The additive rule has too little else to do.
+  constexpr int kPairs = 4;  // of tiles, of a block
+  if (spec.update == Update::kDelta && max_k == 128 && slices % (2 * kPairs) == 0 &&
+      10 * blocks(2 * kPairs) >= 7 * multiprocessors) {
+    plan.slice_width = 2;
+    plan.key_parts = 1;
+    per_block = kPairs;
+  }
 }
 
 template <ScanPass kPass>

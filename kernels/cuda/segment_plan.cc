@@ -10,8 +10,8 @@ namespace {
 // Segments shorter than that are all set-up: states come and go, the ring of stages fills.
 constexpr int kMinSegmentTokens = 256;
 constexpr int kMaxSegments = 128;  // of a sequence
-// What the kernels between and before the passes cost besides their work, in cycles.
-constexpr double kPassCycles = 15000;
+// What the kernels between and before the passes cost besides their work, in cycles: 35 us.
+constexpr double kPassCycles = 60000;
 constexpr double kWorthwhile = 0.75;
 constexpr double kBytesPerCycle = 17;  // of memory, a multiprocessor's share
 constexpr int64_t kMaxWorkspaceNumbers = int64_t{1} << 26;
