@@ -21,14 +21,18 @@ set(emulated_sources
   kernels/cuda/chunk_prepare.cu
   kernels/cuda/chunk_scan_additive.cu
   kernels/cuda/chunk_scan_delta.cu
+  kernels/cuda/chunk_scan_local.cu
   kernels/cuda/recurrence_launch.cu
+  kernels/cuda/segment_combine.cu
+  kernels/cuda/segment_decays.cu
   kernels/cuda/step_bf16.cu
   kernels/cuda/step_bf16_state.cu
   kernels/cuda/step_f32.cu
   kernels/cuda/step_tile.cu
   kernels/cuda/wide_prepare.cu
   kernels/cuda/wide_scan_additive.cu
-  kernels/cuda/wide_scan_delta.cu)
+  kernels/cuda/wide_scan_delta.cu
+  kernels/cuda/wide_scan_local.cu)
 set(emulated_checks bench/cuda/chunk_attention_check.cu bench/cuda/recurrence_check.cu)
 set(emulated_headers
   kernels/cuda/chunk_attention_elements.cuh
@@ -36,6 +40,7 @@ set(emulated_headers
   kernels/cuda/chunk_scan.cuh
   kernels/cuda/chunk_window.cuh
   kernels/cuda/scan_ring.cuh
+  kernels/cuda/scan_segment.cuh
   kernels/cuda/step.cuh
   kernels/cuda/step_token.cuh
   kernels/cuda/wide_loader.cuh
@@ -63,7 +68,8 @@ add_custom_command(
   COMMAND ${CMAKE_COMMAND} -E copy ${emulated_stand_ins} ${emulated_root}/kernels/cuda
   DEPENDS ${emulated_from} ${emulated_headers_from} ${emulator}/convert.py ${emulated_stand_ins})
 # The kernels once, a program for each check of them.
-add_library(recurrence_emulated STATIC ${emulated_files} ${emulator}/emulator.cc)
+add_library(recurrence_emulated STATIC ${emulated_files} ${emulator}/emulator.cc
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/segment_plan.cc)
 target_include_directories(recurrence_emulated BEFORE PUBLIC ${emulated_root})
 target_include_directories(recurrence_emulated PUBLIC ${CUDAToolkit_INCLUDE_DIRS})
 target_compile_options(recurrence_emulated PUBLIC -w)

@@ -1,9 +1,10 @@
 // Times the recurrence's kernels on the shapes that docs/performance.md reports: median of graph
 // replays, as one line a shape.
 //
-//   recurrence_bench [prefill] [step] [follow] [split|whole] [narrow] [one|two]
+//   recurrence_bench [prefill] [step] [follow] [split|whole] [narrow] [one|two] [uncut]
+//                    [width=1|2] [segments=TOKENS] [slices=N] [only=TEXT]
 //                                          prefill and step if neither is named; the other words
-//                                          change prefill's plan
+//                                          change prefill's plan; `only`: rows with TEXT in them
 //   recurrence_bench step [tiles|loads] [shuffled]
 //                                          only TileStepKernel or only RecurrentKernel; slots in
 //                                          random order
@@ -139,6 +140,9 @@ struct Inputs {
 struct Overrides {
   bool follow = false, split = false, whole = false, narrow = false, one = false, two = false;
   bool tiles = false, loads = false, shuffled = false;  // of steps
+  bool uncut = false;
+  int segment_tokens = 0, slices = 0, width = 0;  // 0: as planned
+  std::string only;
 };
 
 StepPlan PlanOf(const RecurrenceParams& params, const Overrides& overrides = {}) {
@@ -177,10 +181,20 @@ void BenchPrefill(const Overrides& overrides) {
       {"GDN H16 128x128 1x16384", token, delta, 16, 16, 128, 128, {16384}},
   };
   for (const Shape& shape : shapes) {
+    if (std::string(shape.name).find(overrides.only) == std::string::npos) continue;
     const Inputs inputs(shape, false);
     const RecurrenceArgs& args = inputs.args;
-    PrefillPlan plan = PlanPrefill(args, Multiprocessors(), IsHopper() && !overrides.narrow);
+    PrefillPlan plan =
+        PlanPrefill(args, Multiprocessors(), IsHopper() && !overrides.narrow, !overrides.uncut);
     plan.follow = overrides.follow;
+    if (overrides.segment_tokens > 0) plan.segment_tokens = overrides.segment_tokens;
+    if (overrides.width > 0) plan.slice_width = overrides.width;
+    if (plan.segment_tokens > 0) plan.slice_width = 2;
+    if (!plan.wide && plan.slice_width == 2) {
+      plan.key_parts = std::max(1, MaxKeyDim(shape.key_dim) / 128);
+      plan.slices_per_block = std::min(plan.slices_per_block, 4 / plan.key_parts);
+    }
+    if (overrides.slices > 0) plan.slices_per_block = overrides.slices;
     if (plan.wide && (overrides.one || overrides.two))
       plan.slices_per_block = overrides.one ? 1 : 2;
     if (!plan.wide && (overrides.split || overrides.whole)) {
@@ -204,9 +218,11 @@ void BenchPrefill(const Overrides& overrides) {
                            stream);
       }
     });
-    std::printf("prefill %-30s %8.4f ms  (prepare %.4f for %d of %d tokens; workspace %.0f MB)\n",
-                shape.name, both, prepare, window.end, static_cast<int>(args.q.rows),
-                scratch.size() * 1e-6);
+    std::printf(
+        "prefill %-30s %8.4f ms  (prepare %.4f for %d of %d tokens; workspace %.0f MB; segments of "
+        "%d, blocks of %d slices of width %d by %d)\n",
+        shape.name, both, prepare, window.end, static_cast<int>(args.q.rows), scratch.size() * 1e-6,
+        plan.segment_tokens, plan.slices_per_block, plan.slice_width, plan.key_parts);
     std::fflush(stdout);
   }
 }
@@ -291,6 +307,15 @@ int main(int argc, char** argv) {
     }
     prefill |= word == "prefill";
     step |= word == "step";
+    const auto number = [&](const char* name, int& value) {
+      const std::string prefix = std::string(name) + "=";
+      if (word.starts_with(prefix)) value = std::stoi(word.substr(prefix.size()));
+    };
+    number("segments", overrides.segment_tokens);
+    number("slices", overrides.slices);
+    number("width", overrides.width);
+    if (word.starts_with("only=")) overrides.only = word.substr(5);
+    overrides.uncut |= word == "uncut";
     overrides.follow |= word == "follow";
     overrides.split |= word == "split";
     overrides.whole |= word == "whole";

@@ -24,9 +24,9 @@ struct Case {
   int padding = 0;  // columns between rows
   float decay_mean = 0, decay_deviation = 0;
   bool bf16 = true, bf16_state = false, step = false;
-  bool follow = false, hopper = true, tiles = false;
+  bool follow = false, hopper = true, tiles = false, wide_slices = false;
   int skipped = -1;  // step: a sequence whose slot is -1
-  int multiprocessors = 132, window_tokens = 0;
+  int multiprocessors = 132, window_tokens = 0, segment_tokens = 0;
 };
 
 std::string Describe(const Case& c) {
@@ -40,8 +40,10 @@ std::string Describe(const Case& c) {
       std::to_string(c.spec.k_heads) + "/" + std::to_string(c.spec.v_heads) + "/" +
       std::to_string(c.spec.decay_heads) + " decay " + std::to_string(c.decay_mean) + " padding " +
       std::to_string(c.padding) + (c.follow ? " follow" : "") + (c.hopper ? " hopper" : "") +
-      (c.tiles ? " tiles" : "") + " skipped " + std::to_string(c.skipped) + " multiprocessors " +
-      std::to_string(c.multiprocessors) + " window " + std::to_string(c.window_tokens) + " lengths";
+      (c.tiles ? " tiles" : "") + (c.wide_slices ? " wide slices" : "") + " skipped " +
+      std::to_string(c.skipped) + " multiprocessors " + std::to_string(c.multiprocessors) +
+      " window " + std::to_string(c.window_tokens) + " segments " +
+      std::to_string(c.segment_tokens) + " lengths";
   for (int length : c.lengths) text += " " + std::to_string(length);
   return text;
 }
@@ -204,6 +206,14 @@ Errors RunCase(const Case& c, uint32_t seed) {
     PrefillPlan plan = PlanPrefill(args, c.multiprocessors, c.hopper);
     plan.follow = c.follow;
     if (c.window_tokens > 0) plan.window_tokens = c.window_tokens;
+    // What the plan would never cut, being too short: the borders of segments, and M, are the same.
+    const int chunk = plan.wide ? kWideChunk : kChunk;
+    if (c.segment_tokens > 0) plan.segment_tokens = (c.segment_tokens + chunk - 1) / chunk * chunk;
+    if (!plan.wide && (c.wide_slices || plan.segment_tokens > 0)) {
+      plan.slice_width = 2;
+      plan.key_parts = std::max(1, MaxKeyDim(s.key_dim) / 128);
+      plan.slices_per_block = std::min(plan.slices_per_block, 4 / plan.key_parts);
+    }
     const size_t bytes = PrefillScratchBytes(args, plan);
     const DeviceArray<char> scratch(bytes);
     if (bytes > 0) Check(cudaMemset(scratch.data(), 0xff, bytes), "poison");
@@ -287,6 +297,8 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   c.hopper = random() % 4 != 0;
   c.multiprocessors = pick({1, 8, 132});
   c.window_tokens = pick({0, 0, 48, 160});
+  c.segment_tokens = pick({0, 16, 32, 48, 128});
+  c.wide_slices = random() % 2 == 0;
   c.num_slots = c.lengths.size() + 2;
   c.padding = pick({0, 0, 8, 16, 2, 3});
   c.decay_mean = static_cast<float>(pick({0, 1, 20})) * 0.05f;

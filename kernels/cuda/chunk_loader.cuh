@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/chunk_tile.cuh"
 #include "kernels/cuda/scan_ring.cuh"
+#include "kernels/cuda/scan_segment.cuh"
 
 namespace fla::cuda {
 
@@ -25,7 +26,7 @@ static_assert(2 * 8 * kMaxScanStages <= kScanBarrierBytes);
 
 // One warp. Lane l copies rows l % 8 and l % 8 + 8 of every fourth group of 8 columns, from l / 8
 // on: 64 neighbouring bytes of a row are read together, and 128 of shared memory written.
-template <int kMaxK, bool kDelta, bool kChannel>
+template <int kMaxK, bool kDelta, bool kChannel, ScanPass kPass>
 class ChunkLoader {
   using Stage = ScanStage<kMaxK, kDelta, kChannel>;
   static constexpr int kColumns = ChunkRecord::kColumns;
@@ -40,17 +41,17 @@ class ChunkLoader {
 
  public:
   __device__ __forceinline__ ChunkLoader(const RecurrenceParams& p, const ChunkWorkspace& workspace,
-                                         const SequenceInWindow& sequence, int num_chunks,
-                                         int slices)
-      : tokens_(sequence.end - sequence.begin),
+                                         const ScanWork& work, int num_chunks, int slices)
+      : tokens_(work.end - work.begin),
+        value_tokens_(work.is_map ? 0 : tokens_),
         num_chunks_(num_chunks),
         slices_(slices),
         heads_(p.heads) {
-    const int lane = threadIdx.x % 32, h = blockIdx.y, column = blockIdx.x * 16 * slices;
-    const int64_t number = static_cast<int64_t>(sequence.first_slot) * p.heads + h;
+    const int lane = threadIdx.x % 32, h = work.head;
+    const int64_t number = static_cast<int64_t>(work.chunk_slot) * p.heads + h;
     record_ = workspace.records + number * Stage::kRecord.bytes + 16 * lane;
     ready_ = workspace.ready ? workspace.ready + number + lane * p.heads : nullptr;
-    const int64_t token = sequence.begin + lane % 8;
+    const int64_t token = work.begin + lane % 8;
     const auto rows = [&](const void* x, int64_t stride, int first_column) {
       return Rows{
           static_cast<const __nv_bfloat16*>(x) + token * stride + first_column + lane / 8 * 8,
@@ -58,9 +59,9 @@ class ChunkLoader {
     };
     q_ = rows(p.q, p.q_stride, h / p.q_group * p.key_dim);
     k_ = rows(p.k, p.k_stride, h / p.k_group * p.key_dim);
-    v_ = rows(p.v, p.v_stride, h / p.v_group * p.value_dim + column);
+    v_ = rows(p.v, p.v_stride, h / p.v_group * p.value_dim + work.column);
     key_groups_ = p.key_dim / 8 - lane / 8;
-    value_groups_ = min(2 * slices, (p.value_dim - column) / 8) - lane / 8;
+    value_groups_ = min(2 * slices, (work.num_columns - work.column) / 8) - lane / 8;
     safe_ = static_cast<const __nv_bfloat16*>(p.q);
   }
 
@@ -76,20 +77,23 @@ class ChunkLoader {
       if (chunk >= num_ready) num_ready = chunk + WaitForRecords(chunk);
       Wait(empty + 8 * position.stage, position.parity ^ 1);
       const uint32_t stage = first_stage + position.stage * Stage::Bytes(slices_);
-#pragma unroll
-      for (int i = 0; i < Stage::kRecord.bytes; i += 512) {
-        if (i + 16 * lane < Stage::kRecord.bytes) {
-          CopyAsync(stage + 16 * lane + i, record_ + i, true);
-        }
+      constexpr ChunkRecord kRecord = Stage::kRecord;
+      if constexpr (kPass == ScanPass::kFinal) {
+        CopyRecord<0, kRecord.bytes>(stage);
+      } else {
+        CopyRecord<kRecord.transform, kRecord.query>(stage);
+        CopyRecord<kRecord.key_end, kRecord.bytes>(stage);
       }
-      const int tokens_left = tokens_ - chunk * kChunk - lane % 8;
+      const int behind = chunk * kChunk + lane % 8, tokens_left = tokens_ - behind;
       if constexpr (!kChannel) {
-        CopyRows<kMaxK / 8>(stage + Stage::kQuery + row, q_, key_groups_, tokens_left);
+        if constexpr (kPass == ScanPass::kFinal) {
+          CopyRows<kMaxK / 8>(stage + Stage::kQuery + row, q_, key_groups_, tokens_left);
+        }
         CopyRows<kMaxK / 8>(stage + Stage::kKeyEnd + row, k_, key_groups_, tokens_left);
         q_.Advance();
         k_.Advance();
       }
-      CopyRows<16>(stage + Stage::kValue + row, v_, value_groups_, tokens_left);
+      CopyRows<16>(stage + Stage::kValue + row, v_, value_groups_, value_tokens_ - behind);
       v_.Advance();
       record_ += static_cast<int64_t>(heads_) * Stage::kRecord.bytes;
       ArriveAfterCopies(full + 8 * position.stage);
@@ -98,6 +102,16 @@ class ChunkLoader {
   }
 
  private:
+  // Bytes [kBegin, kEnd) of the record.
+  template <int kBegin, int kEnd>
+  __device__ __forceinline__ void CopyRecord(uint32_t stage) const {
+    const int first = 16 * (threadIdx.x % 32);
+#pragma unroll
+    for (int i = kBegin; i < kEnd; i += 512) {
+      if (i + first < kEnd) CopyAsync(stage + first + i, record_ + i, true);
+    }
+  }
+
   template <int kMaxGroups>
   __device__ __forceinline__ void CopyRows(uint32_t target, const Rows& rows, int groups,
                                            int tokens_left) {
@@ -126,7 +140,8 @@ class ChunkLoader {
     return missing ? __ffs(missing) - 1 : 32;
   }
 
-  const int tokens_, num_chunks_, slices_, heads_;
+  const int tokens_, value_tokens_;  // of M there are no values: 0
+  const int num_chunks_, slices_, heads_;
   int key_groups_, value_groups_;  // of 8 columns, from this lane's first one on
   const char* record_;
   const int* ready_;  // of chunk `lane`, or null

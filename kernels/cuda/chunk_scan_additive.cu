@@ -2,9 +2,6 @@
 
 namespace fla::cuda {
 
-void LaunchChunkScanAdditive(const RecurrenceParams& p, const PrefillPlan& plan, TokenWindow window,
-                             const ChunkWorkspace& workspace, cudaStream_t stream) {
-  LaunchChunkScan<false>(p, plan, window, workspace, stream);
-}
+template void LaunchChunkScan<false, ScanPass::kFinal>(const RecurrenceParams&, const ScanLaunch&);
 
 }  // namespace fla::cuda

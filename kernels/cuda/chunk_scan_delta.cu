@@ -2,9 +2,6 @@
 
 namespace fla::cuda {
 
-void LaunchChunkScanDelta(const RecurrenceParams& p, const PrefillPlan& plan, TokenWindow window,
-                          const ChunkWorkspace& workspace, cudaStream_t stream) {
-  LaunchChunkScan<true>(p, plan, window, workspace, stream);
-}
+template void LaunchChunkScan<true, ScanPass::kFinal>(const RecurrenceParams&, const ScanLaunch&);
 
 }  // namespace fla::cuda

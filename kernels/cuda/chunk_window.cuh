@@ -5,17 +5,38 @@
 
 namespace fla::cuda {
 
-// Tokens [begin, end) of sequence n inside the window, and the slot of its first chunk.
+// Tokens [begin, end) of sequence n inside the window, and the slot of its first piece: the
+// window's sequences are cut into chunks or segments of `tokens` tokens, and every piece has a
+// slot.
 struct SequenceInWindow {
   int begin, end, first_slot;
 };
 
-template <int kTokens = kChunk>
 __device__ __forceinline__ SequenceInWindow FindSequence(const int* cu_seqlens, int n,
-                                                         TokenWindow window) {
+                                                         TokenWindow window, int tokens = kChunk) {
   const int begin = min(max(cu_seqlens[n], window.begin), window.end);
   const int end = min(max(cu_seqlens[n + 1], window.begin), window.end);
-  return {begin, end, (begin - window.begin) / kTokens + n};
+  return {begin, end, (begin - window.begin) / tokens + n};
+}
+
+// Slots of a window, some of which no piece has.
+constexpr int SlotsOfWindow(TokenWindow window, int num_sequences, int tokens) {
+  return (window.end - window.begin) / tokens + num_sequences;
+}
+
+// The sequence that the piece of slot `slot` is of, if there is one.
+__device__ __forceinline__ int FindSequenceOfSlot(const RecurrenceParams& p, TokenWindow window,
+                                                  int slot, int tokens) {
+  int low = 0, high = p.num_sequences;  // first slots increase: find the last that is <= slot
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (FindSequence(p.cu_seqlens, middle, window, tokens).first_slot <= slot) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
 }
 
 struct ChunkWork {
@@ -28,16 +49,8 @@ template <int kTokens = kChunk>
 __device__ __forceinline__ ChunkWork FindWork(const RecurrenceParams& p, TokenWindow window,
                                               int64_t index, int head_groups, int group_size) {
   const int slot = static_cast<int>(index / head_groups);
-  int low = 0, high = p.num_sequences;  // first slots increase: find the last that is <= slot
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    if (FindSequence<kTokens>(p.cu_seqlens, middle, window).first_slot <= slot) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  const SequenceInWindow sequence = FindSequence<kTokens>(p.cu_seqlens, low, window);
+  const int n = FindSequenceOfSlot(p, window, slot, kTokens);
+  const SequenceInWindow sequence = FindSequence(p.cu_seqlens, n, window, kTokens);
   const int first_token = sequence.begin + (slot - sequence.first_slot) * kTokens;
   return {first_token, max(0, min(kTokens, sequence.end - first_token)),
           static_cast<int>(index % head_groups) * group_size, slot};

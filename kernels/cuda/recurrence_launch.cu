@@ -1,10 +1,12 @@
 // Checks and plans: which kernels run, over which windows of tokens, in which workspace.
 #include <algorithm>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/segment_plan.h"
 #include "kernels/cuda/step_launch.h"
 
 namespace fla::cuda {
@@ -55,12 +57,91 @@ Matrix Packed(const Matrix& m, char*& target, cudaStream_t stream) {
   return packed;
 }
 
-int64_t Slots(int64_t tokens, int num_sequences, bool wide) {
-  return tokens / (wide ? kWideChunk : kChunk) + num_sequences;
+// Of chunks or segments of `piece` tokens.
+int64_t Slots(int64_t tokens, int num_sequences, int piece) {
+  return tokens / piece + num_sequences;
 }
 // With the flag that says that it is written.
 int64_t RecordBytes(const RecurrenceSpec& spec, bool wide) {
   return wide ? WideRecordOf(spec).bytes : ChunkRecordOf(spec).bytes + sizeof(int);
+}
+
+size_t RecordsBytes(const RecurrenceArgs& args, const PrefillPlan& plan) {
+  const int64_t tokens = std::min<int64_t>(args.q.rows, plan.window_tokens);
+  return RoundUp(Slots(tokens, args.num_sequences, plan.wide ? kWideChunk : kChunk) *
+                 args.spec.heads * RecordBytes(args.spec, plan.wide));
+}
+
+// Slots of segments, with heads.
+int64_t SegmentSlots(const RecurrenceArgs& args, const PrefillPlan& plan) {
+  const int64_t tokens = std::min<int64_t>(args.q.rows, plan.window_tokens);
+  return Slots(tokens, args.num_sequences, plan.segment_tokens) * args.spec.heads;
+}
+SegmentWorkspace SegmentsAt(char* target, const RecurrenceArgs& args, const PrefillPlan& plan) {
+  if (plan.segment_tokens == 0) return {};
+  const RecurrenceSpec& spec = args.spec;
+  const int64_t states = SegmentSlots(args, plan) * spec.key_dim * spec.value_dim;
+  SegmentWorkspace segments = {plan.segment_tokens, reinterpret_cast<float*>(target)};
+  float* const behind = segments.states + states;
+  if (spec.update == Update::kDelta) {
+    segments.maps = behind;
+  } else if (spec.decay != Decay::kNone) {
+    segments.decays = behind;
+  }
+  return segments;
+}
+
+// The blocks of a scan that does not cut sequences.
+void PlanBlocks(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& plan) {
+  const RecurrenceSpec& spec = args.spec;
+  const int slices = spec.value_dim / 16, max_k = MaxKeyDim(spec.key_dim);
+  const int64_t states = static_cast<int64_t>(spec.heads) * args.num_sequences;
+  plan.slice_width = 1;
+  if (plan.wide) {
+    plan.key_parts = plan.slices_per_block = 1;
+    if (WidePanels(spec.key_dim) > 2) return;  // shared memory has room for one slice
+    // Two slices in a block take 1.5 times as long as one, but share the chunk's operands.
+    const int64_t wide_slices = (spec.value_dim + 63) / 64;
+    const auto waves = [&](int64_t blocks) {
+      return (blocks * states + multiprocessors - 1) / multiprocessors;
+    };
+    plan.slices_per_block = 3 * waves((wide_slices + 1) / 2) < 2 * waves(wide_slices) ? 2 : 1;
+    return;
+  }
+
+  // Up to two slices a multiprocessor, the latency of a chunk counts: split the keys. More, the
+  // bandwidth of shared memory does.
+  plan.key_parts = std::max(1, max_k / (slices * states <= 2 * multiprocessors ? 64 : 128));
+
+  // Slices of a block share one copy of the chunk's operands; fewer fill more multiprocessors.
+  const auto blocks = [&](int per_block) { return (slices + per_block - 1) / per_block * states; };
+  int& per_block = plan.slices_per_block;
+  per_block = 8 / plan.key_parts;
+  while (per_block > 1 &&
+         (per_block / 2 >= slices || 10 * blocks(per_block) < 9 * multiprocessors)) {
+    per_block /= 2;
+  }
+
+  // A slice of two tiles uses a chunk's operands twice, but halves the warps: where heads of 128
+  // alone nearly fill the GPU. The additive rule has too little else to do.
+  constexpr int kPairs = 4;  // of tiles, of a block
+  if (spec.update == Update::kDelta && max_k == 128 && slices % (2 * kPairs) == 0 &&
+      10 * blocks(2 * kPairs) >= 7 * multiprocessors) {
+    plan.slice_width = 2;
+    plan.key_parts = 1;
+    per_block = kPairs;
+  }
+}
+
+template <ScanPass kPass>
+void LaunchScan(const RecurrenceParams& params, Update update, const ScanLaunch& launch) {
+  if (launch.plan.wide) {
+    (update == Update::kDelta ? LaunchWideScan<true, kPass> : LaunchWideScan<false, kPass>)(params,
+                                                                                            launch);
+  } else {
+    (update == Update::kDelta ? LaunchChunkScan<true, kPass>
+                              : LaunchChunkScan<false, kPass>)(params, launch);
+  }
 }
 
 int AttributeOf(cudaDeviceAttr attribute) {
@@ -91,10 +172,9 @@ bool IsHopper() {
 }
 int MaxSharedBytes() { return AttributeOf(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
-PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool hopper) {
+PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool hopper,
+                        bool may_cut) {
   const RecurrenceSpec& spec = args.spec;
-  const int slices = spec.value_dim / 16, max_k = MaxKeyDim(spec.key_dim);
-  const int64_t states = static_cast<int64_t>(spec.heads) * args.num_sequences;
   PrefillPlan plan = {};
 
   // Chunks that are mostly padding cost more than they save.
@@ -105,29 +185,19 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
   const int64_t slots = kWorkspaceBytes / slot_bytes - args.num_sequences;
   plan.window_tokens = static_cast<int>(std::min<int64_t>(
       std::max<int64_t>(slots * (plan.wide ? kWideChunk : kChunk), kMinWindow), int64_t{1} << 30));
-  if (plan.wide) {
-    plan.key_parts = plan.slices_per_block = 1;
-    if (WidePanels(spec.key_dim) > 2) return plan;  // shared memory has room for one slice
-    // Two slices in a block take 1.5 times as long as one, but share the chunk's operands.
-    const int64_t wide_slices = (spec.value_dim + 63) / 64;
-    const auto waves = [&](int64_t blocks) {
-      return (blocks * states + multiprocessors - 1) / multiprocessors;
-    };
-    plan.slices_per_block = 3 * waves((wide_slices + 1) / 2) < 2 * waves(wide_slices) ? 2 : 1;
-    return plan;
-  }
 
-  // Up to two slices a multiprocessor, the latency of a chunk counts: split the keys. More, the
-  // bandwidth of shared memory does.
-  plan.key_parts = std::max(1, max_k / (slices * states <= 2 * multiprocessors ? 64 : 128));
-
-  // Slices of a block share one copy of the chunk's operands; fewer fill more multiprocessors.
-  const auto blocks = [&](int per_block) { return (slices + per_block - 1) / per_block * states; };
-  int& per_block = plan.slices_per_block;
-  per_block = 8 / plan.key_parts;
-  while (per_block > 1 &&
-         (per_block / 2 >= slices || 10 * blocks(per_block) < 9 * multiprocessors)) {
-    per_block /= 2;
+  PlanBlocks(args, multiprocessors, plan);
+  if (!may_cut) return plan;
+  const std::span<const int> cu_seqlens(args.cu_seqlens_host, args.num_sequences + 1);
+  const SegmentPlan segments =
+      PlanSegments({spec.heads, spec.key_dim, spec.value_dim, spec.update == Update::kDelta,
+                    spec.decay == Decay::kPerChannel, plan.wide, multiprocessors},
+                   {plan.key_parts, plan.slices_per_block}, cu_seqlens);
+  if (segments.segment_tokens > 0) {
+    plan.segment_tokens = segments.segment_tokens;
+    plan.slice_width = plan.wide ? 1 : 2;
+    plan.key_parts = plan.wide ? 1 : MinKeyParts(spec.key_dim);
+    plan.slices_per_block = segments.slices_per_block;
   }
   return plan;
 }
@@ -218,10 +288,14 @@ void LaunchRecurrent(const RecurrenceParams& params, DType dtype, const StepPlan
 
 size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan) {
   if (args.q.dtype == DType::kF32) return 0;
-  const int64_t tokens = std::min<int64_t>(args.q.rows, plan.window_tokens);
+  const RecurrenceSpec& spec = args.spec;
+  const int64_t segment_bytes =
+      plan.segment_tokens == 0
+          ? 0
+          : SegmentSlots(args, plan) * sizeof(float) *
+                SegmentNumbers(spec.key_dim, spec.value_dim, spec.update == Update::kDelta);
   return PackedBytes(args.q) + PackedBytes(args.k) + PackedBytes(args.v) +
-         Slots(tokens, args.num_sequences, plan.wide) * args.spec.heads *
-             RecordBytes(args.spec, plan.wide);
+         RecordsBytes(args, plan) + segment_bytes;
 }
 
 void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, void* scratch,
@@ -241,26 +315,31 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
   params.v = v.data, params.v_stride = v.stride;
 
   const ChunkRecord record = ChunkRecordOf(args.spec);
+  const Update update = args.spec.update;
+  const SegmentWorkspace segments = SegmentsAt(target + RecordsBytes(args, plan), args, plan);
   const int64_t tokens = args.q.rows;
   for (int64_t begin = 0; begin < tokens; begin += plan.window_tokens) {
     const int64_t end = std::min<int64_t>(begin + plan.window_tokens, tokens);
     const TokenWindow window = {static_cast<int>(begin), static_cast<int>(end)};
-    ChunkWorkspace workspace = {target, nullptr};
-    const bool delta = args.spec.update == Update::kDelta;
-    if (plan.wide) {
-      if (delta) LaunchWidePrepare(params, window, workspace, stream);
-      (delta ? LaunchWideScanDelta : LaunchWideScanAdditive)(params, plan.slices_per_block, window,
-                                                             workspace, stream);
-      continue;
+    ChunkWorkspace workspace = {target, nullptr, segments};
+    if (!plan.wide) {
+      if (plan.follow && segments.tokens == 0) {
+        const int64_t records = Slots(end - begin, args.num_sequences, kChunk) * params.heads;
+        workspace.ready = reinterpret_cast<int*>(target + records * record.bytes);
+        Check(cudaMemsetAsync(workspace.ready, 0, records * sizeof(int), stream),
+              "cudaMemsetAsync");
+      }
+      LaunchChunkPrepare(params, update, record, window, workspace, stream);
+    } else if (update == Update::kDelta) {
+      LaunchWidePrepare(params, window, workspace, stream);
     }
-    const int64_t records = Slots(end - begin, args.num_sequences, false) * params.heads;
-    if (plan.follow) {
-      workspace.ready = reinterpret_cast<int*>(target + records * record.bytes);
-      Check(cudaMemsetAsync(workspace.ready, 0, records * sizeof(int), stream), "cudaMemsetAsync");
+    const ScanLaunch launch = {plan, window, workspace, stream};
+    if (segments.tokens > 0) {
+      if (segments.decays) LaunchSegmentDecays(params, record, window, workspace, stream);
+      LaunchScan<ScanPass::kLocal>(params, update, launch);
+      LaunchSegmentCombine(params, update, window, segments, stream);
     }
-    LaunchChunkPrepare(params, args.spec.update, record, window, workspace, stream);
-    (delta ? LaunchChunkScanDelta : LaunchChunkScanAdditive)(params, plan, window, workspace,
-                                                             stream);
+    LaunchScan<ScanPass::kFinal>(params, update, launch);
   }
 }
 

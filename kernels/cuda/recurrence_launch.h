@@ -102,13 +102,28 @@ constexpr WideRecord MakeWideRecord(int panels, bool delta, bool channel) {
 }
 WideRecord WideRecordOf(const RecurrenceSpec& spec);
 
+// Where the segments of a prefill window keep what the scan's two passes tell each other: see
+// scan_segment.cuh. Segment i of sequence n has slot (first token of n - window begin) / tokens + n
+// + i, as chunks do. [slots, H] f32 of each; what a rule has no use for is null.
+struct SegmentWorkspace {
+  int tokens;     // of a segment, a multiple of the chunk; 0: sequences are not cut
+  float* states;  // [K, V]: what a segment leaves of no state, then the state that it starts from
+  float* maps;    // kDelta, [K, K]: entry [j, i] is what channel j before makes of channel i behind
+  float* decays;  // kAdditive with decay, [K] or, scalar, [1]: over the whole segment
+};
+
 // A prefill window's workspace. `ready` [slots, H] is null where the scan is launched behind the
 // whole of the first kernel; else it starts at 0, and the first kernel sets it record by record
 // while the scan follows.
 struct ChunkWorkspace {
   char* records;
   int* ready;
+  SegmentWorkspace segments;
 };
+
+// kLocal: what every segment does to a state, no outputs. kFinal: outputs, and states to the pool;
+// the only pass where sequences are not cut.
+enum class ScanPass { kLocal, kFinal };
 
 // Of the current GPU: multiprocessors, and the most shared memory that a block can have.
 int Multiprocessors();
@@ -119,15 +134,20 @@ int MaxSharedBytes();
 // within the limits given, only slower.
 struct PrefillPlan {
   int window_tokens;     // a multiple of kChunk
+  int slice_width;       // tiles of 16 columns of a slice: 1 or, with the fewest key_parts only, 2
   int key_parts;         // warps that share a slice's state: max_k / 64 or half of that, at least 1
-  int slices_per_block;  // of the scan: a power of two, key_parts * slices_per_block <= 8; wide: 1
-                         // or 2
+  int slices_per_block;  // of the scan: a power of two, slice_width * key_parts * slices_per_block
+                         // <= 8; wide: 1 or 2
   bool wide;             // chunks of kWideChunk tokens
-  bool
-      follow;  // the scan follows the first kernel chunk by chunk (sm_90) instead of waiting for it
+  bool follow;  // the scan follows the first kernel chunk by chunk (sm_90) instead of waiting for
+                // it; not where sequences are cut
+  int segment_tokens;  // a multiple of the chunk: the scan cuts longer sequences into segments of
+                       // so many tokens, with slice_width 2; 0: it does not
 };
-// `hopper`: compute capability 9.0, which the wide kernels are made for.
-PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool hopper);
+// `hopper`: compute capability 9.0, which the wide kernels are made for. `may_cut`: sequences may
+// be cut into segments.
+PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool hopper,
+                        bool may_cut = true);
 // Whether there are wide kernels for these heads.
 bool HasWideKernels(const RecurrenceSpec& spec);
 
@@ -162,21 +182,29 @@ size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan);
 void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, void* scratch,
                           cudaStream_t stream);
 
-// The two kernels of a prefill window. Rows of q, k and v are 16-byte aligned, bf16.
+// The kernels of a prefill window. Rows of q, k and v are 16-byte aligned, bf16.
 void LaunchChunkPrepare(const RecurrenceParams& params, Update update, const ChunkRecord& record,
                         TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);
-void LaunchChunkScanAdditive(const RecurrenceParams& params, const PrefillPlan& plan,
-                             TokenWindow window, const ChunkWorkspace& workspace,
-                             cudaStream_t stream);
 // Delta rule only.
 void LaunchWidePrepare(const RecurrenceParams& params, TokenWindow window,
                        const ChunkWorkspace& workspace, cudaStream_t stream);
-void LaunchWideScanAdditive(const RecurrenceParams& params, int slices_per_block,
-                            TokenWindow window, const ChunkWorkspace& workspace,
-                            cudaStream_t stream);
-void LaunchWideScanDelta(const RecurrenceParams& params, int slices_per_block, TokenWindow window,
-                         const ChunkWorkspace& workspace, cudaStream_t stream);
-void LaunchChunkScanDelta(const RecurrenceParams& params, const PrefillPlan& plan,
-                          TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);
+// Additive rule with decay only, of a plan with segments: the decay over each of them.
+void LaunchSegmentDecays(const RecurrenceParams& params, const ChunkRecord& record,
+                         TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);
+// Between the two passes of the scan: puts the segments of a sequence together.
+void LaunchSegmentCombine(const RecurrenceParams& params, Update update, TokenWindow window,
+                          const SegmentWorkspace& segments, cudaStream_t stream);
+
+// A pass of the scan, by chunks of kChunk or kWideChunk tokens.
+struct ScanLaunch {
+  const PrefillPlan& plan;
+  TokenWindow window;
+  const ChunkWorkspace& workspace;
+  cudaStream_t stream;
+};
+template <bool kDelta, ScanPass kPass>
+void LaunchChunkScan(const RecurrenceParams& params, const ScanLaunch& launch);
+template <bool kDelta, ScanPass kPass>
+void LaunchWideScan(const RecurrenceParams& params, const ScanLaunch& launch);
 
 }  // namespace fla::cuda

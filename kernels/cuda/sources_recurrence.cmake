@@ -12,14 +12,19 @@ target_sources(fla_kernels PRIVATE
   cuda/tile_map.cc
   cuda/chunk_prepare.cu
   cuda/chunk_scan_additive.cu
-  cuda/chunk_scan_delta.cu)
+  cuda/chunk_scan_delta.cu
+  cuda/chunk_scan_local.cu
+  cuda/segment_combine.cu
+  cuda/segment_decays.cu
+  cuda/segment_plan.cc)
 
 # Hopper's own instructions, whatever the chips that the rest is built for.
 add_library(fla_kernels_hopper OBJECT
   cuda/step_tile.cu
   cuda/wide_prepare.cu
   cuda/wide_scan_additive.cu
-  cuda/wide_scan_delta.cu)
+  cuda/wide_scan_delta.cu
+  cuda/wide_scan_local.cu)
 set_target_properties(fla_kernels_hopper PROPERTIES
   CUDA_ARCHITECTURES 90a CUDA_RUNTIME_LIBRARY Static)
 target_link_libraries(fla_kernels_hopper PRIVATE fla_options CUDA::cudart_static)

@@ -1,8 +1,8 @@
 // The wide scan's loading warpgroup: brings a sequence's chunks into a ring of stages.
 #pragma once
 
-#include "kernels/cuda/chunk_window.cuh"
 #include "kernels/cuda/scan_ring.cuh"
+#include "kernels/cuda/scan_segment.cuh"
 #include "kernels/cuda/wide_record.cuh"
 #include "kernels/cuda/wide_triangle.cuh"
 
@@ -18,41 +18,44 @@ constexpr int WideHeaderBytes() {
 static_assert(2 * 8 * kMaxWideStages <= 128);
 
 // Loading warpgroups of a block. Two take turns where they also have to make P.
-template <typename Stage>
+template <typename Stage, ScanPass kPass>
 constexpr int WideLoaders(int slices) {
-  return Stage::kMakesAttention && slices == 1 ? 2 : 1;
+  return Stage::kMakesAttention && kPass == ScanPass::kFinal && slices == 1 ? 2 : 1;
 }
 
 // A loading warpgroup. Neighbouring threads copy neighbouring pieces of 16 bytes. For a scalar
-// decay and the additive rule it also makes P and the decays, a chunk behind its copies.
-template <int kPanels, int kSlices, bool kDelta, bool kChannel>
+// decay and the additive rule it also makes P and the decays, a chunk behind its copies. The local
+// pass needs neither P nor queries.
+template <int kPanels, int kSlices, bool kDelta, bool kChannel, ScanPass kPass>
 class WideLoader {
   using Stage = WideStage<kPanels, kDelta, kChannel>;
   static constexpr WideRecord kRecord = Stage::kRecord;
-  static constexpr int kLoaders = WideLoaders<Stage>(kSlices);
+  static constexpr int kLoaders = WideLoaders<Stage, kPass>(kSlices);
+  static constexpr bool kOutputs = kPass == ScanPass::kFinal;
 
  public:
   __device__ __forceinline__ WideLoader(const RecurrenceParams& p, const ChunkWorkspace& workspace,
-                                        const SequenceInWindow& sequence)
+                                        const ScanWork& work)
       : thread_(threadIdx.x % kWarpgroup),
         loader_(kLoaders == 1 ? 0 : threadIdx.x / kWarpgroup - kSlices),
-        tokens_(sequence.end - sequence.begin),
+        tokens_(work.end - work.begin),
         key_dim_(p.key_dim),
+        head_(work.head),
         params_(p),
-        first_token_(sequence.begin),
+        first_token_(work.begin),
         record_stride_(static_cast<int64_t>(p.heads) * kRecord.bytes * kLoaders) {
-    const int h = blockIdx.y, column = blockIdx.x * kWideSlice * kSlices;
+    const int h = work.head;
     record_ = workspace.records +
-              (static_cast<int64_t>(sequence.first_slot + loader_) * p.heads + h) * kRecord.bytes;
-    const int64_t first_token = sequence.begin + loader_ * kWideChunk;
+              (static_cast<int64_t>(work.chunk_slot + loader_) * p.heads + h) * kRecord.bytes;
+    const int64_t first_token = work.begin + loader_ * kWideChunk;
     const auto rows = [&](const void* x, int64_t stride, int first_column) {
       return Rows{static_cast<const __nv_bfloat16*>(x) + first_token * stride + first_column,
                   stride};
     };
     q_ = rows(p.q, p.q_stride, h / p.q_group * p.key_dim);
     k_ = rows(p.k, p.k_stride, h / p.k_group * p.key_dim);
-    v_ = rows(p.v, p.v_stride, h / p.v_group * p.value_dim + column);
-    value_columns_ = p.value_dim - column;
+    v_ = rows(p.v, p.v_stride, h / p.v_group * p.value_dim + work.column);
+    value_columns_ = work.is_map ? 0 : work.num_columns - work.column;
   }
 
   // Loads this loader's chunks, each as soon as its stage is empty. `shared` begins with the
@@ -65,17 +68,23 @@ class WideLoader {
     const int begin = loader_ * kWideChunk;
     for (int first = begin; first < tokens_; first += kLoaders * kWideChunk) {
       if constexpr (Stage::kMakesAttention) {
-        LoadLogDecay(params_, first_token_ + first, tokens_ - first, blockIdx.y, log_decay);
+        LoadLogDecay(params_, first_token_ + first, tokens_ - first, head_, log_decay);
       }
       Wait(empty + 8 * position.stage, position.parity ^ 1);
       const uint32_t stage =
           full + WideHeaderBytes<Stage>() + position.stage * Stage::Bytes(kSlices);
-      CopyLinear<kRecord.matrices>(stage, record_);
+      if constexpr (kOutputs || kChannel) {
+        CopyLinear<kRecord.matrices>(stage, record_);
+      } else if constexpr (kDelta) {
+        CopyLinear<kPanelBytes>(stage + Stage::kTransform, record_ + Stage::kTransform);
+      }
       CopyLinear<kRecord.bytes - kRecord.decay>(full + 128 + position.stage * Stage::kDecayBytes,
                                                 record_ + kRecord.decay);
       record_ += record_stride_;
       if constexpr (!kChannel) {
-        CopyRows<kPanels>(stage + Stage::kQuery, q_, tokens_ - first, key_dim_);
+        if constexpr (kOutputs) {
+          CopyRows<kPanels>(stage + Stage::kQuery, q_, tokens_ - first, key_dim_);
+        }
         CopyRows<kPanels>(stage + Stage::kKeyEnd, k_, tokens_ - first, key_dim_);
       }
       CopyRows<kSlices>(stage + Stage::kValue, v_, tokens_ - first, value_columns_);
@@ -108,18 +117,20 @@ class WideLoader {
   __device__ __forceinline__ void Finish(char* shared, int number, float (&log_decay)[2]) const {
     PublishToTensorCores();
     if constexpr (Stage::kMakesAttention) {
-      char* const stage = shared + WideHeaderBytes<Stage>() + number * Stage::Bytes(kSlices);
       SyncThreads<kWarpgroup>(1 + loader_);
       SumLogDecay(log_decay);
       if (thread_ < 32) {
         StoreDecays(log_decay,
                     reinterpret_cast<float*>(shared + 128 + number * Stage::kDecayBytes));
       }
-      float qk[8][4] = {}, none[8][4] = {};
-      const uint32_t address = SharedAddress(stage);
-      MultiplyKeys<kPanels, false>(address + Stage::kQuery, address + Stage::kKeyEnd, qk, none);
-      StoreAttention(qk, log_decay, params_.scale, stage + Stage::kAttention);
-      PublishToTensorCores();
+      if constexpr (kOutputs) {
+        char* const stage = shared + WideHeaderBytes<Stage>() + number * Stage::Bytes(kSlices);
+        float qk[8][4] = {}, none[8][4] = {};
+        const uint32_t address = SharedAddress(stage);
+        MultiplyKeys<kPanels, false>(address + Stage::kQuery, address + Stage::kKeyEnd, qk, none);
+        StoreAttention(qk, log_decay, params_.scale, stage + Stage::kAttention);
+        PublishToTensorCores();
+      }
     }
     Arrive(SharedAddress(shared) + 8 * number);
   }
@@ -151,7 +162,7 @@ class WideLoader {
     rows.first += kLoaders * kWideChunk * rows.stride;
   }
 
-  const int thread_, loader_, tokens_, key_dim_;
+  const int thread_, loader_, tokens_, key_dim_, head_;
   const RecurrenceParams& params_;
   const int first_token_;
   const int64_t record_stride_;

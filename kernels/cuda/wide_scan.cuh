@@ -11,8 +11,10 @@
 // place. The products are issued so that the chain from state to state, X, U, S, never waits for
 // those of O.
 //
-// Grid (V / 64 / kSlices, H, N); a block has kSlices computing warpgroups, which share the chunk's
-// operands, and one or two that bring these through a ring of stages (wide_loader.cuh).
+// A sequence's segments may take the place of sequences: scan_segment.cuh, which says what a block
+// walks. Grid: there, of 64 * kSlices columns; a block has kSlices computing warpgroups, which
+// share the chunk's operands, and one or two that bring these through a ring of stages
+// (wide_loader.cuh).
 #pragma once
 
 #include <algorithm>
@@ -21,13 +23,13 @@
 
 namespace fla::cuda {
 
-template <int kPanels, int kSlices, bool kDelta, bool kChannel>
+template <int kPanels, int kSlices, bool kDelta, bool kChannel, ScanPass kPass>
 constexpr int WideThreads() {
-  return kWarpgroup * (kSlices + WideLoaders<WideStage<kPanels, kDelta, kChannel>>(kSlices));
+  return kWarpgroup * (kSlices + WideLoaders<WideStage<kPanels, kDelta, kChannel>, kPass>(kSlices));
 }
 
-template <int kPanels, int kSlices, bool kDelta, bool kChannel>
-__global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel>(), 1)
+template <int kPanels, int kSlices, bool kDelta, bool kChannel, ScanPass kPass>
+__global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel, kPass>(), 1)
     WideScanKernel(const RecurrenceParams p, const TokenWindow window,
                    const ChunkWorkspace workspace, const int stages) {
   using Stage = WideStage<kPanels, kDelta, kChannel>;
@@ -35,18 +37,19 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
   constexpr bool kSharedState = kPanels > 2;  // as operand: registers have room for the sums only
   constexpr int kStages = WideHeaderBytes<Stage>();  // offset of the stages
   // Each warpgroup has the same share of the register file until the computing ones take some.
-  constexpr int kLoaders = WideLoaders<Stage>(kSlices);
+  constexpr int kLoaders = WideLoaders<Stage, kPass>(kSlices);
   constexpr bool kShareRegisters = kSlices + kLoaders > 2;
   constexpr int kLoaderRegisters = kLoaders == 2 ? 128 : Stage::kMakesAttention ? 96 : 40;
+  constexpr bool kOutputs = kPass == ScanPass::kFinal;
   extern __shared__ __align__(1024) char shared[];
-  const int n = blockIdx.z, h = blockIdx.y;
-  const SequenceInWindow sequence = FindSequence<kWideChunk>(p.cu_seqlens, n, window);
-  if (sequence.begin >= sequence.end) return;
-  const int slice = threadIdx.x / kWarpgroup, K = p.key_dim, V = p.value_dim;
-  const int block_column = blockIdx.x * kWideSlice * kSlices;
+  const ScanWork work =
+      FindScanWork<kPass, kDelta, kWideChunk>(p, window, workspace.segments, kWideSlice * kSlices);
+  if (work.begin >= work.end) return;
+  const int slice = threadIdx.x / kWarpgroup;
   const uint32_t full = SharedAddress(shared), empty = full + 8 * kMaxWideStages;
   if (threadIdx.x == 0) {
-    const int readers = min(kSlices, (V - block_column + kWideSlice - 1) / kWideSlice);
+    const int readers =
+        min(kSlices, (work.num_columns - work.column + kWideSlice - 1) / kWideSlice);
     for (int i = 0; i < stages; ++i) {
       InitBarrier(full + 8 * i, kWarpgroup);
       InitBarrier(empty + 8 * i, readers * kWarpgroup);
@@ -56,21 +59,19 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
 
   if (slice >= kSlices) {
     if constexpr (kShareRegisters) ShrinkRegisters<kLoaderRegisters>();
-    WideLoader<kPanels, kSlices, kDelta, kChannel> loader(p, workspace, sequence);
+    WideLoader<kPanels, kSlices, kDelta, kChannel, kPass> loader(p, workspace, work);
     loader.Run(stages, shared);
   } else {
     if constexpr (kShareRegisters) {
       GrowRegisters<(504 - kLoaders * kLoaderRegisters) / kSlices / 8 * 8>();
     }
-    if (block_column + slice * kWideSlice >= V) return;
+    if (work.column + slice * kWideSlice >= work.num_columns) return;
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
-    const int column = block_column + slice * kWideSlice + 16 * warp;  // of this warp's 16
-    const bool inside = column < V;
+    const int column = work.column + slice * kWideSlice + 16 * warp;  // of this warp's 16
+    const bool inside = column < work.num_columns;
 
     // Element (v = column + r + 8 * (e / 2), k = 64 * panel + 8 * tile + 2 t + e % 2) of S^T.
     float state[kPanels][8][4];
-    const int64_t state_offset =
-        (static_cast<int64_t>(p.slots[n]) * p.heads + h) * K * V + column + r;
     const auto for_each_element = [&](auto&& visit) {
 #pragma unroll
       for (int panel = 0; panel < kPanels; ++panel) {
@@ -79,21 +80,13 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const int channel = 64 * panel + 8 * tile + 2 * t + e % 2;
-            visit(state[panel][tile][e], inside && channel < K,
-                  state_offset + static_cast<int64_t>(channel) * V + e / 2 * 8);
+            visit(state[panel][tile][e], inside && channel < p.key_dim, channel, e / 2 * 8);
           }
         }
       }
     };
-    if (p.bf16_state) {
-      for_each_element([&](float& s, bool valid, int64_t i) {
-        s = valid ? __bfloat162float(static_cast<const __nv_bfloat16*>(p.state)[i]) : 0.0f;
-      });
-    } else {
-      for_each_element([&](float& s, bool valid, int64_t i) {
-        s = valid ? static_cast<const float*>(p.state)[i] : 0.0f;
-      });
-    }
+    const ScanState<kPass, kDelta> home(p, workspace.segments, work, column + r);
+    home.Load(for_each_element);
     // S^T in bf16, the operand: in registers, or as panels behind the stages.
     uint32_t operand[kSharedState ? 1 : kSteps][4];
     const uint32_t shared_operand = full + kStages + stages * Stage::Bytes(kSlices);
@@ -152,13 +145,15 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
     const uint32_t value_offset = Stage::kValue + slice * kPanelBytes +
                                   PanelOffset(lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2);
     auto* out = static_cast<__nv_bfloat16*>(p.out) +
-                static_cast<int64_t>(sequence.begin + lane / 2) * p.out_stride + h * V + column +
-                lane % 2 * 8;
-    int tokens_left = sequence.end - sequence.begin - lane / 2;
-    const int num_chunks = (sequence.end - sequence.begin + kWideChunk - 1) / kWideChunk;
+                static_cast<int64_t>(work.begin + lane / 2) * p.out_stride +
+                work.head * p.value_dim + column + lane % 2 * 8;
+    int tokens_left = work.end - work.begin - lane / 2;
+    const int num_chunks = (work.end - work.begin + kWideChunk - 1) / kWideChunk;
     // What a chunk needs first: X of the state it starts from, or O's share of it.
     constexpr int kFirst = kDelta ? Stage::kKeyStart : Stage::kQuery;
-    uint32_t finished[4][4] = {};  // O^T of the chunk before, as A operand
+    // Products of O in flight while one of the chain is waited for.
+    constexpr int kBehindChain = kOutputs ? 1 : 0;
+    uint32_t finished[4][4] = {};  // O^T, as A operand
 
     // `finished` to where V was in its stage, this warp's columns only, and from there to memory.
     const auto store_finished = [&](uint32_t stage) {
@@ -206,7 +201,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
       };
       if constexpr (kDelta) {
         multiply_state(first, stage + kFirst, 0, kSteps);
-        multiply_state(o, stage + Stage::kQuery, 0, kSteps / 2);
+        if constexpr (kOutputs) multiply_state(o, stage + Stage::kQuery, 0, kSteps / 2);
       }
       uint32_t u[4][4], u_to_end[4][4];  // U^T as A operand
 #pragma unroll
@@ -223,7 +218,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
                         : *reinterpret_cast<const float2*>(decay + kWideChunk + 8 * tile + 2 * t);
       };
       if constexpr (kDelta) {
-        WaitForProducts<1>();
+        WaitForProducts<kBehindChain>();
         Settle(first);
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
@@ -236,8 +231,8 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
           }
         }
         multiply_tokens(first, u, stage + Stage::kTransform, false);
-        multiply_state(o, stage + Stage::kQuery, kSteps / 2, kSteps);
-        WaitForProducts<1>();
+        if constexpr (kOutputs) multiply_state(o, stage + Stage::kQuery, kSteps / 2, kSteps);
+        WaitForProducts<kBehindChain>();
         Settle(first);
       }
 #pragma unroll
@@ -261,7 +256,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
 
       decay_state();
       // Without a chain through X, all that is not a product comes before the first one.
-      if constexpr (!kDelta) multiply_state(first, stage + kFirst, 0, kSteps);
+      if constexpr (!kDelta && kOutputs) multiply_state(first, stage + kFirst, 0, kSteps);
       BeginProducts();
 #pragma unroll
       for (int panel = 0; panel < kPanels; ++panel) {
@@ -274,83 +269,77 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
         }
       }
       CommitProducts();
-      WaitForProducts<1>();
       float(&sums)[8][4] = kDelta ? o : first;  // O's share of the state
-      Settle(sums);
+      if constexpr (kOutputs) {
+        WaitForProducts<1>();
+        Settle(sums);
 #pragma unroll
-      for (int tile = 0; tile < 8; ++tile) {
-        const float2 start = from_start(tile);
-        if constexpr (!kChannel) {
-          sums[tile][0] *= p.scale * start.x, sums[tile][1] *= p.scale * start.y;
-          sums[tile][2] *= p.scale * start.x, sums[tile][3] *= p.scale * start.y;
+        for (int tile = 0; tile < 8; ++tile) {
+          const float2 start = from_start(tile);
+          if constexpr (!kChannel) {
+            sums[tile][0] *= p.scale * start.x, sums[tile][1] *= p.scale * start.y;
+            sums[tile][2] *= p.scale * start.x, sums[tile][3] *= p.scale * start.y;
+          }
         }
+        multiply_tokens(sums, u, stage + Stage::kAttention, true);
       }
-      multiply_tokens(sums, u, stage + Stage::kAttention, true);
-      WaitForProducts<1>();
+      WaitForProducts<kBehindChain>();
 #pragma unroll
       for (int panel = 0; panel < kPanels; ++panel) Settle(state[panel]);
       round_state();
-      WaitForProducts<0>();
-      Settle(sums);
+      if constexpr (kOutputs) {
+        WaitForProducts<0>();
+        Settle(sums);
 #pragma unroll
-      for (int step = 0; step < 4; ++step) {
+        for (int step = 0; step < 4; ++step) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float(&x)[4] = sums[2 * step + i / 2];
-          finished[step][i] = Pack(x[i % 2 * 2], x[i % 2 * 2 + 1]);
+          for (int i = 0; i < 4; ++i) {
+            const float(&x)[4] = sums[2 * step + i / 2];
+            finished[step][i] = Pack(x[i % 2 * 2], x[i % 2 * 2 + 1]);
+          }
         }
+        __syncwarp();
+        store_finished(stage);
       }
-      __syncwarp();
-      store_finished(stage);
       Arrive(empty + 8 * position.stage);
       position.Advance(stages);
     }
 
-    if (p.bf16_state) {
-      for_each_element([&](float& s, bool valid, int64_t i) {
-        if (valid) static_cast<__nv_bfloat16*>(p.state)[i] = __float2bfloat16(s);
-      });
-    } else {
-      for_each_element([&](float& s, bool valid, int64_t i) {
-        if (valid) static_cast<float*>(p.state)[i] = s;
-      });
-    }
+    home.Store(for_each_element);
   }
 }
 
-template <int kPanels, int kSlices, bool kDelta, bool kChannel>
-void LaunchWideScanKernel(const RecurrenceParams& p, TokenWindow window,
-                          const ChunkWorkspace& workspace, cudaStream_t stream) {
+template <int kPanels, int kSlices, bool kDelta, bool kChannel, ScanPass kPass>
+void LaunchWideScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) {
   using Stage = WideStage<kPanels, kDelta, kChannel>;
   constexpr int kStage = Stage::Bytes(kSlices);
   constexpr int kFixed = WideHeaderBytes<Stage>() + (kPanels > 2 ? kPanels * kPanelBytes : 0);
   const int stages = std::clamp((MaxSharedBytes() - kFixed) / kStage, 2, kMaxWideStages);
   const int bytes = kFixed + stages * kStage;
-  const auto kernel = WideScanKernel<kPanels, kSlices, kDelta, kChannel>;
+  const auto kernel = WideScanKernel<kPanels, kSlices, kDelta, kChannel, kPass>;
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
-  const int blocks = (p.value_dim + kWideSlice * kSlices - 1) / (kWideSlice * kSlices);
-  WideScanKernel<kPanels, kSlices, kDelta, kChannel>
-      <<<dim3(blocks, p.heads, p.num_sequences),
-         (WideThreads<kPanels, kSlices, kDelta, kChannel>()), bytes, stream>>>(p, window, workspace,
-                                                                               stages);
+  const dim3 grid(ScanColumnBlocks(p, kPass, kDelta, kWideSlice * kSlices), p.heads,
+                  ScanPieces(p, launch.window, launch.workspace.segments));
+  constexpr int kThreads = WideThreads<kPanels, kSlices, kDelta, kChannel, kPass>();
+  WideScanKernel<kPanels, kSlices, kDelta, kChannel, kPass>
+      <<<grid, kThreads, bytes, launch.stream>>>(p, launch.window, launch.workspace, stages);
   CheckLaunch("WideScanKernel");
 }
 
-template <bool kDelta>
-void LaunchWideScan(const RecurrenceParams& p, int slices_per_block, TokenWindow window,
-                    const ChunkWorkspace& workspace, cudaStream_t stream) {
-  const bool two = slices_per_block == 2;
+template <bool kDelta, ScanPass kPass>
+void LaunchWideScan(const RecurrenceParams& p, const ScanLaunch& launch) {
+  const bool two = launch.plan.slices_per_block == 2;
   switch (WidePanels(p.key_dim)) {
     case 1:
-      return two ? LaunchWideScanKernel<1, 2, kDelta, false>(p, window, workspace, stream)
-                 : LaunchWideScanKernel<1, 1, kDelta, false>(p, window, workspace, stream);
+      return two ? LaunchWideScanKernel<1, 2, kDelta, false, kPass>(p, launch)
+                 : LaunchWideScanKernel<1, 1, kDelta, false, kPass>(p, launch);
     case 2:
-      return two ? LaunchWideScanKernel<2, 2, kDelta, false>(p, window, workspace, stream)
-                 : LaunchWideScanKernel<2, 1, kDelta, false>(p, window, workspace, stream);
+      return two ? LaunchWideScanKernel<2, 2, kDelta, false, kPass>(p, launch)
+                 : LaunchWideScanKernel<2, 1, kDelta, false, kPass>(p, launch);
     default:
-      return LaunchWideScanKernel<4, 1, kDelta, false>(p, window, workspace, stream);
+      return LaunchWideScanKernel<4, 1, kDelta, false, kPass>(p, launch);
   }
 }
 

@@ -2,9 +2,6 @@
 
 namespace fla::cuda {
 
-void LaunchWideScanDelta(const RecurrenceParams& p, int slices_per_block, TokenWindow window,
-                         const ChunkWorkspace& workspace, cudaStream_t stream) {
-  LaunchWideScan<true>(p, slices_per_block, window, workspace, stream);
-}
+template void LaunchWideScan<true, ScanPass::kFinal>(const RecurrenceParams&, const ScanLaunch&);
 
 }  // namespace fla::cuda

@@ -1,5 +1,8 @@
-# Tests of the GPU's ops against the CPU's; without a GPU they skip.
+# Tests of the GPU's ops against the CPU's, which skip without a GPU, and of the plans for it.
 if(FLA_CUDA)
+  fla_test(segment_plan_test
+    SOURCES segment_plan_test.cc
+    LIBRARIES fla_kernels)
   fla_test(cuda_ops_test
     SOURCES cuda_ops_test.cc
     LIBRARIES fla_kernels)

@@ -182,6 +182,12 @@ TEST_P(RecurrenceTest, LongPrompt) {
   ExpectClose(problem, RunPrefill(device(), problem), RunReference(problem), bounds());
 }
 
+// A GPU cuts the long one into segments.
+TEST_P(RecurrenceTest, LongSequenceAmongShortOnes) {
+  const auto problem = RandomProblem(Spec(128, 128, 1), dtype(), {5, 2500, 0, 70}, 20);
+  ExpectClose(problem, RunPrefill(device(), problem), RunReference(problem), bounds());
+}
+
 TEST_P(RecurrenceTest, HeadSizesThatNoTileDivides) {
   for (const auto& [key_dim, value_dim] :
        {std::pair{8, 16}, std::pair{16, 24}, std::pair{5, 3}, std::pair{272, 40}}) {
