@@ -4,7 +4,8 @@
 # Collects the server and the client (or the named binaries of BUILD_DIR) with the shared libraries
 # that they load into OUT_DIR: bin/ and lib/, relocatable, for any Linux of the same processor whose
 # C library is at least this machine's. Left to the target machine: the C library itself, the GPU's
-# driver and cuBLASLt (part of the CUDA toolkit and of PyTorch; too large to carry).
+# driver and cuBLASLt, which is loaded where there is a GPU (part of the CUDA toolkit and of PyTorch;
+# too large to carry).
 set -eu
 
 build=${1:?usage: bundle.sh BUILD_DIR OUT_DIR [BINARY...]}
@@ -30,7 +31,7 @@ for binary in "$out"/bin/*; do
     case $name in
       linux-vdso.so.* | */ld-linux* | libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | \
         librt.so.* | libresolv.so.*) continue ;;
-      libcuda.so.* | libcublas*) continue ;;
+      libcuda.so.*) continue ;;
     esac
     [ "$path" != not ] || fail "$binary needs $name, which is not on this machine"
     [ -e "$out/lib/$name" ] || cp -L "$path" "$out/lib/$name"

@@ -1,6 +1,7 @@
 # The CUDA backend; added to target fla_kernels by kernels/CMakeLists.txt.
 target_sources(fla_kernels PRIVATE
   cuda/convolution.cu
+  cuda/cublas_lt_library.cc
   cuda/decode.cu
   cuda/decode_linear.cu
   cuda/decode_prepare.cu
@@ -21,7 +22,9 @@ if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "")
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "")
 endif()
-# cudart goes into the binary: only the driver and cuBLASLt are taken from the machine.
+# cudart goes into the binary; the driver and cuBLASLt are taken from the machine, when they are needed.
 set_target_properties(fla_kernels PROPERTIES CUDA_RUNTIME_LIBRARY Static)
-target_link_libraries(fla_kernels PUBLIC CUDA::cudart_static PRIVATE CUDA::cublasLt)
+target_link_libraries(fla_kernels PUBLIC CUDA::cudart_static PRIVATE ${CMAKE_DL_LIBS})
+set_source_files_properties(cuda/cublas_lt_library.cc PROPERTIES
+  COMPILE_DEFINITIONS FLA_CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")
 include(${CMAKE_CURRENT_LIST_DIR}/sources_recurrence.cmake OPTIONAL)
