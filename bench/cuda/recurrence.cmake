@@ -28,6 +28,8 @@ set(emulated_sources
   kernels/cuda/step_bf16.cu
   kernels/cuda/step_bf16_state.cu
   kernels/cuda/step_f32.cu
+  kernels/cuda/step_load.cu
+  kernels/cuda/step_load_bf16_state.cu
   kernels/cuda/step_tile.cu
   kernels/cuda/wide_prepare.cu
   kernels/cuda/wide_scan_additive.cu
@@ -42,6 +44,7 @@ set(emulated_headers
   kernels/cuda/scan_ring.cuh
   kernels/cuda/scan_segment.cuh
   kernels/cuda/step.cuh
+  kernels/cuda/step_load.cuh
   kernels/cuda/step_token.cuh
   kernels/cuda/wide_loader.cuh
   kernels/cuda/wide_panel.cuh

@@ -5,13 +5,14 @@
 //                    [width=1|2] [segments=TOKENS] [slices=N] [only=TEXT]
 //                                          prefill and step if neither is named; the other words
 //                                          change prefill's plan; `only`: rows with TEXT in them
-//   recurrence_bench step [tiles|loads] [shuffled]
-//                                          only TileStepKernel or only RecurrentKernel; slots in
-//                                          random order
+//   recurrence_bench step [tiles|loads|any] [shuffled]
+//                                          by one kernel only, where it can; slots in random order
 //   recurrence_bench profile               each kernel once, for a profiler
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 
@@ -51,6 +52,12 @@ double MedianMilliseconds(int calls, const Call& call) {
   cudaEventCreate(&begin);
   cudaEventCreate(&end);
   std::vector<float> times;
+  // An idle GPU's clocks take some milliseconds to rise.
+  const auto warm = std::chrono::steady_clock::now() + std::chrono::milliseconds(10);
+  while (std::chrono::steady_clock::now() < warm) {
+    Check(cudaGraphLaunch(replay, stream), "cudaGraphLaunch");
+    Check(cudaStreamSynchronize(stream), "warm-up");
+  }
   for (int i = 0; i < 9; ++i) {
     cudaEventRecord(begin, stream);
     Check(cudaGraphLaunch(replay, stream), "cudaGraphLaunch");
@@ -139,17 +146,25 @@ struct Inputs {
 
 struct Overrides {
   bool follow = false, split = false, whole = false, narrow = false, one = false, two = false;
-  bool tiles = false, loads = false, shuffled = false;  // of steps
+  std::optional<StepKernel> step_kernel;
+  bool shuffled = false;  // slots
   bool uncut = false;
   int segment_tokens = 0, slices = 0, width = 0;  // 0: as planned
   std::string only;
 };
 
+const char* NameOf(StepKernel kernel) {
+  return kernel == StepKernel::kTiles ? "tiles" : kernel == StepKernel::kLoads ? "loads" : "any";
+}
+
 StepPlan PlanOf(const RecurrenceParams& params, const Overrides& overrides = {}) {
-  StepPlan plan = PlanStep(params, DType::kBF16, Multiprocessors(), IsHopper() && !overrides.loads);
-  if (overrides.tiles && IsHopper() && HasTileStep(params, DType::kBF16)) {
-    plan = {true, kStepTileColumns};
+  const bool tiles = overrides.step_kernel.value_or(StepKernel::kTiles) == StepKernel::kTiles;
+  StepPlan plan = PlanStep(params, DType::kBF16, Multiprocessors(), IsHopper() && tiles);
+  if (overrides.step_kernel == StepKernel::kTiles && IsHopper() &&
+      HasTileStep(params, DType::kBF16)) {
+    plan = {StepKernel::kTiles, kStepTileColumns};
   }
+  if (overrides.step_kernel == StepKernel::kAny) plan.kernel = StepKernel::kAny;
   return plan;
 }
 
@@ -245,11 +260,11 @@ void BenchStep(const Overrides& overrides) {
         const RecurrenceParams params = ParamsOf(inputs.args);
         const StepPlan plan = PlanOf(params, overrides);
         const double milliseconds = MedianMilliseconds(
-            10, [&](cudaStream_t stream) { LaunchRecurrent(params, DType::kBF16, plan, stream); });
+            40, [&](cudaStream_t stream) { LaunchRecurrent(params, DType::kBF16, plan, stream); });
         std::printf("step %-18s N %4d %s  %9.4f ms  %.2f TB/s  %s of %d columns\n", shape.name,
                     count, bf16_state ? "state bf16" : "state f32 ", milliseconds,
                     inputs.state.size() * (bf16_state ? 4 : 8) / milliseconds * 1e-9,
-                    plan.tiles ? "tiles" : "loads", plan.columns);
+                    NameOf(plan.kernel), plan.columns);
         // As in a recorded step: each call has a layer's states, and begins while the one before it
         // ends.
         constexpr int kLayers = 10;
@@ -322,8 +337,10 @@ int main(int argc, char** argv) {
     overrides.narrow |= word == "narrow";
     overrides.one |= word == "one";
     overrides.two |= word == "two";
-    overrides.tiles |= word == "tiles";
-    overrides.loads |= word == "loads";
+    using fla::cuda::StepKernel;
+    for (const StepKernel kernel : {StepKernel::kAny, StepKernel::kLoads, StepKernel::kTiles}) {
+      if (word == fla::cuda::bench::NameOf(kernel)) overrides.step_kernel = kernel;
+    }
     overrides.shuffled |= word == "shuffled";
   }
   if (prefill || !step) fla::cuda::bench::BenchPrefill(overrides);

@@ -24,8 +24,9 @@ struct Case {
   int padding = 0;  // columns between rows
   float decay_mean = 0, decay_deviation = 0;
   bool bf16 = true, bf16_state = false, step = false;
-  bool follow = false, hopper = true, tiles = false, wide_slices = false;
-  int skipped = -1;  // step: a sequence whose slot is -1
+  bool follow = false, hopper = true, wide_slices = false;
+  StepKernel step_kernel = StepKernel::kAny;  // where it can; else as planned
+  int skipped = -1;                           // step: a sequence whose slot is -1
   int multiprocessors = 132, window_tokens = 0, segment_tokens = 0;
 };
 
@@ -40,10 +41,13 @@ std::string Describe(const Case& c) {
       std::to_string(c.spec.k_heads) + "/" + std::to_string(c.spec.v_heads) + "/" +
       std::to_string(c.spec.decay_heads) + " decay " + std::to_string(c.decay_mean) + " padding " +
       std::to_string(c.padding) + (c.follow ? " follow" : "") + (c.hopper ? " hopper" : "") +
-      (c.tiles ? " tiles" : "") + (c.wide_slices ? " wide slices" : "") + " skipped " +
-      std::to_string(c.skipped) + " multiprocessors " + std::to_string(c.multiprocessors) +
-      " window " + std::to_string(c.window_tokens) + " segments " +
-      std::to_string(c.segment_tokens) + " lengths";
+      (c.step_kernel == StepKernel::kTiles   ? " tiles"
+       : c.step_kernel == StepKernel::kLoads ? " loads"
+                                             : " any") +
+      (c.wide_slices ? " wide slices" : "") + " skipped " + std::to_string(c.skipped) +
+      " multiprocessors " + std::to_string(c.multiprocessors) + " window " +
+      std::to_string(c.window_tokens) + " segments " + std::to_string(c.segment_tokens) +
+      " lengths";
   for (int length : c.lengths) text += " " + std::to_string(length);
   return text;
 }
@@ -101,7 +105,7 @@ std::vector<T> ToRows(const std::vector<float>& x, int64_t cols, int64_t stride,
 
 struct Errors {
   double out = 0, state = 0;
-  bool tiles = false;  // a step by TileStepKernel
+  StepKernel step_kernel = StepKernel::kAny;  // what a step went by
   std::string broken;  // what was written that should not be, or the other way round
 };
 
@@ -195,11 +199,15 @@ Errors RunCase(const Case& c, uint32_t seed) {
   args.out = view(device_out, out_cols);
   Errors errors;
   if (c.step) {
-    // Small problems never take tiles: force them.
+    // Small problems never take tiles, and shapes in use only what is made for them: force others.
     const RecurrenceParams params = ParamsOf(args);
     StepPlan plan = PlanStep(params, DTypeOf<T>(), c.multiprocessors, IsHopper());
-    if (c.tiles && IsHopper() && HasTileStep(params, DTypeOf<T>())) plan.tiles = true;
-    errors.tiles = plan.tiles;
+    if (c.step_kernel == StepKernel::kAny ||
+        (c.step_kernel == StepKernel::kTiles && IsHopper() && HasTileStep(params, DTypeOf<T>()))) {
+      plan.kernel = c.step_kernel;
+      if (plan.kernel == StepKernel::kAny) plan.columns = std::min(plan.columns, 32);
+    }
+    errors.step_kernel = plan.kernel;
     LaunchRecurrent(params, DTypeOf<T>(), plan, nullptr);
   } else {
     // Small problems plan alike on every GPU: pretend to other sizes, and to small windows.
@@ -274,7 +282,7 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
       random() % 3 == 0 ? 16 * (1 + random() % (small ? 5 : 32)) : pick({32, 64, 128, 192, 512});
   s.heads = pick({1, 2, 4, 6});
   if (small) {
-    s.value_dim = std::min(s.value_dim, 80);
+    s.value_dim = std::min(s.value_dim, 96);
     s.heads = std::min(s.heads, 2);
   }
   const auto divisor = [&] {
@@ -292,7 +300,7 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   if (!c.step && index % 5 == 0)
     c.lengths.push_back(small ? 130 + random() % 60 : 700 + random() % 300);
   if (c.step && random() % 4 == 0) c.skipped = random() % N;
-  c.tiles = random() % 4 != 0;
+  c.step_kernel = static_cast<StepKernel>(random() % 3);
   c.follow = random() % 4 == 0;
   c.hopper = random() % 4 != 0;
   c.multiprocessors = pick({1, 8, 132});
@@ -314,7 +322,7 @@ int Main(int argc, char** argv) {
     small |= std::string(argv[i]) == "small";
     only_steps |= std::string(argv[i]) == "step";
   }
-  int failed = 0, tiles = 0;
+  int failed = 0, tiles = 0, loads = 0;
   double worst[2][2] = {};  // [bf16][out, state]
   for (int i = 0; i < cases; ++i) {
     const Case c = RandomCase(i, small, only_steps, random);
@@ -322,7 +330,8 @@ int Main(int argc, char** argv) {
     const Errors errors = !c.bf16        ? RunCase<float, float>(c, seed)
                           : c.bf16_state ? RunCase<__nv_bfloat16, __nv_bfloat16>(c, seed)
                                          : RunCase<__nv_bfloat16, float>(c, seed);
-    tiles += errors.tiles;
+    tiles += errors.step_kernel == StepKernel::kTiles;
+    loads += errors.step_kernel == StepKernel::kLoads;
     const double bound = c.bf16 ? 8e-3 : 5e-6;
     worst[c.bf16][0] = std::max(worst[c.bf16][0], errors.out);
     worst[c.bf16][1] = std::max(worst[c.bf16][1], errors.state);
@@ -333,9 +342,10 @@ int Main(int argc, char** argv) {
     }
   }
   std::printf(
-      "%d cases (%d steps by tiles), %d failed; worst bf16 out %.2e state %.2e, f32 out %.2e state "
+      "%d cases (steps: %d by tiles, %d by loads), %d failed; worst bf16 out %.2e state %.2e, f32 "
+      "out %.2e state "
       "%.2e\n",
-      cases, tiles, failed, worst[1][0], worst[1][1], worst[0][0], worst[0][1]);
+      cases, tiles, loads, failed, worst[1][0], worst[1][1], worst[0][0], worst[0][1]);
   return failed > 0;
 }
 

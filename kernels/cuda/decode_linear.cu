@@ -90,6 +90,8 @@ __device__ void StageInput(const DecodeLinearParams& p, __nv_bfloat16* staged, i
     const int heads = p.in / args.head_dim;
     const bool has_weights = args.normalize && args.norm_weight != nullptr;
     const bool gated = args.gate.data != nullptr;
+    // No other activation is in use, and code that is not there need not be fetched.
+    const bool silu = args.gate_activation == Activation::kSilu;
     for (int pair = warp; pair < p.tokens * heads; pair += kWarps) {
       const int token = pair / heads, begin = pair % heads * args.head_dim;
       const __nv_bfloat16* const x = RowOf<const __nv_bfloat16>(args.x, token) + begin;
@@ -128,7 +130,9 @@ __device__ void StageInput(const DecodeLinearParams& p, __nv_bfloat16* staged, i
         for (int j = 0; j < kVector; ++j) {
           values[i][j] *= factor;
           if (has_weights) values[i][j] *= weights[i][j];
-          if (gated) values[i][j] *= Activate<__nv_bfloat16>(args.gate_activation, gates[j]);
+          if (gated) {
+            values[i][j] *= Sigmoid<__nv_bfloat16>(gates[j]) * (silu ? gates[j] : 1.0f);
+          }
         }
         if (column < args.head_dim) Store(staged + token * stride + begin + column, values[i]);
       }
@@ -283,7 +287,9 @@ bool Fits(const DecodeLinearArgs& args) {
   if (x.dtype != wanted || !IsAligned(args.norm_weight)) return false;
   if (args.input == Input::kHeadsNormed &&
       (!Vectorizable(args.head_dim, {x, args.gate}) || x.cols % args.head_dim != 0 ||
-       args.head_dim > kHeadPieces * 32 * kVector)) {
+       args.head_dim > kHeadPieces * 32 * kVector ||
+       (args.gate.data != nullptr && args.gate_activation != Activation::kSilu &&
+        args.gate_activation != Activation::kSigmoid))) {
     return false;
   }
   switch (args.output) {

@@ -252,10 +252,15 @@ RecurrenceParams ParamsOf(const RecurrenceArgs& args) {
   p.scale = spec.scale;
   p.decay = spec.decay;
   p.bf16_state = bf16_state;
-  p.aligned_rows = Aligned(args.q) && Aligned(args.k);
+  p.aligned_rows = Aligned(args.q) && Aligned(args.k) && Aligned(args.v);
   p.aligned_out = Aligned(args.out);
   p.paired_out = args.out.stride % 2 == 0 && reinterpret_cast<uintptr_t>(args.out.data) % 4 == 0;
   return p;
+}
+
+bool HasLoadStep(const RecurrenceParams& p, DType dtype) {
+  return dtype == DType::kBF16 && p.cu_seqlens == nullptr && p.aligned_rows &&
+         p.key_dim == MaxKeyDim(p.key_dim) && p.value_dim % 32 == 0;
 }
 
 bool HasTileStep(const RecurrenceParams& p, DType dtype) {
@@ -264,26 +269,37 @@ bool HasTileStep(const RecurrenceParams& p, DType dtype) {
 
 StepPlan PlanStep(const RecurrenceParams& p, DType dtype, int multiprocessors, bool hopper) {
   const int64_t states = static_cast<int64_t>(p.heads) * p.num_sequences;
+  const bool loads = HasLoadStep(p, dtype);
   const int64_t tiles = p.value_dim / kStepTileColumns * states;
   // From one and a half rounds of tiles on, a round's copies in hide behind the last one's copies
-  // out. Tiles that hang over the state's right side waste threads.
+  // out; LoadStepKernel does as well for up to ten rounds of f32. Tiles that hang over the state's
+  // right side waste threads.
   const int at_once = StepTilesAtOnce(MaxKeyDim(p.key_dim), p.bf16_state ? 2 : 4) * multiprocessors;
   if (hopper && HasTileStep(p, dtype) && p.value_dim % kStepTileColumns == 0 &&
-      2 * tiles >= 3 * at_once) {
-    return {true, kStepTileColumns};
+      2 * tiles >= (loads && !p.bf16_state ? 20 : 3) * at_once) {
+    return {StepKernel::kTiles, kStepTileColumns};
   }
   const bool few = p.value_dim / 32 * states < 2 * multiprocessors;
-  return {false, few && p.key_dim % 32 == 0 ? 16 : 32};
+  return {loads ? StepKernel::kLoads : StepKernel::kAny, few && p.key_dim % 32 == 0 ? 16 : 32};
 }
 
 void LaunchRecurrent(const RecurrenceParams& params, DType dtype, const StepPlan& plan,
                      cudaStream_t stream, bool chained) {
   if (params.num_sequences == 0) return;
-  if (plan.tiles) return LaunchTileStep(params, stream, chained);
-  const auto launch = dtype == DType::kF32 ? LaunchRecurrentF32
-                      : params.bf16_state  ? LaunchRecurrentBf16State
-                                           : LaunchRecurrentBf16;
-  launch(params, plan.columns, stream, chained);
+  switch (plan.kernel) {
+    case StepKernel::kAny: {
+      const auto launch = dtype == DType::kF32 ? LaunchRecurrentF32
+                          : params.bf16_state  ? LaunchRecurrentBf16State
+                                               : LaunchRecurrentBf16;
+      return launch(params, plan.columns, stream, chained);
+    }
+    case StepKernel::kLoads: {
+      const auto launch = params.bf16_state ? LaunchLoadStepBf16State : LaunchLoadStep;
+      return launch(params, plan.columns, stream, chained);
+    }
+    case StepKernel::kTiles:
+      return LaunchTileStep(params, stream, chained);
+  }
 }
 
 size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan) {

@@ -39,7 +39,7 @@ struct RecurrenceParams {
   float scale;
   Decay decay;
   bool bf16_state;
-  bool aligned_rows;  // every row of q and k starts on 16 bytes
+  bool aligned_rows;  // every row of q, k and v starts on 16 bytes
   bool paired_out;    // every row of out starts on a pair of elements
   bool aligned_out;   // every row of out starts on 16 bytes
 };
@@ -163,14 +163,20 @@ constexpr int StepTilesAtOnce(int max_k, int state_bytes) {
 
 // Which kernel takes the tokens of every sequence one after the other. PlanStep's choice is right
 // for any shape; so is any other within the limits given, only slower.
+enum class StepKernel : uint8_t {
+  kAny,    // RecurrentKernel (step.cuh)
+  kLoads,  // LoadStepKernel (step_load.cuh), where HasLoadStep
+  kTiles,  // TileStepKernel (step_tile.cu), where HasTileStep
+};
 struct StepPlan {
-  bool tiles;   // TileStepKernel, where HasTileStep
-  int columns;  // of a state that a block has: kStepTileColumns; RecurrentKernel (step.cuh): 32, or
-                // 16 where K is a multiple of 32
+  StepKernel kernel;
+  int columns;  // of a state that a block has. kTiles: kStepTileColumns; else 32, or 16 where K is
+                // a multiple of 32
 };
 // `hopper`: compute capability 9.0.
 StepPlan PlanStep(const RecurrenceParams& params, DType dtype, int multiprocessors, bool hopper);
-// Whether TileStepKernel can do it, on Hopper.
+bool HasLoadStep(const RecurrenceParams& params, DType dtype);
+// On Hopper.
 bool HasTileStep(const RecurrenceParams& params, DType dtype);
 
 // Runs every token of every sequence one after the other: decode (cu_seqlens null) and, for f32

@@ -9,6 +9,8 @@ target_sources(fla_kernels PRIVATE
   cuda/step_f32.cu
   cuda/step_bf16.cu
   cuda/step_bf16_state.cu
+  cuda/step_load.cu
+  cuda/step_load_bf16_state.cu
   cuda/tile_map.cc
   cuda/chunk_prepare.cu
   cuda/chunk_scan_additive.cu

@@ -1,5 +1,5 @@
-// The recurrence token by token with the state in registers. Memory bound: at decode a state is
-// read and written once, and nothing else counts.
+// The recurrence token by token with the state in registers, for any shape and any number of
+// tokens: f32 activations, and decode where step_load.cuh and step_tile.cu have no kernel.
 //
 // Grid (V / columns, H, N), 128 threads; a block owns 4 * lanes columns of one state, lanes 8, or 4
 // where there are few states. Who has which rows: step_token.cuh. Loads and stores are 16 bytes a
@@ -11,19 +11,6 @@
 #include "kernels/cuda/step_token.cuh"
 
 namespace fla::cuda {
-
-__device__ __forceinline__ float4 LoadState(const float* x) {
-  return __ldcs(reinterpret_cast<const float4*>(x));
-}
-__device__ __forceinline__ float4 LoadState(const __nv_bfloat16* x) {
-  return Unpack(__ldcs(reinterpret_cast<const uint2*>(x)));
-}
-__device__ __forceinline__ void StoreState(float* x, float4 s) {
-  __stcs(reinterpret_cast<float4*>(x), s);
-}
-__device__ __forceinline__ void StoreState(__nv_bfloat16* x, float4 s) {
-  __stcs(reinterpret_cast<uint2*>(x), PackFour(s));
-}
 
 // x[i] = row[i] for i < count, else 0. `fours`: count is a multiple of 4 and the row aligned to 4
 // elements.
@@ -98,8 +85,8 @@ __global__ void __launch_bounds__(32 * kStepWarps, 4)
   float4 s[kMaxRows];
 #pragma unroll
   for (int i = 0; i < kMaxRows; ++i) {
-    s[i] =
-        part.active && i < part.rows ? LoadState(state + i * p.value_dim) : make_float4(0, 0, 0, 0);
+    s[i] = part.active && i < part.rows ? Unpack(LoadState(state + i * p.value_dim))
+                                        : make_float4(0, 0, 0, 0);
   }
   AwaitPreviousKernel();
   for (int64_t token = begin; token < end; ++token) {

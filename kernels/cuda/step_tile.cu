@@ -8,7 +8,6 @@
 // memory, so that registers do not bound how many tiles are under way.
 // bf16 activations, one token a sequence.
 #include <algorithm>
-#include <type_traits>
 
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/chained.cuh"
@@ -54,10 +53,6 @@ __device__ __forceinline__ RowInputs RowInputsOf(const RecurrenceParams& p, int 
       static_cast<const uint16_t*>(p.k)[token * p.k_stride + head / p.k_group * p.key_dim + row];
   return {query | key << 16, DecayFactor(p, head, token, row)};
 }
-
-// Four elements of a state as they lie in memory.
-template <typename S>
-using Raw = std::conditional_t<sizeof(S) == 4, float4, uint2>;
 
 // S state; kMaxK, at least K, is the number of threads too.
 template <typename S, int kMaxK, bool kDelta>

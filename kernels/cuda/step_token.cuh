@@ -1,11 +1,13 @@
 // One token of the recurrence, by a block that has some columns of a state: what the kernels of
-// step.cuh and step_tile.cu share.
+// step.cuh, step_load.cuh and step_tile.cu share.
 //
 // The columns' K rows are dealt out in runs: lane l of warp w has columns 4 (l % lanes) .. + 3 of
 // run w * 32 / lanes + l / lanes.
 #pragma once
 
 #include <cuda_bf16.h>
+
+#include <type_traits>
 
 #include "kernels/cuda/recurrence_launch.h"
 
@@ -26,6 +28,24 @@ __device__ __forceinline__ float4 Unpack(uint2 u) {
 __device__ __forceinline__ uint2 PackFour(float4 s) {
   const __nv_bfloat162 a = __floats2bfloat162_rn(s.x, s.y), b = __floats2bfloat162_rn(s.z, s.w);
   return make_uint2(reinterpret_cast<const uint32_t&>(a), reinterpret_cast<const uint32_t&>(b));
+}
+
+// Four elements of a state as they lie in memory.
+template <typename S>
+using Raw = std::conditional_t<sizeof(S) == 4, float4, uint2>;
+
+// Of a state in memory that is not touched again soon.
+__device__ __forceinline__ float4 LoadState(const float* x) {
+  return __ldcs(reinterpret_cast<const float4*>(x));
+}
+__device__ __forceinline__ uint2 LoadState(const __nv_bfloat16* x) {
+  return __ldcs(reinterpret_cast<const uint2*>(x));
+}
+__device__ __forceinline__ void StoreState(float* x, float4 s) {
+  __stcs(reinterpret_cast<float4*>(x), s);
+}
+__device__ __forceinline__ void StoreState(__nv_bfloat16* x, float4 s) {
+  __stcs(reinterpret_cast<uint2*>(x), PackFour(s));
 }
 
 // Four neighbouring elements, aligned to their size.
@@ -140,10 +160,12 @@ __device__ __forceinline__ void StoreOut(const RecurrenceParams& p, const StateP
   }
   T* const out =
       static_cast<T*>(p.out) + part.head * p.value_dim + part.column + token * p.out_stride;
-  Assign(out[0], p.scale * o.x);
-  Assign(out[1], p.scale * o.y);
-  Assign(out[2], p.scale * o.z);
-  Assign(out[3], p.scale * o.w);
+  Scale(o, p.scale);
+  if (p.aligned_out) return StoreFour(out, o);
+  Assign(out[0], o.x);
+  Assign(out[1], o.y);
+  Assign(out[2], o.z);
+  Assign(out[3], o.w);
 }
 
 }  // namespace fla::cuda

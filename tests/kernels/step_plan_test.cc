@@ -14,6 +14,7 @@ RecurrenceParams Params(int num_sequences, int heads, int key_dim, int value_dim
   p.heads = heads;
   p.key_dim = key_dim;
   p.value_dim = value_dim;
+  p.aligned_rows = true;
   return p;
 }
 
@@ -21,38 +22,43 @@ StepPlan Plan(const RecurrenceParams& p, DType dtype = DType::kBF16, bool hopper
   return PlanStep(p, dtype, kMultiprocessors, hopper);
 }
 
-TEST(PlanStep, TilesFromOneAndAHalfRoundsOn) {
-  // Three tiles of 256 rows are on a multiprocessor at once: 4.5 * 132 = 594 tiles, 8 a state.
-  EXPECT_FALSE(Plan(Params(74, 1, 256, 512)).tiles);
-  const StepPlan plan = Plan(Params(75, 1, 256, 512));
-  EXPECT_TRUE(plan.tiles);
+TEST(PlanStep, TilesWhereThereAreManyRounds) {
+  // Three tiles of 256 rows are on a multiprocessor at once, six of 128; ten rounds of 132 times
+  // that, with eight and two tiles a state.
+  EXPECT_EQ(Plan(Params(494, 1, 256, 512)).kernel, StepKernel::kLoads);
+  const StepPlan plan = Plan(Params(495, 1, 256, 512));
+  EXPECT_EQ(plan.kernel, StepKernel::kTiles);
   EXPECT_EQ(plan.columns, 64);
-  // Six of 128 rows: 1188, of bf16 ten: 1980.
-  RecurrenceParams p = Params(593, 1, 128, 128);
-  EXPECT_FALSE(Plan(p).tiles);
-  p.num_sequences = 594;
-  EXPECT_TRUE(Plan(p).tiles);
+  RecurrenceParams p = Params(3959, 1, 128, 128);
+  EXPECT_EQ(Plan(p).kernel, StepKernel::kLoads);
+  p.num_sequences = 3960;
+  EXPECT_EQ(Plan(p).kernel, StepKernel::kTiles);
+  // Ten tiles of bf16, one round and a half: 1980.
   p.bf16_state = true;
-  EXPECT_FALSE(Plan(p).tiles);
+  p.num_sequences = 989;
+  EXPECT_EQ(Plan(p).kernel, StepKernel::kLoads);
   p.num_sequences = 990;
-  EXPECT_TRUE(Plan(p).tiles);
+  EXPECT_EQ(Plan(p).kernel, StepKernel::kTiles);
+  // The same where there is no kernel of the other kind: four tiles of 192 rows, two a state.
+  EXPECT_EQ(Plan(Params(296, 1, 192, 128)).kernel, StepKernel::kAny);
+  EXPECT_EQ(Plan(Params(297, 1, 192, 128)).kernel, StepKernel::kTiles);
   // No product overflows.
-  EXPECT_TRUE(Plan(Params(65535, 65535, 256, 512)).tiles);
+  EXPECT_EQ(Plan(Params(65535, 65535, 256, 512)).kernel, StepKernel::kTiles);
 }
 
 TEST(PlanStep, TilesWantHopperAndBf16ActivationsAndOneToken) {
   const RecurrenceParams many = Params(256, 16, 128, 128);
-  EXPECT_TRUE(Plan(many).tiles);
-  EXPECT_FALSE(Plan(many, DType::kBF16, /*hopper=*/false).tiles);
-  EXPECT_FALSE(Plan(many, DType::kF32).tiles);
+  EXPECT_EQ(Plan(many).kernel, StepKernel::kTiles);
+  EXPECT_NE(Plan(many, DType::kBF16, /*hopper=*/false).kernel, StepKernel::kTiles);
+  EXPECT_NE(Plan(many, DType::kF32).kernel, StepKernel::kTiles);
   RecurrenceParams prefill = many;
   const int sums[] = {0};
   prefill.cu_seqlens = sums;
-  EXPECT_FALSE(Plan(prefill).tiles);
+  EXPECT_NE(Plan(prefill).kernel, StepKernel::kTiles);
 }
 
 TEST(PlanStep, TilesDoNotHangOverTheState) {
-  EXPECT_FALSE(Plan(Params(256, 16, 128, 96)).tiles);
+  EXPECT_NE(Plan(Params(256, 16, 128, 96)).kernel, StepKernel::kTiles);
   EXPECT_TRUE(HasTileStep(Params(256, 16, 128, 96), DType::kBF16));
   EXPECT_FALSE(HasTileStep(Params(256, 16, 128, 48), DType::kBF16));
 }
@@ -62,6 +68,22 @@ TEST(PlanStep, FewStatesAreCutInto16Columns) {
   EXPECT_EQ(Plan(Params(16, 1, 256, 512)).columns, 16);
   EXPECT_EQ(Plan(Params(17, 1, 256, 512)).columns, 32);
   EXPECT_EQ(Plan(Params(1, 1, 48, 512)).columns, 32) << "16 columns want runs of whole rows";
+}
+
+TEST(PlanStep, LoadsWantBf16AlignedRowsAndATunedHeadSize) {
+  const RecurrenceParams few = Params(1, 4, 128, 96);
+  EXPECT_EQ(Plan(few).kernel, StepKernel::kLoads);
+  EXPECT_EQ(Plan(few, DType::kBF16, /*hopper=*/false).kernel, StepKernel::kLoads);
+  EXPECT_EQ(Plan(few, DType::kF32).kernel, StepKernel::kAny);
+  EXPECT_EQ(Plan(Params(1, 4, 96, 96)).kernel, StepKernel::kAny);
+  EXPECT_EQ(Plan(Params(1, 4, 128, 80)).kernel, StepKernel::kAny);
+  RecurrenceParams p = few;
+  p.aligned_rows = false;
+  EXPECT_EQ(Plan(p).kernel, StepKernel::kAny);
+  const int sums[] = {0};
+  p = few;
+  p.cu_seqlens = sums;
+  EXPECT_EQ(Plan(p).kernel, StepKernel::kAny);
 }
 
 }  // namespace
