@@ -47,8 +47,14 @@ struct DecodeLinearArgs {
 };
 bool DecodeLinear(Stream& stream, const DecodeLinearArgs& args);
 
+// The second half of a low-rank projection: x [N, rank] -> x weight^T + bias.
+struct LowRankMap {
+  Matrix weight;  // [columns, rank] bf16
+  const float* bias = nullptr;
+};
+
 // All that lies between the input projection and the recurrence: ShortConvolution, ActivateHeads of
-// q and k, LogDecay with the second half of a low-rank projection, and Beta.
+// q and k, LogDecay, the second halves of low-rank decays and output gates, and Beta.
 struct PrepareStepArgs {
   // Columns of the packed projection, [N, heads * size], and where their results go, bf16: possibly
   // to where they came from.
@@ -73,10 +79,13 @@ struct PrepareStepArgs {
   const int* positions = nullptr;  // [N]
 
   // The decay: as LogDecay, unless decay.out is null. With a `decay_map`, decay.x [N, rank] goes
-  // through it first: [heads * channels, rank] bf16, with `decay_bias` or null.
+  // through it first.
   LogDecayArgs decay;
-  Matrix decay_map;
-  const float* decay_bias = nullptr;
+  LowRankMap decay_map;
+
+  // gate_out [N, columns] bf16 = gate_x [N, rank] through gate_map, unless gate_out is absent.
+  Matrix gate_x, gate_out;
+  LowRankMap gate_map;
 
   // Beta, unless beta_out is null.
   Matrix beta;

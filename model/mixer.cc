@@ -260,23 +260,16 @@ Matrix Mixer::OutputGateOf(Stream& stream, ActivationArena& arena, Matrix packed
       break;
   }
   const Matrix gate = arena.Take(packed.rows, spec_.value_dim(), packed.dtype);
-  const Matrix x = output_gate_.Of(packed);
-  DecodeLinearArgs args;
-  args.x = x;
-  args.weight = output_gate_map_.weight;
-  args.bias = output_gate_map_.bias;
-  args.out = gate;
-  if (!DecodeLinear(stream, args)) {
-    Linear(stream, x, output_gate_map_.weight, output_gate_map_.bias, gate);
-  }
+  Linear(stream, output_gate_.Of(packed), output_gate_map_.weight, output_gate_map_.bias, gate);
   return gate;
 }
 
-bool Mixer::Prepare(Stream& stream, ActivationArena& arena, const BatchView& batch,
-                    const StatePool::LayerState& state, Matrix packed, Matrix& q, Matrix& k,
-                    Matrix& v, const float*& log_decay, const float*& beta) const {
-  if (batch.num_decode < batch.num_tokens || packed.dtype != DType::kBF16) return false;
-  if (spec_.feature_map != FeatureMap::kIdentity) return false;
+std::optional<Mixer::Inputs> Mixer::Prepare(Stream& stream, ActivationArena& arena,
+                                            const BatchView& batch,
+                                            const StatePool::LayerState& state,
+                                            Matrix packed) const {
+  if (batch.num_decode < batch.num_tokens || packed.dtype != DType::kBF16) return {};
+  if (spec_.feature_map != FeatureMap::kIdentity) return {};
   const bool convolved = spec_.conv_width > 0;
   PrepareStepArgs args;
   args.q = q_.Of(packed);
@@ -302,19 +295,22 @@ bool Mixer::Prepare(Stream& stream, ActivationArena& arena, const BatchView& bat
   args.rotary_base = spec_.rotary_base;
   args.positions = batch.positions;
 
-  log_decay = spec_.decay_source == DecaySource::kRetention ? head_decay_ : nullptr;
+  Inputs inputs = {args.q_out, args.k_out, args.v_out};
+  inputs.log_decay = spec_.decay_source == DecaySource::kRetention ? head_decay_ : nullptr;
   const bool has_gates =
       spec_.decay_source != DecaySource::kNone && spec_.decay_source != DecaySource::kRetention;
+  // Each row reads all of a low-rank map: for many rows a GEMM does it better.
+  const auto maps_itself = [&](const LinearMap& map) {
+    return map.weight.present() && (map.weight.cols <= kNarrowRank || packed.rows <= kFewRows);
+  };
   if (has_gates) {
     args.decay = LogDecayArgsOf();
     args.decay.x = decay_.Of(packed);
     int64_t columns = args.decay.x.cols;
     if (decay_map_.weight.present()) {
       columns = decay_map_.weight.rows;
-      // Each row reads all of the map: for many rows a GEMM does it better.
-      if (decay_map_.weight.cols <= kNarrowRank || packed.rows <= kFewRows) {
-        args.decay_map = decay_map_.weight;
-        args.decay_bias = decay_map_.bias;
+      if (maps_itself(decay_map_)) {
+        args.decay_map = {decay_map_.weight, decay_map_.bias};
       } else {
         const Matrix wide = arena.Take(packed.rows, columns, packed.dtype);
         Linear(stream, args.decay.x, decay_map_.weight, decay_map_.bias, wide);
@@ -322,43 +318,53 @@ bool Mixer::Prepare(Stream& stream, ActivationArena& arena, const BatchView& bat
       }
     }
     args.decay.out = static_cast<float*>(arena.Take(packed.rows, columns, DType::kF32).data);
-    log_decay = args.decay.out;
+    inputs.log_decay = args.decay.out;
   }
-  beta = spec_.beta == BetaSource::kOne ? constant_beta_ : nullptr;
+  inputs.beta = spec_.beta == BetaSource::kOne ? constant_beta_ : nullptr;
   if (spec_.beta == BetaSource::kProjection) {
     args.beta = beta_.Of(packed);
     args.beta_scale = spec_.beta_scale;
     args.beta_out = static_cast<float*>(arena.Take(packed.rows, spec_.heads, DType::kF32).data);
-    beta = args.beta_out;
+    inputs.beta = args.beta_out;
   }
-  if (!PrepareStep(stream, args)) return false;
-  q = args.q_out;
-  k = args.k_out;
-  v = args.v_out;
-  return true;
+  if (maps_itself(output_gate_map_)) {
+    args.gate_x = output_gate_.Of(packed);
+    args.gate_map = {output_gate_map_.weight, output_gate_map_.bias};
+    args.gate_out = arena.Take(packed.rows, spec_.value_dim(), packed.dtype);
+  }
+  if (!PrepareStep(stream, args)) return {};
+  inputs.gate = args.gate_out.present() ? args.gate_out : OutputGateOf(stream, arena, packed);
+  return inputs;
+}
+
+Mixer::Inputs Mixer::InputsOf(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                              const StatePool::LayerState& state, Matrix packed) const {
+  Matrix q = q_.Of(packed), k = k_.Of(packed), v = v_.Of(packed);
+  if (spec_.conv_width > 0) {
+    Convolve(stream, arena, batch, state, packed, q, k, v);
+  } else if (spec_.v_activation != Activation::kIdentity) {
+    ActivateHeads(stream, {v, spec_.head_v_dim, spec_.v_activation, HeadNorm::kNone, 0.0f, v});
+  }
+  q = MapHeads(stream, arena, q_map_, spec_.q_norm, batch, q);
+  k = MapHeads(stream, arena, k_map_, spec_.k_norm, batch, k);
+  if (spec_.rotary_base > 0) {
+    Rotary(stream, q, spec_.head_k_dim, spec_.rotary_base, batch.positions);
+    Rotary(stream, k, spec_.head_k_dim, spec_.rotary_base, batch.positions);
+  }
+  return {.q = q,
+          .k = k,
+          .v = v,
+          .log_decay = LogDecayOf(stream, arena, packed),
+          .beta = BetaOf(stream, arena, packed),
+          .gate = OutputGateOf(stream, arena, packed)};
 }
 
 OutputNormArgs Mixer::Mix(Stream& stream, ActivationArena& arena, const BatchView& batch,
                           const StatePool::LayerState& state, DType state_dtype,
                           Matrix packed) const {
-  Matrix q = q_.Of(packed), k = k_.Of(packed), v = v_.Of(packed);
-  const float *log_decay = nullptr, *beta = nullptr;
-  if (!Prepare(stream, arena, batch, state, packed, q, k, v, log_decay, beta)) {
-    if (spec_.conv_width > 0) {
-      Convolve(stream, arena, batch, state, packed, q, k, v);
-    } else if (spec_.v_activation != Activation::kIdentity) {
-      ActivateHeads(stream, {v, spec_.head_v_dim, spec_.v_activation, HeadNorm::kNone, 0.0f, v});
-    }
-    q = MapHeads(stream, arena, q_map_, spec_.q_norm, batch, q);
-    k = MapHeads(stream, arena, k_map_, spec_.k_norm, batch, k);
-    if (spec_.rotary_base > 0) {
-      Rotary(stream, q, spec_.head_k_dim, spec_.rotary_base, batch.positions);
-      Rotary(stream, k, spec_.head_k_dim, spec_.rotary_base, batch.positions);
-    }
-    log_decay = LogDecayOf(stream, arena, packed);
-    beta = BetaOf(stream, arena, packed);
-  }
-  const Matrix gate = OutputGateOf(stream, arena, packed);
+  std::optional<Inputs> prepared = Prepare(stream, arena, batch, state, packed);
+  const auto [q, k, v, log_decay, beta, gate] =
+      prepared ? *prepared : InputsOf(stream, arena, batch, state, packed);
 
   const Matrix mixed = arena.Take(batch.num_tokens, spec_.value_dim(), packed.dtype);
   if (spec_.has_open_chunk()) {

@@ -1,6 +1,7 @@
 // The token mixer of a layer: one class for the whole family, steered by a MixerSpec.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "model/activation_arena.h"
@@ -58,10 +59,20 @@ class Mixer {
   // Between the projections: from the packed projection of x to OutputNorm's arguments, in place.
   OutputNormArgs Mix(Stream& stream, ActivationArena& arena, const BatchView& batch,
                      const StatePool::LayerState& state, DType state_dtype, Matrix packed) const;
-  // The recurrence's inputs in one kernel; false where the backend or the model has none.
-  bool Prepare(Stream& stream, ActivationArena& arena, const BatchView& batch,
-               const StatePool::LayerState& state, Matrix packed, Matrix& q, Matrix& k, Matrix& v,
-               const float*& log_decay, const float*& beta) const;
+  // What lies between the input projection and the output's norm: the recurrence's inputs, and the
+  // output gate or an absent matrix.
+  struct Inputs {
+    Matrix q, k, v;
+    const float* log_decay = nullptr;
+    const float* beta = nullptr;
+    Matrix gate;
+  };
+  // By one kernel; nothing where the backend or the model has none.
+  std::optional<Inputs> Prepare(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                                const StatePool::LayerState& state, Matrix packed) const;
+  // By ops.
+  Inputs InputsOf(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                  const StatePool::LayerState& state, Matrix packed) const;
   LogDecayArgs LogDecayArgsOf() const;
   const float* LogDecayOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
   const float* BetaOf(Stream& stream, ActivationArena& arena, Matrix packed) const;

@@ -208,7 +208,7 @@ std::vector<double> PrepareHeadReference(const PrepareStepArgs& args, std::vecto
 std::string CheckPrepare(int index, Random& random, double& worst) {
   const int rows = random.Pick({1, 2, 5}), heads = random.Pick({1, 2, 3}), v_heads = heads * 2;
   const int K = random.Pick({32, 64, 96, 128, 256}), V = random.Pick({32, 128, 160, 512});
-  const int rank = random.Pick({0, 16, 128});
+  const int rank = random.Pick({0, 8, 16, 40, 128, 256});
   const bool per_channel = rank > 0 || random.Chance(2), rotary = random.Chance(3);
   const int q_cols = heads * K, v_cols = v_heads * V, channels = 2 * q_cols + v_cols;
   const int slots = rows + 2;
@@ -264,9 +264,15 @@ std::string CheckPrepare(int index, Random& random, double& worst) {
   args.decay.a_log = device_a.data();
   args.decay.dt_bias = device_dt.data();
   args.decay.out = decay.data();
-  if (rank > 0) {
-    args.decay_map = View(device_map, decay_cols, rank);
-    args.decay_bias = device_bias.data();
+  // The same map and rows serve as an output gate, where there is one.
+  const DeviceArray<__nv_bfloat16> gate(std::vector<__nv_bfloat16>(
+      static_cast<size_t>(rows) * decay_cols, static_cast<__nv_bfloat16>(NAN)));
+  const bool gated = rank > 0 && random.Chance(2);
+  if (rank > 0) args.decay_map = {View(device_map, decay_cols, rank), device_bias.data()};
+  if (gated) {
+    args.gate_x = args.decay.x;
+    args.gate_map = {args.decay_map.weight, random.Chance(2) ? device_bias.data() : nullptr};
+    args.gate_out = View(gate, rows, decay_cols);
   }
   args.beta = View(device_betas, rows, v_heads);
   args.beta_out = beta.data();
@@ -279,7 +285,8 @@ std::string CheckPrepare(int index, Random& random, double& worst) {
   const auto actual = out.Download();
   const auto actual_decay = decay.Download(), actual_beta = beta.Download(),
              actual_state = device_state.Download();
-  ErrorSum heads_error, gates_error, state_error;
+  const auto actual_gate = gate.Download();
+  ErrorSum heads_error, gates_error, state_error, output_gate_error;
   for (int row = 0; row < rows; ++row) {
     const int slot = row_slots[row];
     for (int begin = 0; begin < channels;) {
@@ -319,6 +326,9 @@ std::string CheckPrepare(int index, Random& random, double& worst) {
           x += static_cast<double>(static_cast<float>(map[static_cast<size_t>(c) * rank + i])) *
                static_cast<float>(gates[static_cast<size_t>(row) * gate_cols + i]);
         }
+        const double mapped = x - (args.gate_map.bias == nullptr ? map_bias[c] : 0);
+        const size_t at = static_cast<size_t>(row) * decay_cols + c;
+        if (gated) output_gate_error.Add(static_cast<float>(actual_gate[at]), mapped);
       } else {
         x = static_cast<float>(gates[static_cast<size_t>(row) * gate_cols + c]);
       }
@@ -334,6 +344,9 @@ std::string CheckPrepare(int index, Random& random, double& worst) {
   worst = std::max({worst, heads_error.value()});
   if (heads_error.value() > 4e-3) return name + ": heads " + std::to_string(heads_error.value());
   if (gates_error.value() > 1e-5) return name + ": gates " + std::to_string(gates_error.value());
+  if (output_gate_error.value() > 4e-3) {
+    return name + ": output gate " + std::to_string(output_gate_error.value());
+  }
   if (state_error.value() > 0) return name + ": state " + std::to_string(state_error.value());
   return "";
 }

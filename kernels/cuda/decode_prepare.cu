@@ -1,8 +1,8 @@
 // PrepareStep: from the packed projection of a decode step to the inputs of the recurrence.
 //
-// A block has one head of q, k or v of one sequence, or kGateChannels channels of its decay, or its
-// betas. What the projection does not write (taps, states of the convolution, the decay's map) is
-// fetched while the projection still runs.
+// A block has one head of q, k or v of one sequence, or a piece of its decay or of its output gate,
+// or its betas. What the projection does not write (taps, states of the convolution, low-rank maps)
+// is fetched while the projection still runs.
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/elements.cuh"
@@ -15,13 +15,16 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kMaxChannels = 4;  // of a thread: heads of up to 512
 constexpr int kMaxWidth = 4;
-constexpr int kGateChannels = 128;
 constexpr int kMaxRank = 256;
+constexpr int kMapLanes = 4;                        // that share a channel of a low-rank map
+constexpr int kMapChannels = kThreads / kMapLanes;  // of a block
+constexpr int kMapPieces = kMaxRank / (kMapLanes * kVector);  // of a lane
 
-// How the blocks of a sequence are dealt out: q's heads, k's, v's, pieces of the decay, the betas.
+// How the blocks of a sequence are dealt out: q's heads, k's, v's, pieces of the decay and of the
+// output gate, the betas.
 struct PrepareBlocks {
-  int q_heads, k_heads, v_heads, decay_pieces, betas;
-  int total() const { return q_heads + k_heads + v_heads + decay_pieces + betas; }
+  int q_heads, k_heads, v_heads, decay_pieces, gate_pieces, betas;
+  int total() const { return q_heads + k_heads + v_heads + decay_pieces + gate_pieces + betas; }
 };
 
 __device__ float BlockSum(float value) {
@@ -144,37 +147,69 @@ __device__ void PrepareHead(const PrepareStepArgs& args, const HeadPart& part, i
   }
 }
 
-__device__ void PrepareDecay(const PrepareStepArgs& args, int piece, int row, int slot) {
-  __shared__ float low_rank[kMaxRank];
-  const LogDecayArgs& decay = args.decay;
-  const bool mapped = args.decay_map.data != nullptr;
-  const int columns = static_cast<int>(mapped ? args.decay_map.rows : decay.x.cols);
-  const int column = piece * kGateChannels + threadIdx.x;
-  AwaitPreviousKernel();
-  if (slot < 0) return;
-  const __nv_bfloat16* const x = RowOf<const __nv_bfloat16>(decay.x, row);
-  float value = 0.0f;
-  if (mapped) {
-    const int rank = static_cast<int>(decay.x.cols);
-    for (int i = threadIdx.x; i < rank; i += kThreads) low_rank[i] = ToFloat(x[i]);
-    __syncthreads();
-    if (column >= columns) return;
-    const __nv_bfloat16* const weights = RowOf<const __nv_bfloat16>(args.decay_map, column);
-#pragma unroll 4
-    for (int i = 0; i < rank; i += kVector) {
-      float of_channel[kVector];
-      Load(weights + i, of_channel);
+// What lanes of a block of PrepareDecay and PrepareGate have: a channel, alone or, of a low-rank
+// map, with the other kMapLanes - 1 next to it.
+__device__ __forceinline__ int ChannelOf(int piece, bool mapped) {
+  return mapped ? piece * kMapChannels + static_cast<int>(threadIdx.x) / kMapLanes
+                : piece * kThreads + static_cast<int>(threadIdx.x);
+}
+
+// x [rank] through the map's row of `channel`; the same in the channel's kMapLanes lanes. Waits for
+// the kernel before, behind the reading of the weights.
+__device__ float MapChannel(const Matrix& x, const LowRankMap& map, int channel, int row) {
+  const int pieces = static_cast<int>(x.cols) / kVector, lane = threadIdx.x % kMapLanes;
+  const __nv_bfloat16* const weights = RowOf<const __nv_bfloat16>(map.weight, channel);
+  uint4 raw[kMapPieces];
 #pragma unroll
-      for (int j = 0; j < kVector; ++j) value += of_channel[j] * low_rank[i + j];
-    }
-    if (args.decay_bias != nullptr) value += args.decay_bias[column];
-  } else {
-    if (column >= columns) return;
-    value = ToFloat(x[column]);
+  for (int i = 0; i < kMapPieces; ++i) {
+    const int piece = i * kMapLanes + lane;
+    if (piece < pieces) raw[i] = LoadOnce(weights + piece * kVector);
   }
-  if (decay.dt_bias != nullptr) value += decay.dt_bias[column];
-  decay.out[static_cast<int64_t>(row) * columns + column] =
-      LogDecayOf(decay, column / (columns / decay.heads), value);
+  float value = map.bias != nullptr && lane == 0 ? map.bias[channel] : 0.0f;
+  AwaitPreviousKernel();
+  const __nv_bfloat16* const from = RowOf<const __nv_bfloat16>(x, row);
+#pragma unroll
+  for (int i = 0; i < kMapPieces; ++i) {
+    const int piece = i * kMapLanes + lane;
+    if (piece >= pieces) break;
+    float of_channel[kVector], of_row[kVector];
+    Load(reinterpret_cast<const __nv_bfloat16*>(&raw[i]), of_channel);
+    Load(from + piece * kVector, of_row);
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) value += of_channel[j] * of_row[j];
+  }
+  for (int offset = kMapLanes / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(~0u, value, offset);
+  }
+  return value;
+}
+
+__device__ void PrepareDecay(const PrepareStepArgs& args, int piece, int row, int slot) {
+  const LogDecayArgs& decay = args.decay;
+  const bool mapped = args.decay_map.weight.data != nullptr;
+  const int columns = static_cast<int>(mapped ? args.decay_map.weight.rows : decay.x.cols);
+  const int column = ChannelOf(piece, mapped), readable = min(column, columns - 1);
+  const int head = readable / (columns / decay.heads);
+  const float bias = decay.dt_bias != nullptr ? decay.dt_bias[readable] : 0.0f;
+  if (decay.a_log != nullptr) PrefetchToL2(decay.a_log + head);
+  float value;
+  if (mapped) {
+    value = MapChannel(decay.x, args.decay_map, readable, row);
+  } else {
+    AwaitPreviousKernel();
+    value = ToFloat(RowOf<const __nv_bfloat16>(decay.x, row)[readable]);
+  }
+  if (slot < 0 || column >= columns) return;
+  if (mapped && threadIdx.x % kMapLanes != 0) return;
+  decay.out[static_cast<int64_t>(row) * columns + column] = LogDecayOf(decay, head, value + bias);
+}
+
+__device__ void PrepareGate(const PrepareStepArgs& args, int piece, int row, int slot) {
+  const int columns = static_cast<int>(args.gate_out.cols);
+  const int column = ChannelOf(piece, /*mapped=*/true);
+  const float value = MapChannel(args.gate_x, args.gate_map, min(column, columns - 1), row);
+  if (slot < 0 || column >= columns || threadIdx.x % kMapLanes != 0) return;
+  RowOf<__nv_bfloat16>(args.gate_out, row)[column] = FromFloat<__nv_bfloat16>(value);
 }
 
 // grid (blocks.total(), N), block (kThreads)
@@ -217,6 +252,11 @@ __global__ void __launch_bounds__(kThreads)
     PrepareDecay(args, index, row, slot);
     return;
   }
+  index -= blocks.decay_pieces;
+  if (index < blocks.gate_pieces) {
+    PrepareGate(args, index, row, slot);
+    return;
+  }
   AwaitPreviousKernel();
   if (slot < 0) return;
   const int heads = static_cast<int>(args.beta.cols);
@@ -224,6 +264,11 @@ __global__ void __launch_bounds__(kThreads)
     args.beta_out[static_cast<int64_t>(row) * heads + head] =
         args.beta_scale * Sigmoid(ToFloat(RowOf<const __nv_bfloat16>(args.beta, row)[head]));
   }
+}
+
+bool FitsMap(const Matrix& x, const LowRankMap& map) {
+  return map.weight.dtype == DType::kBF16 && x.cols <= kMaxRank &&
+         Vectorizable(x.cols, {x, map.weight});
 }
 
 bool Fits(const PrepareStepArgs& args) {
@@ -235,10 +280,11 @@ bool Fits(const PrepareStepArgs& args) {
   if (args.width > kMaxWidth || args.q.rows > 65535) return false;
   if (args.decay.out != nullptr) {
     if (!is_bf16(args.decay.x)) return false;
-    if (args.decay_map.present() &&
-        (args.decay.x.cols > kMaxRank || !Vectorizable(args.decay.x.cols, {args.decay_map}))) {
-      return false;
-    }
+    if (args.decay_map.weight.present() && !FitsMap(args.decay.x, args.decay_map)) return false;
+  }
+  if (args.gate_out.present() &&
+      (!is_bf16(args.gate_x) || !is_bf16(args.gate_out) || !FitsMap(args.gate_x, args.gate_map))) {
+    return false;
   }
   return args.beta_out == nullptr || is_bf16(args.beta);
 }
@@ -248,6 +294,10 @@ bool Changes(const PrepareStepArgs& args, const Matrix& x, const Matrix& out, Ac
              HeadNorm norm, bool rotary) {
   return args.width > 0 || x.data != out.data || activation != Activation::kIdentity ||
          norm != HeadNorm::kNone || rotary;
+}
+
+int PiecesOf(int64_t columns, int of_block) {
+  return static_cast<int>((columns + of_block - 1) / of_block);
 }
 
 }  // namespace
@@ -266,9 +316,11 @@ bool LaunchPrepareStep(const PrepareStepArgs& args, cudaStream_t stream, bool ch
     blocks.v_heads = static_cast<int>(args.v.cols / args.head_v_dim);
   }
   if (args.decay.out != nullptr) {
-    const int64_t columns = args.decay_map.present() ? args.decay_map.rows : args.decay.x.cols;
-    blocks.decay_pieces = static_cast<int>((columns + kGateChannels - 1) / kGateChannels);
+    const bool mapped = args.decay_map.weight.present();
+    blocks.decay_pieces = mapped ? PiecesOf(args.decay_map.weight.rows, kMapChannels)
+                                 : PiecesOf(args.decay.x.cols, kThreads);
   }
+  if (args.gate_out.present()) blocks.gate_pieces = PiecesOf(args.gate_out.cols, kMapChannels);
   blocks.betas = args.beta_out != nullptr ? 1 : 0;
   if (args.q.rows == 0 || blocks.total() == 0) return true;
   const dim3 grid(blocks.total(), static_cast<unsigned>(args.q.rows));
