@@ -18,7 +18,9 @@ constexpr int kThreads = 128;
 constexpr int kMaxWidth = 8;
 constexpr int kStepTokens = 8;   // longest sequence of the one-kernel form
 constexpr int kTileTokens = 32;  // of a thread in the two-kernel form
-constexpr int kAhead = 4;        // of those, in registers before the first of them is needed
+// Of those, on their way while as many are computed.
+template <typename T>
+constexpr int kAheadOf = 16 / sizeof(T);
 
 // `kCount` neighbouring floats; 16 bytes at a time where kCount is a multiple of 4, and then
 // aligned.
@@ -48,6 +50,12 @@ __device__ void StoreRun(float* target, const float (&values)[kCount]) {
     for (int i = 0; i < kCount; ++i) target[i] = values[i];
   }
 }
+
+// N neighbouring channels of a token as they lie in memory.
+template <typename T, int N>
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Piece {
+  T elements[N];
+};
 
 // The taps and the last W - 1 inputs of N channels. kWidth is W where it is known at compile time,
 // else 0; loops run to kSize and skip what is past W.
@@ -198,7 +206,7 @@ __global__ void __launch_bounds__(kThreads) StepKernel(ShortConvolutionArgs args
 // The convolution of kTileTokens tokens of the packed batch, across the sequences they belong to.
 // grid (ceil(C / N / block), ceil(T / kTileTokens) mod 2^16, the rest), block (kThreads)
 template <typename T, int N, int kWidth>
-__global__ void __launch_bounds__(kThreads) TileKernel(ShortConvolutionArgs args) {
+__global__ void __launch_bounds__(kThreads, 5) TileKernel(ShortConvolutionArgs args) {
   const int channel = (blockIdx.x * kThreads + threadIdx.x) * N;
   const int64_t tile = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
   const int tokens = args.cu_seqlens[args.num_sequences];
@@ -214,6 +222,7 @@ __global__ void __launch_bounds__(kThreads) TileKernel(ShortConvolutionArgs args
     (args.cu_seqlens[middle] <= tile_begin ? sequence : after) = middle;
   }
 
+  constexpr int kAhead = kAheadOf<T>;
   Window<kWidth, N> window;
   window.LoadTaps(args, channel);
   const int width = kWidth > 0 ? kWidth : args.width;
@@ -229,18 +238,30 @@ __global__ void __launch_bounds__(kThreads) TileKernel(ShortConvolutionArgs args
         }
       }
     }
-    for (; token < end; token += kAhead) {
-      float values[kAhead][N];
+    Piece<T, N> ahead[kAhead];
+    const auto load_ahead = [&](int from) {
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
-        if (token + i < end) Load(RowOf<const T>(args.x, token + i) + channel, values[i]);
+        if (from + i < end) {
+          ahead[i] =
+              *reinterpret_cast<const Piece<T, N>*>(RowOf<const T>(args.x, from + i) + channel);
+        }
       }
+    };
+    load_ahead(token);
+    for (; token < end; token += kAhead) {
+      Piece<T, N> pieces[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) pieces[i] = ahead[i];
+      load_ahead(token + kAhead);
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         if (token + i >= end) break;
-        window.SetCurrent(args, values[i]);
-        window.template Step<T>(args, values[i]);
-        Store(RowOf<T>(args.out, token + i) + channel, values[i]);
+        float values[N];
+        Load(pieces[i].elements, values);
+        window.SetCurrent(args, values);
+        window.template Step<T>(args, values);
+        Store(RowOf<T>(args.out, token + i) + channel, values);
       }
     }
     token = end;
@@ -267,22 +288,28 @@ __global__ void __launch_bounds__(kThreads) UpdateStateKernel(ShortConvolutionAr
   }
 }
 
+// Of threads that have `of_thread` channels each.
+unsigned BlocksOf(int64_t channels, int of_thread) {
+  const int64_t of_block = int64_t{kThreads} * of_thread;
+  return static_cast<unsigned>((channels + of_block - 1) / of_block);
+}
+
 template <typename T, int N, int kWidth>
 void Launch(Stream& stream, const ShortConvolutionArgs& args, int longest) {
   const cudaStream_t cuda_stream = MakeCurrent(stream);
-  const auto channel_blocks =
-      static_cast<unsigned>((args.x.cols + kThreads * N - 1) / (kThreads * N));
-  const dim3 sequence_grid(channel_blocks, static_cast<unsigned>(args.num_sequences));
+  const dim3 sequence_grid(BlocksOf(args.x.cols, N), static_cast<unsigned>(args.num_sequences));
   if (longest <= kStepTokens) {
     StepKernel<T, N, kWidth><<<sequence_grid, kThreads, 0, cuda_stream>>>(args);
     CheckLaunch("ShortConvolution, StepKernel");
     return;
   }
+  // Half as many channels a thread leave room for twice the warps.
+  constexpr int kTileChannels = N == 1 ? 1 : N / 2;
   const int64_t tiles = (args.x.rows + kTileTokens - 1) / kTileTokens;
   const auto grid_y = static_cast<unsigned>(std::min<int64_t>(tiles, 32768));
-  const dim3 tile_grid(channel_blocks, grid_y,
+  const dim3 tile_grid(BlocksOf(args.x.cols, kTileChannels), grid_y,
                        static_cast<unsigned>((tiles + grid_y - 1) / grid_y));
-  TileKernel<T, N, kWidth><<<tile_grid, kThreads, 0, cuda_stream>>>(args);
+  TileKernel<T, kTileChannels, kWidth><<<tile_grid, kThreads, 0, cuda_stream>>>(args);
   CheckLaunch("ShortConvolution, TileKernel");
   UpdateStateKernel<T, N><<<sequence_grid, kThreads, 0, cuda_stream>>>(args);
   CheckLaunch("ShortConvolution, UpdateStateKernel");

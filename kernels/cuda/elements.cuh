@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 
 #include "kernels/ops.h"
 #include "kernels/tensor.h"
@@ -28,22 +29,28 @@ __device__ T FromFloat(float x) {
   }
 }
 
-// values = source[0 .. N). N is 1, or kVector with `source` aligned to 16 bytes.
+// N half-width elements as they lie in memory.
+template <int N>
+using PackedHalves = std::conditional_t<N == kVector, uint4, uint2>;
+
+// values = source[0 .. N). N is 1, or kVector or half of it with `source` aligned to N elements, at
+// most 16 bytes.
 template <int N, typename T>
 __device__ void Load(const T* source, float (&values)[N]) {
-  static_assert(N == 1 || N == kVector);
+  static_assert(N == 1 || N == kVector / 2 || N == kVector);
   if constexpr (N == 1) {
     values[0] = ToFloat(source[0]);
   } else if constexpr (sizeof(T) == 4) {
-    const float4 low = reinterpret_cast<const float4*>(source)[0];
-    const float4 high = reinterpret_cast<const float4*>(source)[1];
-    values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
-    values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(source + i);
+      values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
+    }
   } else {
     union {
-      uint4 bits;
+      PackedHalves<N> bits;
       T elements[N];
-    } packed = {*reinterpret_cast<const uint4*>(source)};
+    } packed = {*reinterpret_cast<const PackedHalves<N>*>(source)};
 #pragma unroll
     for (int i = 0; i < N; ++i) values[i] = ToFloat(packed.elements[i]);
   }
@@ -52,22 +59,25 @@ __device__ void Load(const T* source, float (&values)[N]) {
 // target[0 .. N) = values, rounded to nearest even. Alignment as for Load.
 template <int N, typename T>
 __device__ void Store(T* target, const float (&values)[N]) {
-  static_assert(N == 1 || N == kVector);
+  static_assert(N == 1 || N == kVector / 2 || N == kVector);
   if constexpr (N == 1) {
     target[0] = FromFloat<T>(values[0]);
   } else if constexpr (sizeof(T) == 4) {
-    reinterpret_cast<float4*>(target)[0] = {values[0], values[1], values[2], values[3]};
-    reinterpret_cast<float4*>(target)[1] = {values[4], values[5], values[6], values[7]};
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+      *reinterpret_cast<float4*>(target + i) = {values[i], values[i + 1], values[i + 2],
+                                                values[i + 3]};
+    }
   } else {
     union {
-      uint4 bits;
+      PackedHalves<N> bits;
       __nv_bfloat162 pairs[N / 2];
     } packed = {};
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) {
       packed.pairs[i] = __floats2bfloat162_rn(values[2 * i], values[2 * i + 1]);
     }
-    *reinterpret_cast<uint4*>(target) = packed.bits;
+    *reinterpret_cast<PackedHalves<N>*>(target) = packed.bits;
   }
 }
 
