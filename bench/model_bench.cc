@@ -2,7 +2,8 @@
 // of time spent in Linear (the GEMMs).
 //
 //   model_bench CHECKPOINT [--device cpu] [--dtype f32] [--seconds 3] [--prefill 1x512,16x512]
-//               [--decode 1,16] [--temperature 0] [--max-batch-tokens 8192] [--state-dtype f32]
+//               [--decode 1,16|0] [--temperature 0] [--max-batch-tokens 8192] [--state-dtype f32]
+//               [--profile]
 //
 // Prompts go through the model in batches of at most max-batch-tokens, as in the server. A decode
 // step samples a token a row and, on a GPU, is launched before the tokens of the step before have
@@ -11,6 +12,11 @@
 // The share is measured, not modelled: the linker routes this program's calls of fla::Linear
 // through a stopwatch (--wrap; see CMakeLists.txt). On a GPU, where ops only queue work, it is left
 // out.
+//
+// With --profile each row runs once, warm, between cuProfilerStart and cuProfilerStop:
+//   ncu --profile-from-start off --metrics gpu__time_duration.sum model_bench ... --profile
+#include <dlfcn.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -52,6 +58,22 @@ extern "C" void FLA_JOIN(__wrap_, FLA_LINEAR)(fla::Stream& stream, fla::Matrix x
 
 namespace {
 
+// While it lives, a profiler that waits for it records. Does nothing without a GPU's driver.
+class ProfiledRange {
+ public:
+  ProfiledRange() { Call("cuProfilerStart"); }
+  ~ProfiledRange() { Call("cuProfilerStop"); }
+  ProfiledRange(const ProfiledRange&) = delete;
+  ProfiledRange& operator=(const ProfiledRange&) = delete;
+
+ private:
+  static void Call(const char* name) {
+    static void* const driver = dlopen("libcuda.so.1", RTLD_NOW);
+    if (driver == nullptr) return;
+    if (auto* const function = reinterpret_cast<int (*)()>(dlsym(driver, name))) function();
+  }
+};
+
 struct Speed {
   double median_seconds = 0;
   double linear_share = 0;
@@ -78,8 +100,9 @@ std::vector<Shape> ParseShapes(const std::string& text) {
 
 class Runner {
  public:
-  Runner(fla::Model& model, int slots, int max_batch_tokens, fla::DType state_dtype)
+  Runner(fla::Model& model, int slots, int max_batch_tokens, fla::DType state_dtype, bool profile)
       : model_(model),
+        profile_(profile),
         max_batch_tokens_(max_batch_tokens),
         pool_(model.stream(), model.config(), slots, state_dtype),
         sampler_(model.stream(), slots, model.config().vocab_size) {
@@ -97,9 +120,9 @@ class Runner {
 
   // Median time of a step, over runs of kSteps.
   Speed MeasureDecode(int sequences, float temperature, double seconds) {
-    constexpr int kSteps = 32;
-    Speed speed = Measure(seconds, [&] { RunSteps(sequences, temperature, kSteps); });
-    speed.median_seconds /= kSteps;
+    const int steps = profile_ ? 2 : 32;
+    Speed speed = Measure(seconds, [&] { RunSteps(sequences, temperature, steps); });
+    speed.median_seconds /= steps;
     return speed;
   }
 
@@ -109,6 +132,12 @@ class Runner {
     run();  // memory and caches warm up
     std::vector<double> times;
     linear_seconds = 0;
+    if (profile_) {
+      const ProfiledRange range;
+      const Clock::time_point start = Clock::now();
+      run();
+      return {SecondsSince(start)};
+    }
     const Clock::time_point begin = Clock::now();
     while (SecondsSince(begin) < seconds || times.size() < 3) {
       const Clock::time_point start = Clock::now();
@@ -174,6 +203,7 @@ class Runner {
   }
 
   fla::Model& model_;
+  bool profile_;
   int max_batch_tokens_;
   fla::StatePool pool_;
   fla::Sampler sampler_;
@@ -200,6 +230,8 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--temperature", temperature, "Of the decode steps' sampling");
   app.add_option("--seconds", seconds, "Time a row");
+  bool profile = false;
+  app.add_flag("--profile", profile, "Run each row once, for a profiler");
   CLI11_PARSE(app, argc, argv);
   const auto dtype_of = [](const std::string& name) {
     return name == "f32" ? fla::DType::kF32 : fla::DType::kBF16;
@@ -229,12 +261,13 @@ int main(int argc, char** argv) {
       }
       std::fflush(stdout);
     };
-    Runner runner(*model, slots, std::max(max_batch_tokens, slots), dtype_of(state_dtype));
+    Runner runner(*model, slots, std::max(max_batch_tokens, slots), dtype_of(state_dtype), profile);
     for (const Shape& shape : shapes) {
       report("prefill", std::to_string(shape.sequences) + "x" + std::to_string(shape.length),
              shape.sequences * shape.length, runner.MeasurePrefill(shape, seconds));
     }
     for (const int sequences : decode) {
+      if (sequences == 0) continue;  // --decode 0: none
       report("decode", std::to_string(sequences), sequences,
              runner.MeasureDecode(sequences, temperature, seconds));
     }
