@@ -345,11 +345,19 @@ Mixer::Inputs Mixer::InputsOf(Stream& stream, ActivationArena& arena, const Batc
   } else if (spec_.v_activation != Activation::kIdentity) {
     ActivateHeads(stream, {v, spec_.head_v_dim, spec_.v_activation, HeadNorm::kNone, 0.0f, v});
   }
-  q = MapHeads(stream, arena, q_map_, spec_.q_norm, batch, q);
-  k = MapHeads(stream, arena, k_map_, spec_.k_norm, batch, k);
-  if (spec_.rotary_base > 0) {
-    Rotary(stream, q, spec_.head_k_dim, spec_.rotary_base, batch.positions);
-    Rotary(stream, k, spec_.head_k_dim, spec_.rotary_base, batch.positions);
+  const auto map = [&](const FeatureMapWeights& weights, HeadNorm norm, Matrix heads) {
+    heads = MapHeads(stream, arena, weights, norm, batch, heads);
+    if (spec_.rotary_base > 0) {
+      Rotary(stream, heads, spec_.head_k_dim, spec_.rotary_base, batch.positions);
+    }
+    return heads;
+  };
+  if (spec_.feature_map == FeatureMap::kIdentity && spec_.q_norm == spec_.k_norm &&
+      k_.begin == q_.begin + q_.count) {
+    map(q_map_, spec_.q_norm, q.Columns(0, q.cols + k.cols));  // in place, side by side
+  } else {
+    q = map(q_map_, spec_.q_norm, q);
+    k = map(k_map_, spec_.k_norm, k);
   }
   return {.q = q,
           .k = k,

@@ -50,8 +50,9 @@ __device__ __forceinline__ void PrefetchToL2(const void* source) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(source));
 }
 
-// `chained`: this kernel begins early. Only where the kernel before it in the stream is one of the
-// same recorded step (or none is), so that no state is still being written.
+// `chained`: this kernel begins early. A kernel that reads states before it waits: only where the
+// one before it in the stream is of the same recorded step (or none is), so that no state is still
+// being written. One that waits first of all: wherever the GPU can.
 template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
                           cudaStream_t stream, bool chained, Arguments&&... arguments) {

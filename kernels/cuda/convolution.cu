@@ -17,7 +17,8 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kMaxWidth = 8;
 constexpr int kStepTokens = 8;   // longest sequence of the one-kernel form
-constexpr int kTileTokens = 32;  // of a thread in the two-kernel form
+constexpr int kTileTokens = 32;  // of a thread in the two-kernel form,
+constexpr int kShortTile = 8;    // or so many where that leaves multiprocessors without work
 // Of those, on their way while as many are computed.
 template <typename T>
 constexpr int kAheadOf = 16 / sizeof(T);
@@ -203,16 +204,17 @@ __global__ void __launch_bounds__(kThreads) StepKernel(ShortConvolutionArgs args
   window.StoreState(args, state);
 }
 
-// The convolution of kTileTokens tokens of the packed batch, across the sequences they belong to.
-// grid (ceil(C / N / block), ceil(T / kTileTokens) mod 2^16, the rest), block (kThreads)
+// The convolution of `tile_tokens` tokens of the packed batch, across the sequences they belong to.
+// grid (ceil(C / N / block), ceil(T / tile_tokens) mod 2^16, the rest), block (kThreads)
 template <typename T, int N, int kWidth>
-__global__ void __launch_bounds__(kThreads, 5) TileKernel(ShortConvolutionArgs args) {
+__global__ void __launch_bounds__(kThreads, 5)
+    TileKernel(ShortConvolutionArgs args, int tile_tokens) {
   const int channel = (blockIdx.x * kThreads + threadIdx.x) * N;
   const int64_t tile = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
   const int tokens = args.cu_seqlens[args.num_sequences];
-  if (channel >= args.x.cols || tile * kTileTokens >= tokens) return;
-  const int tile_begin = static_cast<int>(tile * kTileTokens);
-  const int tile_end = min(tile_begin + kTileTokens, tokens);
+  if (channel >= args.x.cols || tile * tile_tokens >= tokens) return;
+  const int tile_begin = static_cast<int>(tile * tile_tokens);
+  const int tile_end = min(tile_begin + tile_tokens, tokens);
 
   // The last sequence that begins at or before tile_begin is the one that holds it: empty ones
   // that begin there come before it.
@@ -271,7 +273,7 @@ __global__ void __launch_bounds__(kThreads, 5) TileKernel(ShortConvolutionArgs a
 
 // The last W - 1 inputs of every sequence become its state.
 // grid (ceil(C / N / block), sequences), block (kThreads)
-template <typename T, int N>
+template <typename T, int N, int kWidth>
 __global__ void __launch_bounds__(kThreads) UpdateStateKernel(ShortConvolutionArgs args) {
   const int channel = (blockIdx.x * kThreads + threadIdx.x) * N;
   if (channel >= args.x.cols) return;
@@ -279,13 +281,16 @@ __global__ void __launch_bounds__(kThreads) UpdateStateKernel(ShortConvolutionAr
   const int begin = args.cu_seqlens[sequence], end = args.cu_seqlens[sequence + 1];
   if (begin == end) return;
   float* state = StateOf(args, sequence, channel);
-  // Entry j is written after every older entry has been read: j reads entry j + (end - begin).
-  for (int j = 0; j < args.width - 1; ++j) {
-    float values[N];
-    LoadInput<T, N>(args, state, begin, end - (args.width - 1) + j, channel, values);
+  // All are read before any is written: of a short sequence some come from the state itself.
+  Window<kWidth, N> window;
+  const int kept = (kWidth > 0 ? kWidth : args.width) - 1;
 #pragma unroll
-    for (int i = 0; i < N; ++i) state[i * (args.width - 1) + j] = values[i];
+  for (int j = 0; j < Window<kWidth, N>::kSize; ++j) {
+    if (j < kept) {
+      LoadInput<T, N>(args, state, begin, end - kept + j, channel, window.inputs[j]);
+    }
   }
+  window.StoreState(args, state);
 }
 
 // Of threads that have `of_thread` channels each.
@@ -305,13 +310,17 @@ void Launch(Stream& stream, const ShortConvolutionArgs& args, int longest) {
   }
   // Half as many channels a thread leave room for twice the warps.
   constexpr int kTileChannels = N == 1 ? 1 : N / 2;
-  const int64_t tiles = (args.x.rows + kTileTokens - 1) / kTileTokens;
+  const auto tiles_of = [&](int tokens) { return (args.x.rows + tokens - 1) / tokens; };
+  const unsigned channel_blocks = BlocksOf(args.x.cols, kTileChannels);
+  const bool few = tiles_of(kTileTokens) * channel_blocks < 2 * stream.cuda()->num_multiprocessors;
+  const int tile_tokens = few ? kShortTile : kTileTokens;
+  const int64_t tiles = tiles_of(tile_tokens);
   const auto grid_y = static_cast<unsigned>(std::min<int64_t>(tiles, 32768));
-  const dim3 tile_grid(BlocksOf(args.x.cols, kTileChannels), grid_y,
+  const dim3 tile_grid(channel_blocks, grid_y,
                        static_cast<unsigned>((tiles + grid_y - 1) / grid_y));
-  TileKernel<T, kTileChannels, kWidth><<<tile_grid, kThreads, 0, cuda_stream>>>(args);
+  TileKernel<T, kTileChannels, kWidth><<<tile_grid, kThreads, 0, cuda_stream>>>(args, tile_tokens);
   CheckLaunch("ShortConvolution, TileKernel");
-  UpdateStateKernel<T, N><<<sequence_grid, kThreads, 0, cuda_stream>>>(args);
+  UpdateStateKernel<T, N, kWidth><<<sequence_grid, kThreads, 0, cuda_stream>>>(args);
   CheckLaunch("ShortConvolution, UpdateStateKernel");
 }
 

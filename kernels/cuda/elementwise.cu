@@ -2,6 +2,7 @@
 // LogDecay, Beta. All are bound by memory traffic.
 #include <algorithm>
 
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
@@ -17,6 +18,8 @@ constexpr int kThreads = 256;
 // grid (ceil(rows / block.y), ceil(columns / N / block.x)), block (x: columns, y: rows), 256 in all
 template <int N, typename F>
 __global__ void __launch_bounds__(kThreads) ForEachElementKernel(int64_t rows, int columns, F f) {
+  BeginNextKernel();
+  AwaitPreviousKernel();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   const int column = (blockIdx.y * blockDim.x + threadIdx.x) * N;
   if (row < rows && column < columns) f(row, column);
@@ -30,9 +33,9 @@ void ForEachElement(Stream& stream, const char* name, int64_t rows, int64_t colu
   const dim3 block(lanes, kThreads / lanes);
   const dim3 grid(static_cast<unsigned>((rows + block.y - 1) / block.y),
                   static_cast<unsigned>((columns + lanes * N - 1) / (lanes * N)));
-  ForEachElementKernel<N>
-      <<<grid, block, 0, MakeCurrent(stream)>>>(rows, static_cast<int>(columns), f);
-  CheckLaunch(name);
+  Check(LaunchChained(ForEachElementKernel<N, F>, grid, block, 0, MakeCurrent(stream),
+                      stream.cuda()->can_chain, rows, static_cast<int>(columns), f),
+        name);
 }
 
 template <typename T, int N>

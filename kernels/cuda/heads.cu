@@ -1,4 +1,5 @@
 // Norms over heads: ActivateHeads (before the recurrence) and OutputNorm (after it).
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/ops.h"
@@ -12,6 +13,8 @@ namespace {
 template <typename T, int N>
 __global__ void __launch_bounds__(kHeadThreads)
     ActivateHeadsKernel(HeadGroups groups, ActivateHeadsArgs args) {
+  BeginNextKernel();
+  AwaitPreviousKernel();
   const HeadLane at = FindHeadLane(groups);
   const int64_t offset = static_cast<int64_t>(at.head) * args.head_dim;
   const T* x = RowOf<const T>(args.x, at.token) + offset;
@@ -66,6 +69,8 @@ __global__ void __launch_bounds__(kHeadThreads)
 template <typename T, int N>
 __global__ void __launch_bounds__(kHeadThreads)
     OutputNormKernel(HeadGroups groups, OutputNormArgs args) {
+  BeginNextKernel();
+  AwaitPreviousKernel();
   const HeadLane at = FindHeadLane(groups);
   const int64_t offset = static_cast<int64_t>(at.head) * args.head_dim;
   const T* x = RowOf<const T>(args.x, at.token) + offset;
@@ -121,9 +126,9 @@ void ActivateHeads(Stream& stream, const ActivateHeadsArgs& args) {
   DispatchElements(args.x.dtype, vectorizable, [&]<typename T, int N>() {
     const HeadGroups groups =
         MakeHeadGroups(args.x.rows, args.x.cols / args.head_dim, args.head_dim, N);
-    ActivateHeadsKernel<T, N>
-        <<<HeadBlocks(groups), kHeadThreads, 0, MakeCurrent(stream)>>>(groups, args);
-    CheckLaunch("ActivateHeads");
+    Check(LaunchChained(ActivateHeadsKernel<T, N>, HeadBlocks(groups), kHeadThreads, 0,
+                        MakeCurrent(stream), stream.cuda()->can_chain, groups, args),
+          "ActivateHeads");
   });
 }
 
@@ -134,9 +139,9 @@ void OutputNorm(Stream& stream, const OutputNormArgs& args) {
   DispatchElements(args.x.dtype, vectorizable, [&]<typename T, int N>() {
     const HeadGroups groups =
         MakeHeadGroups(args.x.rows, args.x.cols / args.head_dim, args.head_dim, N);
-    OutputNormKernel<T, N>
-        <<<HeadBlocks(groups), kHeadThreads, 0, MakeCurrent(stream)>>>(groups, args);
-    CheckLaunch("OutputNorm");
+    Check(LaunchChained(OutputNormKernel<T, N>, HeadBlocks(groups), kHeadThreads, 0,
+                        MakeCurrent(stream), stream.cuda()->can_chain, groups, args),
+          "OutputNorm");
   });
 }
 

@@ -1,6 +1,7 @@
 // RMSNorm and LayerNorm over whole rows, alone and with the residual addition before it.
 #include <algorithm>
 
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
@@ -32,6 +33,8 @@ __device__ float BlockSum(float value) {
 template <bool kAdd, typename R, typename T, int N>
 __global__ void __launch_bounds__(kMaxThreads)
     RmsNormKernel(Matrix residual, Matrix delta, const float* weight, float eps, Matrix out) {
+  BeginNextKernel();
+  AwaitPreviousKernel();
   const int64_t row = blockIdx.x;
   const int columns = static_cast<int>(out.cols);
   const int first = threadIdx.x * N, step = blockDim.x * N;
@@ -139,9 +142,10 @@ void Launch(Stream& stream, const char* name, Matrix residual, Matrix delta, con
   const bool vectorizable = Vectorizable(out.cols, {residual, delta, out}) && IsAligned(weight);
   DispatchElements(out.dtype, vectorizable, [&]<typename T, int N>() {
     const unsigned rows = static_cast<unsigned>(out.rows);
-    RmsNormKernel<kAdd, R, T, N><<<rows, ThreadsForRow(out.cols, N), 0, MakeCurrent(stream)>>>(
-        residual, delta, weight, eps, out);
-    CheckLaunch(name);
+    Check(LaunchChained(RmsNormKernel<kAdd, R, T, N>, rows, ThreadsForRow(out.cols, N), 0,
+                        MakeCurrent(stream), stream.cuda()->can_chain, residual, delta, weight, eps,
+                        out),
+          name);
   });
 }
 
