@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""Compares our prefill kernels with those of every installed peer: fla, flash_kda, cula, flash_qla, flashinfer.
+
+  compare_prefill.py LIBRARY [--peers NAMES] [--only TEXT] [--json FILE] [--seconds-a-peer S]
+  compare_prefill.py --warm I/N [--peers NAMES] [--only TEXT]
+                     only calls every I-th of N rows of peers, for N processes side by side to fill the caches of
+                     libraries that compile at first use
+
+LIBRARY is build/cuda/bench/libfla_prefill.so. Needs a GPU and torch; a peer is used if `import` finds it. For every row
+(prefill_rows.py) and peer that takes it, in one process: both compute outputs and final states from the same inputs,
+which are checked against the definition in double precision; then both are timed in turn, as medians of CUDA graph
+replays (a peer that cannot be recorded: by events around queued calls, marked "q").
+
+A row is compared in one or both of two forms. "inputs": q and k have norm 1, log decays (f32) and beta are given. "raw":
+KDA from what a layer's projections leave, that is q, k, gate and beta in bf16; a peer includes the norms, the gate's
+activation and the sigmoid (cula: not the sigmoid), and ours includes the ops that our models run for them. A peer that
+takes "raw" alone stands in the rows of "inputs" too, with its raw time, marked "r".
+
+Exit code 1 if an output of ours is further than 8e-3 from the definition.
+"""
+import argparse
+import json
+import os
+import sys
+
+import torch
+
+from graph_time import median_ms, queued_ms
+from peer_process import describe, emit, gather
+from prefill_inputs import make_inputs, reference, relative_error
+from prefill_library import PrefillLibrary
+from prefill_peers import PEERS
+from prefill_rows import ROWS
+
+BOUND = 8e-3  # of relative errors in bf16, as in recurrence_check.cu
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library", nargs="?")
+    parser.add_argument("--peers", default=",".join(PEERS), type=lambda names: names.split(","))
+    parser.add_argument("--only", default="", help="rows with this in their names")
+    parser.add_argument("--json", help="file for every record")
+    parser.add_argument("--seconds-a-peer", type=float, default=90)
+    parser.add_argument("--warm", help="I/N")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # a peer, or "nobody": the child's side
+    options = parser.parse_args()
+    if bool(options.library) == bool(options.warm):
+        parser.error("wanted LIBRARY or --warm")
+    return options
+
+
+def cases(only):
+    """Rows, and whether raw."""
+    for row in ROWS:
+        if only in row.name:
+            yield row, False
+            if row.op == "kda":
+                yield row, True
+
+
+def warm(options):
+    index, count = map(int, options.warm.split("/"))
+    # What a peer compiles does not depend on lengths.
+    shapes = {(name, row.op, row.qk_heads, row.heads, row.key_dim, row.value_dim, row.batched, raw): (name, row, raw)
+              for name in options.peers for row, raw in cases(options.only)}
+    for name, row, raw in list(shapes.values())[index::count]:
+        try:
+            call = PEERS[name](row, make_inputs(row), raw)
+            for _ in range(2 if call else 0):
+                call()
+            torch.cuda.synchronize()
+        except Exception as error:  # the comparison will say it again
+            print(f"{name}, {row.name}: {describe(error)}", flush=True)
+
+
+def checked(call, wanted, stream=None):
+    """Relative errors of the outputs and of the final states of a first call."""
+    stream = stream or torch.cuda.current_stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        out, state = call()
+    torch.cuda.synchronize()
+    return [relative_error(x.reshape(want.shape), want) for x, want in zip((out, state), wanted)]
+
+
+def peer_ms(call):
+    try:
+        return median_ms(call), "graph"
+    except Exception:
+        torch.cuda.synchronize()
+        return queued_ms(call), "queued"
+
+
+def compare(library, name, row, raw):
+    """The record of a row and form, or None if the peer does not take it. `name` "nobody": ours alone."""
+    record = dict(row=row.name, form="raw" if raw else "inputs", peer=name)
+    inputs = make_inputs(row)
+    peer = None
+    if name in PEERS:
+        peer = PEERS[name](row, inputs, raw)
+        if peer is None:
+            return None
+    ours = library.call(row, inputs, raw)
+    wanted = reference(row, inputs, raw)
+    record["ours_errors"] = checked(ours, wanted, library.stream)
+    if peer:
+        try:
+            record["peer_errors"] = checked(peer, wanted)
+        except Exception as error:
+            record["failed"] = describe(error)
+            peer = None
+    del wanted
+    torch.cuda.empty_cache()
+    times = [(median_ms(ours, stream=library.stream), *(peer_ms(peer) if peer else ())) for _ in range(2)]
+    record["ours_ms"] = min(time[0] for time in times)
+    if peer:
+        record["peer_ms"], record["method"] = min(time[1:] for time in times)
+    return record
+
+
+def measure(options):
+    """The child's side."""
+    library = PrefillLibrary(options.library)
+    for row, raw in cases(options.only):
+        try:
+            record = compare(library, options.measure, row, raw)
+            if record:
+                emit(**record)
+        except ImportError as error:
+            emit(peer=options.measure, absent=describe(error))
+            return
+        except Exception as error:
+            emit(row=row.name, form="raw" if raw else "inputs", peer=options.measure, failed=describe(error))
+            torch.cuda.synchronize()  # ends the process if its CUDA context is lost
+        torch.cuda.empty_cache()
+
+
+def print_tables(records, peers):
+    print(f"\n{'ms (times ours)':29}{'form':7}{'ours':>8}{'goal':>6}" + "".join(f"{name:>18}" for name in peers))
+    for row, raw in cases(""):
+        lines = [r for r in records if (r.get("row"), r.get("form")) == (row.name, "raw" if raw else "inputs")]
+        times = sorted(r["ours_ms"] for r in lines if "ours_ms" in r)
+        if not times:
+            continue
+        cells = {}
+        for r in lines:
+            if "peer_ms" in r:
+                mark = "q" if r["method"] == "queued" else " "
+                cells[r["peer"]] = f"{r['peer_ms']:9.4f}{mark}({r['peer_ms'] / r['ours_ms']:5.2f})"
+            elif "failed" in r:
+                cells[r["peer"]] = "failed"
+        for r in records:
+            if not raw and r["row"] == row.name and r["form"] == "raw" and r["peer"] not in cells and "peer_ms" in r:
+                cells[r["peer"]] = f"{r['peer_ms']:9.4f}r({r['peer_ms'] / times[len(times) // 2]:5.2f})"
+        goal = f"{row.goal_ms:6.2f}" if row.goal_ms and not raw else f"{'':6}"
+        print(f"{row.name:29}{'raw' if raw else 'inputs':7}{times[len(times) // 2]:8.4f}{goal}"
+              + "".join(f"{cells.get(name, '-'):>18}" for name in peers))
+    print(f"\n{'error of out, of state':29}{'form':7}{'ours':>16}" + "".join(f"{name:>18}" for name in peers))
+    for row, raw in cases(""):
+        lines = [r for r in records if (r.get("row"), r.get("form")) == (row.name, "raw" if raw else "inputs")]
+        ours = [r["ours_errors"] for r in lines if "ours_errors" in r]
+        if ours:
+            cells = {r["peer"]: " ".join(f"{e:.1e}" for e in r["peer_errors"]) for r in lines if "peer_errors" in r}
+            print(f"{row.name:29}{'raw' if raw else 'inputs':7}{' '.join(f'{e:.1e}' for e in ours[0]):>16}"
+                  + "".join(f"{cells.get(name, '-'):>18}" for name in peers))
+
+
+def main():
+    options = parse()
+    torch.set_grad_enabled(False)
+    if options.warm:
+        return warm(options)
+    if options.measure:
+        return measure(options)
+    records, present = [], []
+    for name in [*options.peers, "nobody"]:
+        measured = {record["row"] for record in records if "ours_ms" in record}
+        if name == "nobody" and measured.issuperset(row.name for row, _ in cases(options.only)):
+            break
+        own, problem = gather([os.path.abspath(__file__), options.library, "--measure", name, "--only", options.only],
+                              options.seconds_a_peer)
+        for record in own:
+            if "absent" in record:
+                problem = f"absent: {record['absent']}"
+            if "failed" in record:
+                print(f"{name}, {record['row']}, {record['form']}: {record['failed']}")
+        records += [record for record in own if "row" in record]
+        if any("peer_ms" in record for record in own):
+            present.append(name)
+        print(f"{name}: {problem or 'compared'}", flush=True)
+    if not any("ours_ms" in record for record in records):
+        return "no row was measured"
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    print_tables(records, present)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(records, file, indent=1)
+    # Not (error <= bound): NaN fails too.
+    wrong = [r for r in records if "ours_errors" in r and not max(r["ours_errors"]) <= BOUND]
+    worse = [r for r in records if "peer_errors" in r and not r["ours_errors"][0] <= r["peer_errors"][0]]
+    for text, lines in ((f"over {BOUND}", wrong), ("over the peer's", worse)):
+        for r in lines:
+            print(f"error of ours {text}: {r['row']}, {r['form']}, {r['peer']}: {r['ours_errors']}, {r.get('peer_errors')}")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
