@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares our prefill kernels with those of every installed peer: fla, flash_kda, cula, flash_qla, flashinfer.
 
-  compare_prefill.py LIBRARY [--peers NAMES] [--only TEXT] [--json FILE] [--seconds-a-peer S]
+  compare_prefill.py LIBRARY [--peers NAMES] [--only TEXT] [--json FILE] [--patience S] [--seconds S]
   compare_prefill.py --warm I/N [--peers NAMES] [--only TEXT]
                      only calls every I-th of N rows of peers, for N processes side by side to fill the caches of
                      libraries that compile at first use
@@ -20,8 +20,10 @@ Exit code 1 if an output of ours is further than 8e-3 from the definition.
 """
 import argparse
 import json
+import math
 import os
 import sys
+import time
 
 import torch
 
@@ -32,6 +34,7 @@ from prefill_library import PrefillLibrary
 from prefill_peers import PEERS
 from prefill_rows import ROWS
 
+ALONE = "ours alone"  # instead of a peer
 BOUND = 8e-3  # of relative errors in bf16, as in recurrence_check.cu
 
 
@@ -41,9 +44,10 @@ def parse():
     parser.add_argument("--peers", default=",".join(PEERS), type=lambda names: names.split(","))
     parser.add_argument("--only", default="", help="rows with this in their names")
     parser.add_argument("--json", help="file for every record")
-    parser.add_argument("--seconds-a-peer", type=float, default=90)
+    parser.add_argument("--patience", type=float, default=60, help="seconds that a peer may be silent")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of the whole comparison")
     parser.add_argument("--warm", help="I/N")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # a peer, or "nobody": the child's side
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # a peer or ALONE: the child's side
     options = parser.parse_args()
     if bool(options.library) == bool(options.warm):
         parser.error("wanted LIBRARY or --warm")
@@ -93,7 +97,7 @@ def peer_ms(call):
 
 
 def compare(library, name, row, raw):
-    """The record of a row and form, or None if the peer does not take it. `name` "nobody": ours alone."""
+    """The record of a row and form, or None if the peer does not take it. `name` may be ALONE."""
     record = dict(row=row.name, form="raw" if raw else "inputs", peer=name)
     inputs = make_inputs(row)
     peer = None
@@ -173,13 +177,14 @@ def main():
         return warm(options)
     if options.measure:
         return measure(options)
+    deadline = time.monotonic() + options.seconds
     records, present = [], []
-    for name in [*options.peers, "nobody"]:
+    for name in [*options.peers, ALONE]:
         measured = {record["row"] for record in records if "ours_ms" in record}
-        if name == "nobody" and measured.issuperset(row.name for row, _ in cases(options.only)):
+        if name == ALONE and measured.issuperset(row.name for row, _ in cases(options.only)):
             break
         own, problem = gather([os.path.abspath(__file__), options.library, "--measure", name, "--only", options.only],
-                              options.seconds_a_peer)
+                              options.patience, deadline)
         for record in own:
             if "absent" in record:
                 problem = f"absent: {record['absent']}"

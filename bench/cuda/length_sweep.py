@@ -2,7 +2,7 @@
 """Time of a prefill against its length, 1k to 1M tokens of one sequence: ours, the installed peers, and cuDNN's softmax
 attention (16 heads of 128, causal, bf16).
 
-  length_sweep.py LIBRARY OUT [--peers NAMES] [--seconds-a-line S] [--seconds-a-point S]
+  length_sweep.py LIBRARY OUT [--peers NAMES] [--shapes NAMES] [--seconds-a-point S] [--patience S] [--seconds S]
                   writes OUT.json and, where matplotlib is installed, OUT.png
   length_sweep.py --plot OUT
                   only the picture, from OUT.json
@@ -13,8 +13,10 @@ or needs more memory than there is. Peers that take raw inputs alone (flash_kda)
 import argparse
 import functools
 import json
+import math
 import os
 import sys
+import time
 
 import torch
 
@@ -130,7 +132,9 @@ def main():
     parser.add_argument("out", nargs="?")
     parser.add_argument("--plot", metavar="OUT")
     parser.add_argument("--peers", default=",".join(PEERS), type=lambda names: names.split(","))
-    parser.add_argument("--seconds-a-line", type=float, default=60)
+    parser.add_argument("--shapes", default=",".join(SHAPES), type=lambda names: names.split(","))
+    parser.add_argument("--patience", type=float, default=60, help="seconds that a line may be silent")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of the whole sweep")
     parser.add_argument("--seconds-a-point", type=float, default=2)
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # shape|who: the child's side
     options = parser.parse_args()
@@ -141,12 +145,13 @@ def main():
         parser.error("wanted LIBRARY OUT or --plot OUT")
     if options.measure:
         return measure(options)
+    deadline = time.monotonic() + options.seconds
     records = []
-    lines = [(ATTENTION, ATTENTION)] + [(shape, who) for shape in SHAPES for who in ["ours", *options.peers]]
+    lines = [(ATTENTION, ATTENTION)] + [(shape, who) for shape in options.shapes for who in ["ours", *options.peers]]
     for shape, who in lines:
         arguments = [os.path.abspath(__file__), options.library, options.out, "--measure", f"{shape}|{who}",
                      "--seconds-a-point", str(options.seconds_a_point)]
-        own, problem = gather(arguments, options.seconds_a_line)
+        own, problem = gather(arguments, options.patience, deadline)
         records += own
         points = " ".join(f"{r['tokens'] // 1024}k {r['ms']:.3f}" if "ms" in r else
                           f"{r['tokens'] // 1024}k: {r['left_out']}" for r in own)
