@@ -4,7 +4,7 @@ A peer is a function of (row, inputs, raw) that gives a function of no arguments
 claim the row. That one runs the row and returns out, of [T, H, V] elements, and the final state [N, H, K, V]. No initial
 state goes in. `raw`: from what a KDA layer's projections leave (RawKda), where the library's kernels take it.
 
-A peer imports its library when it is first called: an absent one is an ImportError there.
+A peer imports its library for the first row that it takes: an absent one is an ImportError there.
 """
 import os
 
@@ -25,9 +25,9 @@ def _cu_seqlens(row, dtype):
 
 
 def fla(row, inputs, raw=False):
-    import tune_fewer  # noqa: F401  before fla
     if raw and row.op != "kda":
         return None
+    import tune_fewer  # noqa: F401  before fla
     source = inputs.raw if raw else inputs
     q, k, v = (_batched(row, x) for x in (source.q, source.k, inputs.v))
     beta = _batched(row, source.beta) if source.beta is not None else None
@@ -63,9 +63,9 @@ def fla(row, inputs, raw=False):
 
 
 def flash_kda(row, inputs, raw=False):
-    import flash_kda as library
     if row.op != "kda" or not raw:  # norms, gate and sigmoid are inside its kernels
         return None
+    import flash_kda as library
     x = inputs.raw
     q, k, v, gate, beta = (_batched(row, t) for t in (x.q, x.k, inputs.v, x.gate, x.beta))
     out = torch.empty_like(v)
@@ -81,9 +81,9 @@ def flash_kda(row, inputs, raw=False):
 
 
 def cula(row, inputs, raw=False):
-    from cula.kda.hopper_fused_fwd import cula_kda_prefill
     if row.op != "kda":
         return None
+    from cula.kda.hopper_fused_fwd import cula_kda_prefill
     source = inputs.raw if raw else inputs
     # Its beta has had its sigmoid in any case.
     q, k, v, beta = (_batched(row, x) for x in (source.q, source.k, inputs.v, inputs.beta))
@@ -102,9 +102,9 @@ def cula(row, inputs, raw=False):
 
 
 def flash_qla(row, inputs, raw=False):
-    from flash_qla import chunk_gated_delta_rule
     if row.op not in ("gdn", "delta") or row.key_dim != 128 or raw:
         return None
+    from flash_qla import chunk_gated_delta_rule
     decay = inputs.log_decay if row.op == "gdn" else torch.zeros(row.tokens, row.heads, device="cuda")
     q, k, v, g, beta = (_batched(row, x) for x in (inputs.q, inputs.k, inputs.v, decay, inputs.beta))
     cu_seqlens = None if row.batched else _cu_seqlens(row, torch.int32)
@@ -113,9 +113,9 @@ def flash_qla(row, inputs, raw=False):
 
 
 def flashinfer(row, inputs, raw=False):
-    from flashinfer.gdn_prefill import chunk_gated_delta_rule
     if row.op not in ("gdn", "delta") or row.key_dim != 128 or raw:
         return None
+    from flashinfer.gdn_prefill import chunk_gated_delta_rule
     decay = inputs.log_decay.exp() if row.op == "gdn" else None
     beta, cu_seqlens = inputs.beta.float(), _cu_seqlens(row, torch.int64)
     out = torch.empty_like(inputs.v)
