@@ -104,11 +104,11 @@ std::vector<float> ReadFloats(const std::string& name, const StoredTensor& tenso
   if (tensor.elements > kMaxScaleElements) {
     Fail(tensor, name, "wanted a scale, got shape " + ShapeText(tensor.shape));
   }
-  std::string stored(static_cast<size_t>(tensor.bytes()), '\0');
-  tensor.source->Read(tensor.offset, stored);
   std::vector<float> values(static_cast<size_t>(tensor.elements));
-  ConvertElements(tensor, 0, tensor.elements, stored.data(), DType::kF32,
-                  reinterpret_cast<char*>(values.data()));
+  tensor.source->With(tensor.offset, tensor.bytes(), [&](std::span<const char> stored) {
+    ConvertElements(tensor, 0, tensor.elements, stored.data(), DType::kF32,
+                    reinterpret_cast<char*>(values.data()));
+  });
   for (const float value : values) {
     if (!std::isfinite(value)) Fail(tensor, name, "wanted finite scales");
   }

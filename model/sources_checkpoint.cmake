@@ -3,6 +3,7 @@ target_sources(fla_model PRIVATE
   checkpoint_file.cc
   checkpoint_layout.cc
   checkpoint_report.cc
+  guarded_map.cc
   safetensors_header.cc
   support_table.cc
   tensor_conversion.cc

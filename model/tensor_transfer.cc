@@ -19,6 +19,7 @@ namespace {
 constexpr int64_t kPieceBytes = 4 << 20;     // as held
 constexpr int64_t kStagingBytes = 64 << 20;  // that a round of a GPU's transfer fills
 constexpr unsigned kMaxThreads = 8;  // enough for the fastest disks; memory is the next bound
+constexpr size_t kExpected = 16;     // pieces that the disk is asked for ahead of their use
 
 // Grows, and forgets what was in it.
 char* Reserve(Buffer& buffer, int64_t bytes) {
@@ -35,6 +36,12 @@ int64_t TensorTransfer::Piece::stored_bytes() const {
   return bytes;
 }
 
+bool TensorTransfer::Piece::IsOneAsStored() const {
+  if (segments.size() != 1 || segments[0].tensor == nullptr) return false;
+  return IsStoredAs(*segments[0].tensor, held) &&
+         segments[0].offset() % static_cast<int64_t>(SizeOf(held)) == 0;
+}
+
 int64_t TensorTransfer::Piece::held_bytes() const {
   int64_t count = 0;
   for (const Segment& segment : segments) count += segment.count;
@@ -44,10 +51,15 @@ int64_t TensorTransfer::Piece::held_bytes() const {
 // Threads that fill host memory, for the time of one round.
 class TensorTransfer::Workers {
  public:
-  Workers(int64_t total_bytes, const std::function<void(double)>& progress)
+  // `pieces`: of all rounds, in their order.
+  Workers(std::span<const Piece> pieces, const std::function<void(double)>& progress)
       : threads_(std::clamp(std::thread::hardware_concurrency(), 1u, kMaxThreads)),
-        total_bytes_(std::max<int64_t>(total_bytes, 1)),
-        progress_(progress) {}
+        pieces_(pieces),
+        progress_(progress) {
+    for (const Piece& piece : pieces) total_bytes_ += piece.stored_bytes();
+    total_bytes_ = std::max<int64_t>(total_bytes_, 1);
+    for (const Piece& piece : pieces.first(std::min(kExpected, pieces.size()))) Expect(piece);
+  }
 
   // Fills the targets of all jobs. Throws what the first job to fail threw, or `progress`.
   void Run(std::span<const Job> jobs) {
@@ -63,17 +75,13 @@ class TensorTransfer::Workers {
   }
 
  private:
-  // Of one thread; stays in its caches.
-  struct Scratch {
-    Buffer stored;
-    Buffer panel;
-  };
-
   void Work(const std::function<void(double)>& progress) {
-    Scratch scratch;
+    Buffer panel;  // for those that are not in the file as they are held; stays in caches
     try {
       for (size_t i = next_++; i < jobs_.size(); i = next_++) {
-        Fill(jobs_[i], scratch);
+        const size_t later = static_cast<size_t>(jobs_[i].piece - pieces_.data()) + kExpected;
+        if (later < pieces_.size()) Expect(pieces_[later]);
+        Fill(jobs_[i], panel);
         done_bytes_ += jobs_[i].piece->stored_bytes();
         if (progress) {
           progress(static_cast<double>(done_bytes_) / static_cast<double>(total_bytes_));
@@ -86,33 +94,49 @@ class TensorTransfer::Workers {
     }
   }
 
-  static void Fill(const Job& job, Scratch& scratch) {
+  static void Expect(const Piece& piece) {
+    for (const Segment& segment : piece.segments) {
+      if (segment.tensor == nullptr) continue;
+      segment.tensor->source->Expect(segment.offset(), segment.stored_bytes());
+    }
+  }
+
+  static void Fill(const Job& job, Buffer& panel) {
     const Piece& piece = *job.piece;
-    char* const begin =
-        piece.packing == nullptr ? job.target : Reserve(scratch.panel, piece.held_bytes());
+    if (piece.packing != nullptr && piece.IsOneAsStored()) {
+      const Segment& rows = piece.segments[0];
+      return rows.tensor->source->With(
+          rows.offset(), rows.stored_bytes(),
+          [&](std::span<const char> bytes) { piece.packing->Pack(piece.panel, bytes.data()); });
+    }
+    char* const begin = piece.packing == nullptr ? job.target : Reserve(panel, piece.held_bytes());
     char* target = begin;
     for (const Segment& segment : piece.segments) {
-      Fill(segment, piece.held, target, scratch);
+      Fill(segment, piece.held, target);
       target += segment.count * static_cast<int64_t>(SizeOf(piece.held));
     }
     if (piece.packing != nullptr) piece.packing->Pack(piece.panel, begin);
   }
 
-  static void Fill(const Segment& segment, DType held, char* target, Scratch& scratch) {
+  static void Fill(const Segment& segment, DType held, char* target) {
     if (segment.tensor == nullptr) {
       std::memset(target, 0, static_cast<size_t>(segment.count) * SizeOf(held));
       return;
     }
     const StoredTensor& tensor = *segment.tensor;
-    const auto bytes = static_cast<size_t>(segment.stored_bytes());
-    if (IsStoredAs(tensor, held)) return tensor.source->Read(segment.offset(), {target, bytes});
-    char* const stored = Reserve(scratch.stored, segment.stored_bytes());
-    tensor.source->Read(segment.offset(), {stored, bytes});
-    ConvertElements(tensor, segment.first, segment.count, stored, held, target);
+    tensor.source->With(
+        segment.offset(), segment.stored_bytes(), [&](std::span<const char> stored) {
+          if (IsStoredAs(tensor, held)) {
+            std::memcpy(target, stored.data(), stored.size());
+          } else {
+            ConvertElements(tensor, segment.first, segment.count, stored.data(), held, target);
+          }
+        });
   }
 
   const size_t threads_;
-  const int64_t total_bytes_;
+  const std::span<const Piece> pieces_;
+  int64_t total_bytes_ = 0;
   const std::function<void(double)>& progress_;
   std::span<const Job> jobs_;
   std::atomic<size_t> next_ = 0;
@@ -165,9 +189,7 @@ void TensorTransfer::Run(Stream& stream, const std::function<void(double)>& prog
   };
   std::stable_sort(pieces_.begin(), pieces_.end(),
                    [&](const Piece& a, const Piece& b) { return place(a) < place(b); });
-  int64_t total = 0;
-  for (const Piece& piece : pieces_) total += piece.stored_bytes();
-  Workers workers(total, progress);
+  Workers workers(pieces_, progress);
   if (staged_) {
     RunThroughStaging(stream, workers);
   } else {

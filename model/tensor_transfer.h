@@ -14,9 +14,9 @@ namespace fla {
 
 // Collects what is to be moved, and then moves all of it at once: in the order of the files, by
 // several threads that read and convert pieces of a few megabytes. On a CPU what needs no
-// conversion is read right into its place, and a Linear's weight is packed from the caches that its
-// panels were read into; on a GPU pieces go through page-locked memory while those before are
-// copied.
+// conversion is copied from the mapped file right into its place, and the panels of a Linear's
+// weight are packed right from the file; on a GPU pieces go through page-locked memory while those
+// before are copied.
 //
 // Thread safety: one thread at a time, that which owns the stream.
 class TensorTransfer {
@@ -61,6 +61,8 @@ class TensorTransfer {
 
     int64_t stored_bytes() const;
     int64_t held_bytes() const;
+    // One segment whose elements lie in the file as they are held, aligned.
+    bool IsOneAsStored() const;
   };
   struct Job {
     const Piece* piece;

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <span>
+
 #include "tests/testing/checkpoint_writer.h"
 #include "tests/testing/temporary_folder.h"
 #include "tests/testing/throws.h"
@@ -153,10 +155,40 @@ TEST(Safetensors, SaysThatAFileWasCutWhileItWasRead) {
   folder.Write("model.safetensors", SafetensorsOf({{"a", {{2}, {1, 2}}}}));
   const Checkpoint checkpoint = Checkpoint::Open(folder.path());
   const StoredTensor& a = checkpoint.tensors().at("a");
+  const std::string wanted = std::to_string(a.offset + 8), got = std::to_string(a.offset + 5);
   std::filesystem::resize_file(folder.path() / "model.safetensors", a.offset + 5);
   std::string bytes(8, 0);
   EXPECT_THAT(ErrorOf([&] { a.source->Read(a.offset, bytes); }),
-              AllOf(HasSubstr("wanted 8 bytes"), HasSubstr("got 5")));
+              AllOf(HasSubstr("model.safetensors: wanted " + wanted + " bytes, got " + got),
+                    HasSubstr("while it was read")));
+}
+
+// Between the pages that were read and those that were not yet; what is read in vain is zeros.
+TEST(Safetensors, SurvivesAFileThatIsCutUnderItsReader) {
+  constexpr int64_t kFloats = 1 << 20;
+  for (const bool grows_again : {false, true}) {
+    const TemporaryFolder folder;
+    folder.Write("model.safetensors",
+                 SafetensorsOf({{"a", {{kFloats}, std::vector<float>(kFloats, 1)}}}));
+    const std::filesystem::path file = folder.path() / "model.safetensors";
+    const auto size = std::filesystem::file_size(file);
+    const Checkpoint checkpoint = Checkpoint::Open(folder.path());
+    const StoredTensor& a = checkpoint.tensors().at("a");
+    const auto read = [&] {
+      a.source->With(a.offset, a.bytes(), [&](std::span<const char> bytes) {
+        EXPECT_EQ(bytes[3], 0x3f);
+        std::filesystem::resize_file(file, 100'000);
+        EXPECT_EQ(bytes[bytes.size() - 1], 0);
+        if (grows_again) std::filesystem::resize_file(file, size);
+      });
+    };
+    EXPECT_THAT(ErrorOf(read), AllOf(HasSubstr(file.string()),
+                                     HasSubstr(grows_again ? "a page of it could not be had"
+                                                           : "got 100000: changed its size")));
+    // Nor is anything of it read later.
+    EXPECT_THAT(ErrorOf([&] { a.source->With(a.offset, 4, [](auto) {}); }),
+                HasSubstr(file.string()));
+  }
 }
 
 TEST(Safetensors, NamesAMissingFile) {

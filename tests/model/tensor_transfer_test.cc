@@ -185,9 +185,11 @@ TEST(TensorTransfer, EndsWithWhatProgressThrowsOrAFileLacks) {
   abandoned.Add(checkpoint.tensors().at("a"), DType::kF32, target.data());
   EXPECT_THROW(abandoned.Run(stream, [](double) { throw Abandoned(); }), Abandoned);
   std::filesystem::resize_file(folder.path() / "model.safetensors", 5'000'000);
-  TensorTransfer cut(true);
-  cut.Add(checkpoint.tensors().at("a"), DType::kF32, target.data());
-  EXPECT_THROW(cut.Run(stream, {}), std::runtime_error);
+  for (const bool staged : {false, true}) {
+    TensorTransfer cut(staged);
+    cut.Add(checkpoint.tensors().at("a"), DType::kF32, target.data());
+    EXPECT_THROW(cut.Run(stream, {}), std::runtime_error);
+  }
 }
 
 }  // namespace
