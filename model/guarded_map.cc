@@ -64,7 +64,7 @@ bool BusErrors::Mend(uintptr_t address) {
   }
   if (map == nullptr) return false;
   map->broken_ = true;  // before anybody can read a zero
-  // The bare call: ThreadSanitizer's mmap counts as a write, in a race with whoever reads meanwhile.
+  // The bare call: ThreadSanitizer's mmap counts as a write, which races with other readers.
   return syscall(SYS_mmap, map->data_, map->size_, PROT_READ,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1L, 0L) != -1;
 }
