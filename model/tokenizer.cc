@@ -83,6 +83,8 @@ struct Tokenizer::Parts {
     } else if (const auto* unigram = std::get_if<tokenizer::Unigram>(&definition.model)) {
       EncodeUnigram(*unigram, definition.vocabulary, word,
                     &std::get<tokenizer::UnigramScratch>(*memory), ids);
+    } else if (const auto* pieces = std::get_if<tokenizer::SentencePiece>(&definition.model)) {
+      pieces->Encode(word, ids);
     } else {
       EncodeLongestMatch(std::get<tokenizer::LongestMatch>(definition.model), word, ids);
     }

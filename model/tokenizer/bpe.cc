@@ -106,8 +106,7 @@ Bpe MakeBpe(const Vocabulary& vocabulary, const MergeList& merges, BpeOptions op
                                "' before its right part, got '" + right + "'");
     }
     const int id = FindMergeToken(vocabulary, left + right.substr(prefix.size()), i);
-    const uint32_t rank = merges.ranks.empty() ? static_cast<uint32_t>(i) : merges.ranks[i];
-    bpe.merges.Insert(left_id, right_id, {rank, id});
+    bpe.merges.Insert(left_id, right_id, {static_cast<uint32_t>(i), id});
   }
   bool all_letters = true;
   for (int byte = 0; byte < 256; ++byte) {

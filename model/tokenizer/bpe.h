@@ -79,11 +79,9 @@ struct Bpe {
   std::vector<bool> joined;
 };
 
-// Merges in the order of their ranks, or with the ranks given: of equal ranks the leftmost pair is
-// merged first.
+// Merges in the order of their ranks.
 struct MergeList {
   std::vector<std::pair<std::string, std::string>> pairs;
-  std::vector<uint32_t> ranks;  // empty: 0, 1, 2, ...
 };
 
 // Throws std::runtime_error for a merge that names a token which the vocabulary lacks. With

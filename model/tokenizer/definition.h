@@ -12,6 +12,7 @@
 #include "model/tokenizer/longest_match.h"
 #include "model/tokenizer/normalizer.h"
 #include "model/tokenizer/pre_tokenizer.h"
+#include "model/tokenizer/sentencepiece.h"
 #include "model/tokenizer/unigram.h"
 #include "model/tokenizer/vocabulary.h"
 
@@ -22,7 +23,7 @@ struct Definition {
   std::vector<Normalizer> normalizers;
   std::vector<PreTokenizer> pre_tokenizers;
   Vocabulary vocabulary;
-  std::variant<Bpe, Unigram, LongestMatch> model;
+  std::variant<Bpe, Unigram, LongestMatch, SentencePiece> model;
   std::vector<int> prefix, suffix;  // what the post-processor puts around a text
   std::vector<DecodeStep> decode_steps;
   int bos = -1, eos = -1;  // where the file itself says them

@@ -57,8 +57,6 @@ std::string Apply(MapToByteLetters, std::string_view text) {
   return out;
 }
 
-std::string Apply(const CharacterMap& map, std::string_view text) { return map.Apply(text); }
-
 void FindLiteral(const std::string& literal, std::string_view text,
                  const std::function<void(Span)>& found) {
   for (size_t at = text.find(literal); at != std::string_view::npos;) {

@@ -8,7 +8,6 @@
 #include <variant>
 #include <vector>
 
-#include "model/tokenizer/character_map.h"
 #include "model/tokenizer/regex.h"
 #include "model/unicode.h"
 
@@ -38,7 +37,7 @@ struct LowercaseAll {};
 struct MapToByteLetters {};  // GPT-2's alphabet
 
 using Normalizer = std::variant<unicode::NormalForm, ReplaceAll, PrependText, StripWhitespace,
-                                StripAccents, LowercaseAll, MapToByteLetters, CharacterMap>;
+                                StripAccents, LowercaseAll, MapToByteLetters>;
 
 // Applies the normalizers in their order.
 std::string Normalize(std::span<const Normalizer> normalizers, std::string_view text);

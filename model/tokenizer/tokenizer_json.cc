@@ -100,14 +100,14 @@ BpeOptions ReadBpeOptions(const Fields& model) {
 
 void ReadUnigram(const Fields& model, Definition* definition) {
   std::vector<std::pair<std::string, int>> tokens;
-  std::vector<UnigramToken> scores;
+  std::vector<double> scores;
   for (const Json& entry : model.Array("vocab")) {
     if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number()) {
       model.Fail("vocab: entry " + std::to_string(scores.size()), "a token and its score",
                  Shown(entry));
     }
     tokens.emplace_back(entry[0].get<std::string>(), static_cast<int>(scores.size()));
-    scores.push_back({entry[1].get<double>()});
+    scores.push_back(entry[1].get<double>());
   }
   const int unk_id = model.Find("unk_id") == nullptr ? -1 : model.Integer("unk_id");
   definition->vocabulary = Vocabulary(std::move(tokens));

@@ -15,23 +15,20 @@ constexpr double kUnknownPenalty = 10.0;  // below the lowest score, as in sente
 
 }  // namespace
 
-Unigram MakeUnigram(const Vocabulary& vocabulary, std::vector<UnigramToken> tokens, int unk_id,
+Unigram MakeUnigram(const Vocabulary& vocabulary, std::vector<double> scores, int unk_id,
                     bool byte_fallback) {
   if (unk_id < -1 || unk_id >= vocabulary.size()) {
     throw std::runtime_error("unk_id: wanted an id below " + std::to_string(vocabulary.size()) +
                              ", got " + std::to_string(unk_id));
   }
   Unigram unigram;
-  unigram.tokens = std::move(tokens);
+  unigram.scores = std::move(scores);
   unigram.unk_id = unk_id;
   double lowest = std::numeric_limits<double>::infinity();
-  for (const UnigramToken& token : unigram.tokens) {
-    if (token.in_texts) lowest = std::min(lowest, token.score);
-  }
+  for (const double score : unigram.scores) lowest = std::min(lowest, score);
   unigram.unk_score = lowest - kUnknownPenalty;
   for (int id = 0; id < vocabulary.size(); ++id) {
-    if (vocabulary.text(id).empty() || !unigram.tokens[id].in_texts) continue;
-    unigram.trie.Insert(vocabulary.text(id), id);
+    if (!vocabulary.text(id).empty()) unigram.trie.Insert(vocabulary.text(id), id);
   }
   for (int byte = 0; byte < 256; ++byte) {
     unigram.byte_ids[byte] =
@@ -47,7 +44,6 @@ void FillNodes(const Unigram& unigram, std::string_view word,
   nodes->assign(word.size() + 1, {0, 0, -1});
   const auto offer = [&](size_t begin, size_t end, int id, double score) {
     auto& node = (*nodes)[end];
-    if (unigram.single_precision) score = static_cast<float>(score);
     if (node.id < 0 || score > node.score) node = {score, begin, id};
   };
   for (size_t begin = 0; begin < word.size();) {
@@ -55,7 +51,7 @@ void FillNodes(const Unigram& unigram, std::string_view word,
     const double before = (*nodes)[begin].score;
     bool known = false;
     unigram.trie.ForEachPrefix(word.substr(begin), [&](size_t bytes, int id) {
-      offer(begin, begin + bytes, id, before + unigram.tokens[id].score);
+      offer(begin, begin + bytes, id, before + unigram.scores[id]);
       known = known || bytes == character;
     });
     if (!known) {

@@ -12,15 +12,9 @@
 
 namespace fla::tokenizer {
 
-struct UnigramToken {
-  double score;
-  bool in_texts = true;  // false: a text is never written with it
-};
-
 struct Unigram {
-  std::vector<UnigramToken> tokens;  // by id
-  ByteTrie trie;                     // of those in texts, their ids
-  bool single_precision = false;     // sums of scores are f32, as in sentencepiece
+  std::vector<double> scores;  // by id
+  ByteTrie trie;               // of the tokens, their ids
   double unk_score = 0;
   int unk_id = -1;                // -1: an unknown character is an error
   std::array<int, 256> byte_ids;  // tokens that stand for unknown characters' bytes, or all -1
@@ -38,8 +32,8 @@ struct UnigramScratch {
   std::vector<int> reversed;
 };
 
-// `tokens` by id. An unk_id of -1 means none.
-Unigram MakeUnigram(const Vocabulary& vocabulary, std::vector<UnigramToken> tokens, int unk_id,
+// `scores` by id. An unk_id of -1 means none.
+Unigram MakeUnigram(const Vocabulary& vocabulary, std::vector<double> scores, int unk_id,
                     bool byte_fallback);
 
 // Appends the tokens of one word. Throws std::runtime_error for a character that has no token

@@ -24,6 +24,33 @@ def byte_tokenizer():
                       "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}
 
 
+def message(*fields):
+    """A protobuf message of pairs of a number and what that field is: bytes, or a small integer."""
+    out = b""
+    for number, content in fields:
+        if isinstance(content, int):
+            out += varint(number << 3) + varint(content)
+        else:
+            out += varint(number << 3 | 2) + varint(len(content)) + content
+    return out
+
+
+def varint(value):
+    return bytes([value & 0x7F | 0x80]) + varint(value >> 7) if value > 0x7F else bytes([value])
+
+
+UNKNOWN_PIECE = (1, message((1, b"<unk>"), (3, 2)))
+
+
+def byte_sentencepiece():
+    """A tokenizer.model: token i + 1 is byte i, 257 a space, and nothing is put before a text."""
+    pieces = [(1, message((1, b"<0x%02X>" % i), (3, 6))) for i in range(256)]
+    pieces.append((1, message((1, "\u2581".encode()))))
+    trainer = message((3, 2), (35, 1))  # BPE, byte_fallback
+    normalizer = message((3, 0), (4, 0))  # no space before the text, none taken away
+    return message(UNKNOWN_PIECE, *pieces, (2, trainer), (3, normalizer))
+
+
 def copy_golden(name, target):
     """A checkpoint of tests/golden as a folder that can be served."""
     target.mkdir(parents=True)

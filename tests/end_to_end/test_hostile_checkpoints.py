@@ -9,7 +9,7 @@ import subprocess
 import grpc
 import pytest
 
-from checkpoints import copy_golden
+from checkpoints import UNKNOWN_PIECE, copy_golden, message
 from fla.v1 import control_pb2 as control
 from server_process import SERVER
 from swapping import PROMPTS, answers, model
@@ -134,6 +134,30 @@ def merges_of_unknown_tokens(folder):
     edit_tokenizer(folder, merges=["a nobody"])
 
 
+def sentencepiece_model(folder, *fields):
+    """A tokenizer.model of some fields in place of tokenizer.json."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(message(*fields))
+
+
+def pieces_without_unknown(folder):
+    sentencepiece_model(folder, (1, message((1, b"a"))))
+
+
+def character_map_that_leads_outside(folder):
+    charsmap = struct.pack("<III", 8, 0x3FFFFF << 10, 0) + b"\0"
+    sentencepiece_model(folder, UNKNOWN_PIECE, (3, message((2, charsmap))))
+
+
+def long_piece_twice(folder):
+    sentencepiece_model(folder, UNKNOWN_PIECE, *[(1, message((1, b"a" * 4096)))] * 2)
+
+
+def pieces_beyond_the_limit_of_the_file(folder):
+    sentencepiece_model(folder)
+    os.truncate(folder / "tokenizer.model", 9 * MEBIBYTE)
+
+
 HOSTILE = {
     header_over_the_limit: "header: wanted at most 100000000 bytes",
     header_beyond_the_file: "header: wanted at most",
@@ -159,6 +183,10 @@ HOSTILE = {
     vocabulary_with_a_giant_id: "16777215",
     vocabulary_of_millions: "tokenizer.json: size: wanted at most",
     merges_of_unknown_tokens: "nobody",
+    pieces_without_unknown: "tokenizer.model: sentencepiece: Internal: unk is not defined",
+    character_map_that_leads_outside: "tokenizer.model: precompiled_charsmap: wanted a trie",
+    long_piece_twice: "sentencepiece: Internal: aaaa",
+    pieces_beyond_the_limit_of_the_file: "tokenizer.model: size: wanted at most",
 }
 
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from checkpoints import copy_golden, copy_golden_enlarged
+from checkpoints import byte_sentencepiece, copy_golden, copy_golden_enlarged
 from fla.v1 import control_pb2 as control
 from server_process import SERVER, request
 from test_security import new_key
@@ -344,3 +344,25 @@ def test_changing_models_wants_an_admins_key(start_server, folders, tmp_path):
     server.wait_for_metric("fla_config_reload_total", 1, result="success")
     assert code(server.control.ListModels, control.ListModelsRequest(), user)[0] == \
         grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_tokenizer_of_sentencepiece_is_served(start_server, tmp_path):
+    folder = copy_golden("gla", tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(byte_sentencepiece())
+    server = start_server(models=[model("m", folder)], default_model="m")
+
+    def ids_of(text):
+        return [257 if byte == ord(" ") else byte + 1 for byte in text.encode()]
+
+    for text in ["", "a  na\u00efve \u65e5\u672c\U0001f642\n", "<0x41> <unk", "\0\t" * 300]:
+        assert server.tokenize(text) == ids_of(text)
+        assert server.detokenize(ids_of(text)) == text
+    by_text, by_ids = (
+        server.generate(**prompt, temperature=0, max_new_tokens=5, ignore_eos=True).choices[0]
+        for prompt in (dict(text="ab"), dict(ids=ids_of("ab"))))
+    assert by_text == by_ids and len(by_text.token_ids) == 5
+    # Threads of gRPC encode at once.
+    texts = [f"{i} " * (i % 50) for i in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(server.tokenize, texts)) == list(map(ids_of, texts))

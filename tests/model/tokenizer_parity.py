@@ -4,14 +4,15 @@
 usage: tokenizer_parity.py --tool TOOL [--count N] [--seed S] [FOLDER...]
 
 TOOL is the built tokenizer_tool. A folder holds a tokenizer.json (compared with the Python package
-tokenizers), a tokenizer.model (with sentencepiece) or a rwkv_vocab*.txt (with a few lines below). A
-folder for which there is nothing to compare with is passed over, and said so; without any the exit
+tokenizers), a tokenizer.model (with sentencepiece) or a rwkv_vocab*.txt (with a few lines below). To
+these come small models of every type that sentencepiece trains, trained here. A folder for which there is nothing to compare with is passed over, and said so; without any the exit
 code is 77. The environment variable FLA_TOKENIZERS may name a folder with more of them.
 """
 
 import argparse
 import ast
 import glob
+import io
 import json
 import os
 import random
@@ -102,13 +103,16 @@ class Tool:
         with tempfile.TemporaryFile() as stdin:
             stdin.write(request)
             stdin.seek(0)
-            return subprocess.run([self.path, self.folder, command], stdin=stdin,
-                                  stdout=subprocess.PIPE, check=True).stdout
+            done = subprocess.run([self.path, self.folder, command], stdin=stdin,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if done.returncode != 0:
+            raise RuntimeError(f"{self.path} {self.folder} {command}: {done.stderr.decode()}")
+        return done.stdout, done.stderr
 
     def encode(self, texts):
         """Lists of ids; None where the text was refused."""
         request = b"".join(struct.pack("=I", len(t)) + t for t in texts)
-        answer, at, ids = self.run("encode", request), 0, []
+        (answer, _), at, ids = self.run("encode", request), 0, []
         while at < len(answer):
             (count,) = struct.unpack_from("=I", answer, at)
             at += 4
@@ -120,9 +124,10 @@ class Tool:
         return ids
 
     def decode(self, lists):
-        """Pairs of the whole and the streamed decoding."""
+        """Pairs of the whole and the streamed decoding, and the number of prefixes of the lists:
+        the tool fails where a stream that ends after one is not the whole of it."""
         request = b"".join(struct.pack(f"=I{len(ids)}i", len(ids), *ids) for ids in lists)
-        answer, at, texts = self.run("decode", request), 0, []
+        (answer, prefixes), at, texts = self.run("decode", request), 0, []
         while at < len(answer):
             pair = []
             for _ in range(2):
@@ -130,7 +135,7 @@ class Tool:
                 pair.append(answer[at + 4:at + 4 + count].decode("utf-8"))
                 at += 4 + count
             texts.append(tuple(pair))
-        return texts
+        return texts, int(prefixes)
 
 
 INVALID_UTF8 = [b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"abc\xe4\xbd", b"\xff",
@@ -284,6 +289,73 @@ def oracle_of(folder):
     return None
 
 
+# What sentencepiece's trainer is asked for; the first is its default but for the size.
+TRAINED = {
+    "unigram": {},
+    "unigram-bytes": {"byte_fallback": True, "normalization_rule_name": "identity",
+                      "remove_extra_whitespaces": False, "vocab_size": 700},
+    "unigram-symbols": {"user_defined_symbols": ["mask", "<tag>", "ma", "the", "\u2581of"],
+                        "normalization_rule_name": "nfkc_cf"},
+    "unigram-suffix": {"treat_whitespace_as_suffix": True},
+    "unigram-unused": {"unused": True},
+    "bpe": {"model_type": "bpe"},
+    "bpe-bytes": {"model_type": "bpe", "byte_fallback": True, "vocab_size": 700,
+                  "normalization_rule_name": "identity", "add_dummy_prefix": False},
+    "bpe-symbols": {"model_type": "bpe", "user_defined_symbols": ["mask", "<tag>", "ma", "the"],
+                    "normalization_rule_name": "nmt_nfkc_cf"},
+    "bpe-suffix": {"model_type": "bpe", "treat_whitespace_as_suffix": True,
+                   "remove_extra_whitespaces": False},
+    "bpe-unused": {"model_type": "bpe", "unused": True},
+    "word": {"model_type": "word"},
+    "char": {"model_type": "char"},
+}
+
+
+def with_unused_pieces(model):
+    """A ModelProto in which every fifth of the pieces of the last half is of the type UNUSED."""
+    pieces, at = [], 0
+
+    def varint(value):
+        return bytes([value & 0x7F | 0x80]) + varint(value >> 7) if value > 0x7F else bytes([value])
+
+    while model[at] == 0x0A:
+        size, shift, at = 0, 0, at + 1
+        while True:
+            size |= (model[at] & 0x7F) << shift
+            shift, at = shift + 7, at + 1
+            if model[at - 1] < 0x80:
+                break
+        pieces.append(model[at:at + size])
+        at += size
+    for i in range(len(pieces) // 2, len(pieces), 5):
+        pieces[i] += b"\x18\x05"
+    return b"".join(b"\x0A" + varint(len(piece)) + piece for piece in pieces) + model[at:]
+
+
+def train_models(folder):
+    """Folders with a tokenizer.model each."""
+    try:
+        import sentencepiece
+    except ImportError:
+        return []
+    source = Texts(7, ["<tag>", "mask"])
+    texts = [" ".join(source.random.choice(WORDS[:90]) for _ in range(20)) for _ in range(300)]
+    texts += [" ".join(source.piece() for _ in range(10)).replace("\0", "") for _ in range(300)]
+    folders = []
+    for name, options in TRAINED.items():
+        options = {"vocab_size": 400, **options}
+        unused, model = options.pop("unused", False), io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts), model_writer=model, hard_vocab_limit=False,
+            character_coverage=0.98, minloglevel=2, **options)
+        folders.append(os.path.join(folder, "sentencepiece-" + name))
+        os.mkdir(folders[-1])
+        model = model.getvalue()
+        with open(os.path.join(folders[-1], "tokenizer.model"), "wb") as f:
+            f.write(with_unused_pieces(model) if unused else model)
+    return folders
+
+
 def check(tool_path, folder, oracle, count, seed):
     tool = Tool(tool_path, folder)
     source = Texts(seed, oracle.added_tokens)
@@ -296,16 +368,21 @@ def check(tool_path, folder, oracle, count, seed):
     wrong += differences("encoding", [None] * len(INVALID_UTF8), refused, INVALID_UTF8)
 
     lists = wanted[: count // 2]
+    # A long text here and there, and lists that end wherever a stream may.
+    lists += [sum(source.random.sample(wanted, min(60, len(wanted))), [])
+              for _ in range(1 + count // 1000)]
+    lists += [ids[:source.random.randrange(len(ids) + 1)] for ids in wanted[: count // 4]]
     lists += [[source.random.randrange(oracle.size) for _ in range(source.random.randrange(30))]
               for _ in range(count // 4)]
-    decoded = tool.decode(lists)
+    decoded, prefixes = tool.decode(lists)
     wrong += differences("streamed decoding", [whole for whole, _ in decoded],
                          [streamed for _, streamed in decoded], lists)
     alike = [i for i, ids in enumerate(lists) if oracle.decodes_alike(ids)]
     wrong += differences("decoding", oracle.decode([lists[i] for i in alike]),
                          [decoded[i][0] for i in alike], [lists[i] for i in alike])
     print(f"{folder} by {oracle.name}: {len(texts)} texts, {sum(map(len, wanted))} tokens, "
-          f"{len(lists)} decodings ({len(alike)} compared): {wrong} differences", flush=True)
+          f"{len(lists)} decodings ({len(alike)} compared), {prefixes} prefixes streamed: "
+          f"{wrong} differences", flush=True)
     return wrong
 
 
@@ -320,13 +397,15 @@ def main():
     folders = arguments.folders + [f for f in glob.glob(os.path.join(more, "*")) if more and os.path.isdir(f)]
     if not more:
         print("FLA_TOKENIZERS is not set: real models' tokenizers are NOT COMPARED")
-    oracles = [(folder, oracle_of(folder)) for folder in sorted(set(folders))]
-    oracles = [(folder, oracle) for folder, oracle in oracles if oracle is not None]
-    if not oracles:
-        print("SKIPPED, NOTHING WAS COMPARED")
-        return SKIP
-    wrong = sum(check(arguments.tool, folder, oracle, arguments.count, arguments.seed)
-                for folder, oracle in oracles)
+    with tempfile.TemporaryDirectory() as trained:
+        folders = sorted(set(folders)) + train_models(trained)
+        oracles = [(folder, oracle_of(folder)) for folder in folders]
+        oracles = [(folder, oracle) for folder, oracle in oracles if oracle is not None]
+        if not oracles:
+            print("SKIPPED, NOTHING WAS COMPARED")
+            return SKIP
+        wrong = sum(check(arguments.tool, folder, oracle, arguments.count, arguments.seed)
+                    for folder, oracle in oracles)
     return 1 if wrong else 0
 
 

@@ -181,15 +181,15 @@ TEST(Tokenizer, TokenBytesAddUpToTheText) {
   EXPECT_EQ(bytes, text);
 }
 
-TEST(Tokenizer, GivesTheSameInEveryThread) {
-  const auto tokenizer = Tokenizer::Load(kDemo);
+// Any number of threads encode with one tokenizer.
+void ExpectTheSameInEveryThread(const Tokenizer& tokenizer) {
   const auto encode_all = [&](unsigned seed) {
     std::mt19937 random(seed);
     std::vector<std::vector<int>> all;
     for (int i = 0; i < 200; ++i) {
       std::string text;
       for (int k = 0; k < 50; ++k) text += "the of and house Whale 123 -- \n"[random() % 31];
-      all.push_back(tokenizer->Encode(text));
+      all.push_back(tokenizer.Encode(text));
     }
     return all;
   };
@@ -200,6 +200,16 @@ TEST(Tokenizer, GivesTheSameInEveryThread) {
   }
   for (std::thread& thread : threads) thread.join();
   for (unsigned i = 0; i < results.size(); ++i) EXPECT_EQ(results[i], encode_all(i % 4));
+}
+
+TEST(Tokenizer, GivesTheSameInEveryThread) {
+  ExpectTheSameInEveryThread(*Tokenizer::Load(kDemo));
+  for (const json& entry : ReadJson(kData / "tokenizer_cases.json")["cases"]) {
+    if (entry.value("file", "") != "tokenizer.model") continue;
+    const TemporaryFolder folder;
+    folder.Write(entry["file"], BytesOfHex(entry["hex"]));
+    ExpectTheSameInEveryThread(*Tokenizer::Load(folder.path()));
+  }
 }
 
 TEST(Tokenizer, LongWordsTakeTimeInProportion) {
@@ -302,16 +312,95 @@ TEST(TokenizerErrors, SayWhatIsWrongInAnRwkvVocabulary) {
 TEST(TokenizerErrors, SayWhatIsWrongInASentencePieceModel) {
   using namespace std::string_literals;
   const char* const file = "tokenizer.model";
-  const std::string piece = "\x0A\x08\x0A\x01\x61\x15\0\0\0\0"s;  // 'a', score 0
+  const std::string unknown = "\x0A\x05\x0A\x01?\x18\x02"s;
+  const std::string piece = unknown + "\x0A\x08\x0A\x01\x61\x15\0\0\0\0"s;  // 'a', score 0
   EXPECT_THAT(LoadError(file, piece), HasSubstr("no error"));
   EXPECT_THAT(LoadError(file, ""), HasSubstr("wanted a vocabulary"));
-  EXPECT_THAT(LoadError(file, piece.substr(0, 6)), HasSubstr("wanted a field of 8 bytes, got 4"));
+  EXPECT_THAT(LoadError(file, piece.substr(0, piece.size() - 4)),
+              HasSubstr("wanted a field of 8 bytes, got 4"));
   EXPECT_THAT(LoadError(file, "\x0B"), HasSubstr("wire type 3"));
   EXPECT_THAT(LoadError(file, std::string(11, '\xFF')), HasSubstr("64 bits"));
   EXPECT_THAT(LoadError(file, "\x0A\x03\x0A\x01\xFF"), HasSubstr("piece 0: wanted UTF-8"));
-  EXPECT_THAT(LoadError(file, "\x0A\x05\x0A\x01\x61\x18\x05"), HasSubstr("UNUSED"));
-  EXPECT_THAT(LoadError(file, piece + "\x12\x02\x18\x04"), HasSubstr("model type"));
-  EXPECT_THAT(LoadError(file, piece + "\x1A\x04\x12\x02zz"), HasSubstr("precompiled_charsmap"));
+  EXPECT_THAT(LoadError(file, "\x0A\x03\x0A\x01\0"s), HasSubstr("without NUL"));
+  EXPECT_THAT(LoadError(file, "\x0A\x05\x0A\x01\x61\x18\x07"), HasSubstr("type: wanted 1 to 6"));
+  EXPECT_THAT(LoadError(file, "\x0A\x08\x0A\x01\x61\x15\0\0\xC0\x7F"s), HasSubstr("NaN"));
+  EXPECT_THAT(LoadError(file, "\x0A\x02\x08\x01"), HasSubstr("field 1: wanted wire type 2, got 0"));
+  EXPECT_THAT(LoadError(file, piece + "\x12\x02\x18\x05"), HasSubstr("model type"));
+  EXPECT_THAT(LoadError(file, piece + "\x1A\x02\x28\0"s), HasSubstr("escape_whitespaces"));
+  EXPECT_THAT(LoadError(file, piece + "\x2A\x04\x12\x02zz"), HasSubstr("denormalizer_spec"));
+  // What the library itself refuses.
+  EXPECT_THAT(LoadError(file, piece.substr(unknown.size())), HasSubstr("unk is not defined"));
+  EXPECT_THAT(LoadError(file, piece + unknown), HasSubstr("already defined"));
+}
+
+// A field of a protobuf message; below 2^21 bytes.
+std::string Field(int number, const std::string& bytes) {
+  std::string field;
+  field += static_cast<char>((number << 3) | 2);
+  field += static_cast<char>((bytes.size() & 0x7F) | 0x80);
+  field += static_cast<char>((bytes.size() >> 7 & 0x7F) | 0x80);
+  field += static_cast<char>(bytes.size() >> 14);
+  return field + bytes;
+}
+
+TEST(TokenizerErrors, KeepTheLibraryFromCharacterMapsThatLeadItAstray) {
+  using namespace std::string_literals;
+  const std::string pieces = "\x0A\x05\x0A\x01?\x18\x02\x0A\x03\x0A\x01\x61"s;
+  // Says what is wrong with the map of these units and strings, and encodes with it if nothing is.
+  const auto error = [&](std::vector<uint32_t> units, const std::string& strings) {
+    const auto bytes = static_cast<uint32_t>(units.size() * sizeof(uint32_t));
+    std::string map(reinterpret_cast<const char*>(&bytes), sizeof bytes);
+    map.append(reinterpret_cast<const char*>(units.data()), bytes);
+    const std::string model = pieces + Field(3, Field(2, map + strings));
+    const std::string said = LoadError("tokenizer.model", model);
+    if (said != "no error") return said;
+    const TemporaryFolder folder;
+    folder.Write("tokenizer.model", model);
+    EXPECT_THAT(Tokenizer::Load(folder.path())->Encode("b", false), ElementsAre(0, 1));
+    return said;
+  };
+  // One key, 'b': a unit has its label, whether a value is at its children, and where they are.
+  constexpr uint32_t kLeaf = 1 << 8, kValue = 1u << 31;
+  std::vector<uint32_t> good(256, kValue);
+  good[0] = 1 << 10;                         // the root's children are at 1
+  good[1 ^ 'b'] = 'b' | kLeaf | 0x80 << 10;  // and those of 'b' at 1 ^ 'b' ^ 0x80
+  good[1 ^ 'b' ^ 0x80] = kValue | 2;         // the string at 2
+  EXPECT_EQ(error(good, "z\0a\0"s), "no error");
+
+  EXPECT_THAT(error({}, "a\0"s), HasSubstr("wanted a trie"));
+  EXPECT_THAT(error(std::vector<uint32_t>(100, kValue), "a\0"s), HasSubstr("into its 100 units"));
+  EXPECT_THAT(error(good, ""), HasSubstr("wanted a trie"));
+  EXPECT_THAT(error(good, "z\0ab"s), HasSubstr("end with NUL"));
+  EXPECT_THAT(error(good, "z\0\xFF\0"s), HasSubstr("UTF-8"));
+  EXPECT_THAT(error(good, "z\0"s), HasSubstr("wanted a string within 2 bytes, got one at 2"));
+  EXPECT_THAT(error(good, std::string(1025, 'z') + '\0'), HasSubstr("at most 1024 bytes"));
+  auto outside = good;
+  outside[1 ^ 'b'] = 'b' | 0x400 << 10;
+  EXPECT_THAT(error(outside, "z\0a\0"s), HasSubstr("into its 256 units"));
+  auto cycle = good;
+  cycle[1 ^ 'b'] = 'b' | 'b' << 10;  // its children are at 1, too
+  EXPECT_THAT(error(cycle, "z\0a\0"s), HasSubstr("cycle"));
+  // b, bb, bbb, ...: each is a key.
+  std::vector<uint32_t> chain(256 * 64, kValue);
+  chain[0] = 1 << 10;
+  for (uint32_t i = 0, base = 1; i < 40; ++i) {
+    const uint32_t next = (i + 1) << 8;
+    chain[base ^ 'b'] = 'b' | kLeaf | (base ^ 'b' ^ next) << 10;
+    base = next;
+  }
+  EXPECT_THAT(error(chain, "a\0"s),
+              HasSubstr("wanted at most 32 keys that begin one another, got 40"));
+}
+
+TEST(TokenizerErrors, KeepTheLibraryFromSymbolsThatItHasNoRoomFor) {
+  std::string pieces = "\x0A\x05\x0A\x01?\x18\x02";
+  for (int count = 1; count <= 65; ++count) {
+    pieces += Field(1, Field(1, std::string(count, 'a')) + "\x18\x04");
+    EXPECT_THAT(LoadError("tokenizer.model", pieces),
+                HasSubstr(count <= 64 ? "no error" : "at most 64 that begin one another"));
+  }
+  EXPECT_THAT(LoadError("tokenizer.model", Field(1, Field(1, std::string(4097, 'a')))),
+              HasSubstr("wanted at most 4096 bytes, got 4097"));
 }
 
 TEST(TokenizerErrors, EndlessBacktrackingEnds) {
