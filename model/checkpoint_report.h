@@ -11,6 +11,7 @@
 
 #include "model/config.h"
 #include "model/model.h"
+#include "model/tokenizer.h"
 
 namespace fla {
 
@@ -21,6 +22,15 @@ struct CheckpointReport {
     int64_t bytes = 0;
   };
 
+  struct EndToken {  // that begins or ends texts
+    int id;
+    std::vector<std::string> files;  // that say so
+  };
+  struct TokenizerFacts {
+    TokenizerOrigin origin;
+    int vocab_size;
+  };
+
   std::filesystem::path folder;
   std::vector<std::string> problems;  // each of them keeps it from being served
   std::vector<std::string> notes;     // what does not, but may surprise
@@ -29,7 +39,9 @@ struct CheckpointReport {
   std::map<std::string, Stored> stored;        // by dtype, "BF16"; empty where files are broken
   std::optional<WeightSizes> as_f32, as_bf16;  // where both of the above are there
   int64_t state_bytes_per_slot = 0;            // in f32
-  std::optional<int> tokenizer_vocab_size;     // where a tokenizer could be read
+  std::optional<TokenizerFacts> tokenizer;     // where one could be read
+  std::vector<EndToken> bos, eos;              // any eos ends what is generated
+  std::map<std::string, std::string> chat_templates;  // the file of each, by name
   std::optional<int> max_position_embeddings;
 };
 

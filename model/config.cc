@@ -101,8 +101,9 @@ std::vector<int> TokenIds(const ConfigReader& config, const std::string& key, in
   return ids;
 }
 
-void ReadGeneration(const std::filesystem::path& path, ModelConfig& model) {
-  if (!std::filesystem::exists(path)) return;
+// Returns what the file itself says of eos_token_id.
+std::vector<int> ReadGeneration(const std::filesystem::path& path, ModelConfig& model) {
+  if (!std::filesystem::exists(path)) return {};
   const nlohmann::json json = ReadJsonFile(path);
   if (!json.is_object()) throw std::runtime_error(path.string() + ": wanted a JSON object");
   const ConfigReader config(path.string(), json);
@@ -126,6 +127,7 @@ void ReadGeneration(const std::filesystem::path& path, ModelConfig& model) {
   std::set<int> all(model.eos_token_ids.begin(), model.eos_token_ids.end());
   all.insert(eos.begin(), eos.end());
   model.eos_token_ids.assign(all.begin(), all.end());
+  return eos;
 }
 
 // All of a model but its mixer and its tokens, as flash-linear-attention writes it.
@@ -262,8 +264,10 @@ ConfigFindings ExamineModelConfig(const std::filesystem::path& folder) {
     }
   }
   findings.unknown_keys = UnknownKeys(json, findings.config->model_type);
+  findings.eos_of_config = findings.config->eos_token_ids;
   try {
-    ReadGeneration(folder / "generation_config.json", *findings.config);
+    findings.eos_of_generation =
+        ReadGeneration(folder / "generation_config.json", *findings.config);
   } catch (const std::runtime_error& error) {
     findings.problems.emplace_back(error.what());
   }

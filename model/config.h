@@ -64,9 +64,10 @@ ModelConfig LoadModelConfig(const std::filesystem::path& folder);
 // What LoadModelConfig thinks of a folder, all of it: after a problem the file is read on as if the
 // key that has it were not there.
 struct ConfigFindings {
-  std::optional<ModelConfig> config;           // where what is left of the file describes a model
-  std::vector<std::string> problems;           // what LoadModelConfig would throw
-  std::vector<std::string> unknown_keys;       // of config.json, that nobody here reads or knows
+  std::optional<ModelConfig> config;      // where what is left of the file describes a model
+  std::vector<std::string> problems;      // what LoadModelConfig would throw
+  std::vector<std::string> unknown_keys;  // of config.json, that nobody here reads or knows
+  std::vector<int> eos_of_config, eos_of_generation;  // which file says which of config's
   std::optional<int> max_position_embeddings;  // the length that it was trained for; no bound here
 };
 ConfigFindings ExamineModelConfig(const std::filesystem::path& folder);

@@ -75,6 +75,7 @@ struct Tokenizer::Parts {
   AddedTokenSet raw_tokens;   // looked for before the text is normalised
   AddedTokenSet normalized_tokens;
   int bos = -1, eos = -1;
+  std::string file, bos_file, eos_file;  // see TokenizerOrigin
   mutable ScratchPool scratch;
 
   void EncodeWord(std::string_view word, Scratch* memory, std::vector<int>* ids) const {
@@ -150,6 +151,19 @@ void AddEnds(const tokenizer::Settings& settings, int bos, int eos, const std::s
   }
 }
 
+std::string KindOf(const Definition& definition) {
+  if (const auto* bpe = std::get_if<tokenizer::Bpe>(&definition.model)) {
+    return bpe->bytes_in                ? "byte-level BPE"
+           : bpe->options.byte_fallback ? "BPE with byte fallback"
+                                        : "BPE";
+  }
+  if (std::holds_alternative<tokenizer::Unigram>(definition.model)) return "Unigram";
+  if (const auto* pieces = std::get_if<tokenizer::SentencePiece>(&definition.model)) {
+    return "sentencepiece " + pieces->type_name();
+  }
+  return "longest match";
+}
+
 // The file of a folder that defines its tokenizer: of several, the first in this order; empty if
 // there is none.
 std::filesystem::path FindFile(const std::filesystem::path& folder) {
@@ -193,12 +207,20 @@ std::unique_ptr<Tokenizer> Tokenizer::Load(const std::filesystem::path& folder) 
     parts->tokens[token.id] = {token.pattern, true, token.special};
     Insert(token, token.normalized ? &parts->normalized_tokens : &parts->raw_tokens);
   }
+  parts->file = file.filename().string();
   parts->bos = definition.bos;
   parts->eos = definition.eos;
+  parts->bos_file = parts->eos_file = parts->file;
   if (std::filesystem::exists(config)) {
     tokenizer::Settings settings = tokenizer::ReadTokenizerConfig(config);
-    if (!settings.bos_token.empty()) parts->bos = FindToken(definition, settings.bos_token);
-    if (!settings.eos_token.empty()) parts->eos = FindToken(definition, settings.eos_token);
+    if (!settings.bos_token.empty()) {
+      parts->bos = FindToken(definition, settings.bos_token);
+      parts->bos_file = config.filename().string();
+    }
+    if (!settings.eos_token.empty()) {
+      parts->eos = FindToken(definition, settings.eos_token);
+      parts->eos_file = config.filename().string();
+    }
     // transformers' class for Llama's tokenizer.model adds the token unless told not to.
     if (file.filename() == kSentencePieceFile && settings.tokenizer_class == "LlamaTokenizer" &&
         !settings.says_add_bos_token) {
@@ -272,6 +294,16 @@ bool Tokenizer::IsSpecial(int id) const { return parts_->token(id).special; }
 int Tokenizer::vocab_size() const { return static_cast<int>(parts_->tokens.size()); }
 int Tokenizer::bos_token_id() const { return parts_->bos; }
 int Tokenizer::eos_token_id() const { return parts_->eos; }
+
+TokenizerOrigin Tokenizer::origin() const {
+  const Definition& definition = parts_->definition;
+  return {parts_->file,
+          KindOf(definition),
+          parts_->bos < 0 ? "" : parts_->bos_file,
+          parts_->eos < 0 ? "" : parts_->eos_file,
+          definition.prefix,
+          definition.suffix};
+}
 
 IncrementalDecoder::IncrementalDecoder(const Tokenizer& tokenizer)
     : tokenizer_(&tokenizer), states_(tokenizer.parts_->definition.decode_steps.size()) {}

@@ -15,6 +15,14 @@ namespace tokenizer {
 struct DecodeState;
 }
 
+// What a tokenizer was read from, for people.
+struct TokenizerOrigin {
+  std::string file;                 // of the folder, "tokenizer.json"
+  std::string kind;                 // "byte-level BPE"
+  std::string bos_file, eos_file;   // which names bos_token_id and eos_token_id; empty for -1
+  std::vector<int> prefix, suffix;  // what Encode adds before and after a text
+};
+
 // An immutable tokenizer.
 //
 // Thread safety: const methods may be called from any number of threads.
@@ -50,6 +58,7 @@ class Tokenizer {
   int vocab_size() const;
   int bos_token_id() const;  // -1 where there is none
   int eos_token_id() const;  // -1 where there is none
+  TokenizerOrigin origin() const;
 
  private:
   friend class IncrementalDecoder;

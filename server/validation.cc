@@ -1,9 +1,11 @@
 #include "server/validation.h"
 
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 
 namespace fla {
 namespace {
@@ -33,14 +35,57 @@ std::string StoredLine(const CheckpointReport& report) {
   return text;
 }
 
-std::string TokensLine(const CheckpointReport& report) {
-  std::string text = absl::StrCat(*report.tokenizer_vocab_size, " tokens");
-  if (!report.config) return text;
-  if (report.config->bos_token_id >= 0) {
-    absl::StrAppend(&text, ", begins with ", report.config->bos_token_id);
+std::string TokenizerLine(const CheckpointReport::TokenizerFacts& tokenizer) {
+  const TokenizerOrigin& origin = tokenizer.origin;
+  std::string text =
+      absl::StrCat(origin.kind, " of ", origin.file, ", ", tokenizer.vocab_size, " tokens");
+  if (!origin.prefix.empty()) {
+    absl::StrAppend(&text, "; adds ", absl::StrJoin(origin.prefix, " "), " before a text");
   }
-  for (const int id : report.config->eos_token_ids) absl::StrAppend(&text, ", ends with ", id);
+  if (!origin.suffix.empty()) {
+    absl::StrAppend(&text, origin.prefix.empty() ? "; adds " : ", ",
+                    absl::StrJoin(origin.suffix, " "), " after it");
+  }
   return text;
+}
+
+// "0 (config.json, tokenizer_config.json), 7 (generation_config.json)"
+std::string EndTokensLine(const std::vector<CheckpointReport::EndToken>& tokens) {
+  if (tokens.empty()) return "none";
+  return absl::StrJoin(tokens, ", ", [](std::string* out, const auto& token) {
+    absl::StrAppend(out, token.id, " (", absl::StrJoin(token.files, ", "), ")");
+  });
+}
+
+std::string ChatLine(const std::map<std::string, std::string>& templates) {
+  if (templates.empty()) return "no template";
+  return absl::StrJoin(templates, ", ", [](std::string* out, const auto& entry) {
+    absl::StrAppend(out, "template ", entry.first, " of ", entry.second);
+  });
+}
+
+// What the generation_config.json says, by name; 0.8 as 0.8, not as the f32 next to it.
+nlohmann::ordered_json SamplingOf(const GenerationDefaults& defaults) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  const auto add = [&](const char* name, std::optional<float> value) {
+    if (value) json[name] = std::strtod(absl::StrCat(*value).c_str(), nullptr);
+  };
+  add("temperature", defaults.temperature);
+  if (defaults.top_k) json["top_k"] = *defaults.top_k;
+  add("top_p", defaults.top_p);
+  add("min_p", defaults.min_p);
+  add("repetition_penalty", defaults.repetition_penalty);
+  return json;
+}
+
+std::string SamplingLine(const GenerationDefaults& defaults) {
+  const auto json = SamplingOf(defaults);
+  if (json.empty()) return "no defaults of its own";
+  std::string text;
+  for (const auto& [name, value] : json.items()) {
+    absl::StrAppend(&text, name, " ", absl::StrFormat("%g", value.get<float>()), ", ");
+  }
+  return text + "of generation_config.json";
 }
 
 }  // namespace
@@ -68,7 +113,13 @@ std::string ReportText(const CheckpointReport& report) {
                 ? absl::StrCat("no bound; trained on ", *report.max_position_embeddings, " tokens")
                 : "no bound");
   }
-  if (report.tokenizer_vocab_size) AddLine(text, "tokenizer", TokensLine(report));
+  if (report.tokenizer) AddLine(text, "tokenizer", TokenizerLine(*report.tokenizer));
+  if (report.tokenizer || report.config) {
+    AddLine(text, "bos", EndTokensLine(report.bos));
+    AddLine(text, "eos", EndTokensLine(report.eos));
+    AddLine(text, "chat", ChatLine(report.chat_templates));
+  }
+  if (report.config) AddLine(text, "sampling", SamplingLine(report.config->generation));
   for (const std::string& note : report.notes) AddLine(text, "note", note);
   for (const std::string& problem : report.problems) AddLine(text, "PROBLEM", problem);
   return text;
@@ -89,10 +140,7 @@ std::string ReportJson(const CheckpointReport& report) {
                      {"head_v_dim", config->mixer.head_v_dim},
                      {"vocab_size", config->vocab_size},
                      {"tied_embeddings", config->tie_word_embeddings},
-                     {"bos_token_id", nullptr},
-                     {"eos_token_ids", config->eos_token_ids},
                      {"state_bytes_per_slot", report.state_bytes_per_slot}};
-    if (config->bos_token_id >= 0) json["model"]["bos_token_id"] = config->bos_token_id;
   }
   json["stored"] = Json::object();
   for (const auto& [dtype, stored] : report.stored) {
@@ -109,8 +157,26 @@ std::string ReportJson(const CheckpointReport& report) {
   if (report.max_position_embeddings) {
     json["max_position_embeddings"] = *report.max_position_embeddings;
   }
-  json["tokenizer_vocab_size"] = nullptr;
-  if (report.tokenizer_vocab_size) json["tokenizer_vocab_size"] = *report.tokenizer_vocab_size;
+  json["tokenizer"] = nullptr;
+  if (const auto& tokenizer = report.tokenizer) {
+    json["tokenizer"] = {{"file", tokenizer->origin.file},
+                         {"kind", tokenizer->origin.kind},
+                         {"vocab_size", tokenizer->vocab_size},
+                         {"adds_before", tokenizer->origin.prefix},
+                         {"adds_after", tokenizer->origin.suffix}};
+  }
+  const auto add_ends = [&](const char* name,
+                            const std::vector<CheckpointReport::EndToken>& tokens) {
+    json[name] = Json::array();
+    for (const auto& token : tokens) {
+      json[name].push_back({{"id", token.id}, {"files", token.files}});
+    }
+  };
+  add_ends("bos", report.bos);
+  add_ends("eos", report.eos);
+  json["chat_templates"] = report.chat_templates;
+  json["sampling"] = nullptr;
+  if (report.config) json["sampling"] = SamplingOf(report.config->generation);
   json["notes"] = report.notes;
   json["problems"] = report.problems;
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";

@@ -159,6 +159,12 @@ void ChatTemplates::Add(const std::string& name, const std::string& file,
   templates_[name] = std::move(entry);
 }
 
+std::map<std::string, std::string> ChatTemplates::files() const {
+  std::map<std::string, std::string> files;
+  for (const auto& [name, entry] : templates_) files.emplace(name, entry.file);
+  return files;
+}
+
 std::string ChatTemplates::problem() const {
   std::string all;
   for (const auto& [name, entry] : templates_) {

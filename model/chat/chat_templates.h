@@ -60,6 +60,8 @@ class ChatTemplates {
   static std::unique_ptr<ChatTemplates> Load(const std::filesystem::path& folder);
 
   bool empty() const { return templates_.empty(); }
+  // The templates' names and the files that they are from.
+  std::map<std::string, std::string> files() const;
   // What is wrong with templates that are there, for the log; empty: nothing.
   std::string problem() const;
 

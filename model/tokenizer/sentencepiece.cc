@@ -78,7 +78,8 @@ Definition DefinitionOf(const SentencePieceFile& file) {
 }  // namespace
 
 SentencePiece::SentencePiece(const SentencePieceFile& file)
-    : processor_(std::make_unique<sentencepiece::SentencePieceProcessor>()) {
+    : processor_(std::make_unique<sentencepiece::SentencePieceProcessor>()),
+      type_(file.model_type) {
   // It would tell stderr that there is no map of characters.
   if (sentencepiece::logging::SetMinLogLevel != nullptr) {
     sentencepiece::logging::SetMinLogLevel(kFatal);
@@ -107,6 +108,11 @@ void SentencePiece::Encode(std::string_view text, std::vector<int>* ids) const {
   const auto status = processor_->Encode(text, &encoded);
   if (!status.ok()) throw std::runtime_error("sentencepiece: " + status.ToString());
   ids->insert(ids->end(), encoded.begin(), encoded.end());
+}
+
+std::string SentencePiece::type_name() const {
+  constexpr const char* kNames[] = {"UNIGRAM", "BPE", "WORD", "CHAR"};
+  return kNames[type_ - SentencePieceFile::kUnigram];
 }
 
 Definition ReadSentencePiece(const std::filesystem::path& file) {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -31,8 +32,11 @@ class SentencePiece {
   // std::runtime_error where the library fails, and for a text that is too long for it.
   void Encode(std::string_view text, std::vector<int>* ids) const;
 
+  std::string type_name() const;  // "UNIGRAM"
+
  private:
   std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
+  int type_;
   size_t max_text_bytes_;
 };
 

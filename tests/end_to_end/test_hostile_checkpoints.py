@@ -9,7 +9,7 @@ import subprocess
 import grpc
 import pytest
 
-from checkpoints import UNKNOWN_PIECE, copy_golden, message
+from checkpoints import ROOT, UNKNOWN_PIECE, copy_golden, message
 from fla.v1 import control_pb2 as control
 from server_process import SERVER
 from swapping import PROMPTS, answers, model
@@ -247,5 +247,17 @@ def test_validate_says_what_is_wrong(tmp_path):
         run = validate(folder)
         assert run.returncode == 1 and run.stderr == "", spoil
         assert "CANNOT be served" in run.stdout and wanted in run.stdout, spoil
+    demo = validate(ROOT / "demo/model").stdout.splitlines()
+    for line in ["  tokenizer    byte-level BPE of tokenizer.json, 4096 tokens; adds 0 before a text",
+                 "  bos          0 (config.json, tokenizer_config.json)",
+                 "  eos          0 (config.json, generation_config.json, tokenizer_config.json)",
+                 "  chat         no template",
+                 "  sampling     temperature 0.8, top_p 0.95, of generation_config.json"]:
+        assert line in demo
+    demo = json.loads(validate(ROOT / "demo/model", "--json").stdout)
+    assert demo["sampling"] == {"temperature": 0.8, "top_p": 0.95}
+    assert demo["tokenizer"] == {"file": "tokenizer.json", "kind": "byte-level BPE",
+                                 "vocab_size": 4096, "adds_before": [0], "adds_after": []}
+    assert demo["bos"] == [{"id": 0, "files": ["config.json", "tokenizer_config.json"]}]
     run = validate(tmp_path / "nowhere")
     assert run.returncode == 1 and run.stdout.count("PROBLEM") == 3

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 
@@ -16,8 +17,10 @@ namespace fla {
 namespace {
 
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Pair;
 using testing::TemporaryFolder;
 
 const std::filesystem::path kSource = FLA_SOURCE_DIR;
@@ -40,10 +43,78 @@ TEST(CheckpointReport, SaysWhatAModelIsAndCosts) {
   EXPECT_GE(report.as_bf16->bytes, 2 * model->parameters());
   EXPECT_GT(report.as_f32->bytes, report.as_bf16->bytes);
   EXPECT_EQ(report.state_bytes_per_slot, StateBytesPerSlot(model->config(), DType::kF32));
-  EXPECT_EQ(report.tokenizer_vocab_size, model->config().vocab_size);
+  ASSERT_TRUE(report.tokenizer);
+  EXPECT_EQ(report.tokenizer->vocab_size, model->config().vocab_size);
   int64_t elements = 0;
   for (const auto& [dtype, stored] : report.stored) elements += stored.elements;
   EXPECT_EQ(elements, model->parameters());
+}
+
+// (id, the files that say so)
+std::vector<std::pair<int, std::vector<std::string>>> Shown(
+    const std::vector<CheckpointReport::EndToken>& tokens) {
+  std::vector<std::pair<int, std::vector<std::string>>> shown;
+  for (const auto& token : tokens) shown.emplace_back(token.id, token.files);
+  return shown;
+}
+
+TEST(CheckpointReport, SaysWhichFileNamesWhichToken) {
+  const TemporaryFolder folder;
+  auto config = nlohmann::json::parse(TextOf(kSource / "tests/golden/gla/config.json"));
+  config["bos_token_id"] = 2;
+  config["eos_token_id"] = {1, 3};
+  folder.Write("config.json", config.dump());
+  folder.Write("generation_config.json",
+               R"({"eos_token_id": [3, 4], "temperature": 0.5, "top_k": 7})");
+  folder.Write("tokenizer.json", R"({"added_tokens": [], "decoder": {"type": "Fuse"},
+      "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}})");
+  folder.Write("tokenizer_config.json", R"({"bos_token": "a", "add_bos_token": true,
+      "eos_token": {"content": "b"}, "chat_template": "{{ messages }}"})");
+  const CheckpointReport report = ExamineCheckpoint(folder.path());
+  ASSERT_TRUE(report.tokenizer && report.config);
+  EXPECT_EQ(report.tokenizer->origin.file, "tokenizer.json");
+  EXPECT_EQ(report.tokenizer->origin.kind, "BPE");
+  EXPECT_EQ(report.tokenizer->origin.prefix, std::vector<int>{0});
+  EXPECT_THAT(report.tokenizer->origin.suffix, IsEmpty());
+  EXPECT_EQ(report.tokenizer->vocab_size, 3);
+  EXPECT_THAT(Shown(report.bos), ElementsAre(Pair(2, ElementsAre("config.json")),
+                                             Pair(0, ElementsAre("tokenizer_config.json"))));
+  EXPECT_THAT(Shown(report.eos),
+              ElementsAre(Pair(1, ElementsAre("config.json", "tokenizer_config.json")),
+                          Pair(3, ElementsAre("config.json", "generation_config.json")),
+                          Pair(4, ElementsAre("generation_config.json"))));
+  EXPECT_THAT(report.chat_templates, ElementsAre(Pair("default", "tokenizer_config.json")));
+  EXPECT_EQ(report.config->generation.top_k, 7);
+}
+
+TEST(CheckpointReport, SaysWhatKindATokenizerIs) {
+  const nlohmann::json cases =
+      nlohmann::json::parse(TextOf(kSource / "tests/model/data/tokenizer_cases.json"));
+  std::map<std::string, std::string> kinds;  // by the case's name
+  for (const auto& entry : cases["cases"]) {
+    const TemporaryFolder folder;
+    if (entry.contains("file")) {
+      std::string bytes;
+      const std::string hex = entry["hex"];
+      for (size_t i = 0; i < hex.size(); i += 2) {
+        bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+      }
+      folder.Write(entry["file"], bytes);
+    } else if (entry["tokenizer"]["model"] != "demo") {
+      folder.Write("tokenizer.json", entry["tokenizer"].dump());
+    } else {
+      continue;
+    }
+    const std::string name = entry["name"];
+    kinds[name.substr(0, name.find(" ["))] = Tokenizer::Load(folder.path())->origin().kind;
+  }
+  EXPECT_EQ(kinds["bpe, byte fallback"], "BPE with byte fallback");
+  EXPECT_EQ(kinds["bpe, no unknown"], "BPE");
+  EXPECT_EQ(kinds["unigram"], "Unigram");
+  EXPECT_EQ(kinds["sentencepiece bpe"], "sentencepiece BPE");
+  EXPECT_EQ(kinds["sentencepiece unigram"], "sentencepiece UNIGRAM");
+  EXPECT_EQ(kinds["rwkv"], "longest match");
+  EXPECT_EQ(Tokenizer::Load(kSource / "demo/model")->origin().kind, "byte-level BPE");
 }
 
 TEST(CheckpointReport, NamesEveryProblemOfAConfig) {
