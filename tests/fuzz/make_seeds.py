@@ -41,6 +41,23 @@ def tokenizers():
         if len(data) < 8000:
             write("tokenizer", name, bytes([kind]) + data)
 
+    from checkpoints import UNKNOWN_PIECE, message
+
+    def piece(text, score, *kind):
+        return 1, message((1, text.encode())) + b"\x15" + struct.pack("<f", score) + message(*kind)
+
+    # A map of one rule, b to a: Darts has the root's children at 1, those of b at 1 ^ b ^ 0x80.
+    units = [1 << 31] * 256
+    units[0], units[1 ^ ord("b")], units[1 ^ ord("b") ^ 0x80] = (
+        1 << 10, ord("b") | 1 << 8 | 0x80 << 10, 1 << 31 | 2)
+    charsmap = struct.pack("<257I", 1024, *units) + b"z\0a\0"
+    pieces = [piece(text, -i) for i, text in enumerate(["H", "e", "l", "o", "\u2581", "\u2581w", "ll"])]
+    pieces += [piece("Hell", 0, (3, 4)), piece("lo", -1, (3, 5)), (1, message((1, b"<s>"), (3, 3)))]
+    for model_type in range(1, 5):
+        write("tokenizer", f"sentencepiece_type_{model_type}", b"\1" + message(
+            UNKNOWN_PIECE, *pieces, (2, message((3, model_type), (24, model_type % 2))),
+            (3, message((2, charsmap), (4, model_type // 3)))))
+
 
 def chat_templates():
     cases = json.loads((ROOT / "tests/model/data/chat_cases.json").read_text())
