@@ -312,7 +312,7 @@ TRAINED = {
 
 
 def with_unused_pieces(model):
-    """A ModelProto in which every fifth of the pieces of the last half is of the type UNUSED."""
+    """A ModelProto in which every fifth piece is of the type UNUSED."""
     pieces, at = [], 0
 
     def varint(value):
@@ -327,7 +327,7 @@ def with_unused_pieces(model):
                 break
         pieces.append(model[at:at + size])
         at += size
-    for i in range(len(pieces) // 2, len(pieces), 5):
+    for i in range(10, len(pieces), 5):  # the first ones are not of the type NORMAL
         pieces[i] += b"\x18\x05"
     return b"".join(b"\x0A" + varint(len(piece)) + piece for piece in pieces) + model[at:]
 
