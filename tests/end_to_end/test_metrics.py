@@ -168,7 +168,8 @@ def test_every_family_has_help_a_base_unit_and_bounded_labels(start_server):
     info = server.control.GetServerInfo(control_pb2.GetServerInfoRequest())
     assert build.labels == {"version": info.version, "backends": info.build} and build.value == 1
     allowed = {"model", "model_name", "finish_reason", "finished_reason", "reason", "result", "kind",
-               "device", "le", "model_type", "dtype", "parameters", "version", "backends"}
+               "device", "le", "model_type", "dtype", "parameters", "version", "backends",
+               "gpu", "name", "uuid"}
     for family in families:
         if family.name.startswith("exposer_"):
             continue  # the endpoint's own, from prometheus-cpp
