@@ -2,7 +2,8 @@
 
 namespace fla::cuda {
 
-void LaunchLoadStepBf16State(const RecurrenceParams& p, int columns, cudaStream_t stream, bool chained) {
+void LaunchLoadStepBf16State(const RecurrenceParams& p, int columns, cudaStream_t stream,
+                             bool chained) {
   LaunchLoadStepOf<__nv_bfloat16>(p, columns, stream, chained);
 }
 
