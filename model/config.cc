@@ -123,7 +123,7 @@ std::vector<int> ReadGeneration(const std::filesystem::path& path, ModelConfig& 
   if (!(defaults.repetition_penalty.value_or(1.0f) > 0)) {
     config.FailValue("repetition_penalty", "above 0");
   }
-  const std::vector<int> eos = TokenIds(config, "eos_token_id", model.vocab_size);
+  std::vector<int> eos = TokenIds(config, "eos_token_id", model.vocab_size);
   std::set<int> all(model.eos_token_ids.begin(), model.eos_token_ids.end());
   all.insert(eos.begin(), eos.end());
   model.eos_token_ids.assign(all.begin(), all.end());

@@ -107,6 +107,16 @@ void Step(const StripCharacter& strip, std::string_view token, const Context& co
   state.pending.erase(0, context.last ? state.pending.size() : text.size());
 }
 
+void Step(const DropFirstSpace& drop, std::string_view token, const Context& context) {
+  size_t& seen = context.state->seen;
+  if (seen == 0 && token.starts_with(drop.space)) {
+    token.remove_prefix(drop.space.size());
+    if (!drop.repeated) seen = 1;
+  }
+  if (!token.empty()) seen = 1;
+  Pass(context, token);
+}
+
 void Step(const DecodeMetaspace& metaspace, std::string_view token, const Context& context) {
   const bool first = context.fused || context.state->seen == 0;
   context.state->seen = 1;

@@ -24,18 +24,23 @@ struct StripCharacter {
   std::string character;
   size_t start, stop;  // how many of it at most go at either end of a token
 };
+struct DropFirstSpace {  // before texts are fused, as sentencepiece does it
+  std::string space;     // goes from the beginning of the first token that is not this alone,
+  bool repeated;         // and from that of every token before it, or from one token's at most
+};
 struct DecodeMetaspace {
   std::string replacement;  // becomes a space
   bool drop_first;          // but nothing in the first token
 };
 
-using DecodeStep = std::variant<DecodeByteLevel, DecodeRawBytes, DecodeByteFallback, FuseTokens,
-                                JoinWithSpaces, StripCharacter, DecodeMetaspace, ReplaceAll>;
+using DecodeStep =
+    std::variant<DecodeByteLevel, DecodeRawBytes, DecodeByteFallback, FuseTokens, JoinWithSpaces,
+                 StripCharacter, DropFirstSpace, DecodeMetaspace, ReplaceAll>;
 
 // What a step remembers of a stream.
 struct DecodeState {
   std::string pending;  // text or bytes that are not passed on yet
-  size_t seen = 0;      // tokens, or characters stripped
+  size_t seen = 0;      // tokens, or characters stripped, or 1: text
 };
 
 // Throws std::runtime_error for an order of steps that is not supported.

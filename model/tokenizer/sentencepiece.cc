@@ -44,13 +44,12 @@ std::string ReadFile(const std::filesystem::path& file) {
 }
 
 std::vector<DecodeStep> DecodeStepsOf(const SentencePieceFile& file) {
-  std::vector<DecodeStep> steps = {ReplaceAll{std::string(kSpace), " "}, DecodeByteFallback{},
-                                   FuseTokens{}};
-  if (file.remove_extra_whitespaces) {
-    steps.push_back(StripCharacter{" ", SIZE_MAX, 0});
-  } else if (file.add_dummy_prefix) {
-    steps.push_back(StripCharacter{" ", 1, 0});
+  std::vector<DecodeStep> steps;
+  if (file.remove_extra_whitespaces || file.add_dummy_prefix) {
+    steps.push_back(DropFirstSpace{std::string(kSpace), file.remove_extra_whitespaces});
   }
+  steps.insert(steps.end(),
+               {ReplaceAll{std::string(kSpace), " "}, DecodeByteFallback{}, FuseTokens{}});
   return steps;
 }
 

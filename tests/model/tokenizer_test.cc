@@ -343,6 +343,31 @@ std::string Field(int number, const std::string& bytes) {
   return field + bytes;
 }
 
+// sentencepiece drops what it put before a text, which a byte that is a space is not.
+TEST(Tokenizer, KeepsAFirstSpaceThatIsAByte) {
+  using namespace std::string_literals;
+  const auto piece = [](const std::string& text, const std::string& type) {
+    return Field(1, Field(1, text) + type);
+  };
+  std::string model = piece("?", "\x18\x02");
+  for (int byte = 0; byte < 256; ++byte) {
+    char text[] = "<0x00>";
+    std::snprintf(text, sizeof text, "<0x%02X>", byte);
+    model += piece(text, "\x18\x06");
+  }
+  model += piece("\xE2\x96\x81", "") + piece("a", "") + Field(2, "\x98\x02\x01"s);
+  const int byte_space = 1 + ' ', space = 257, a = 258;
+  const TemporaryFolder folder;
+  folder.Write("tokenizer.model", model);
+  const auto tokenizer = Tokenizer::Load(folder.path());
+  const auto decode = [&](std::vector<int> ids) { return tokenizer->Decode(ids); };
+  EXPECT_EQ(decode({space, a, space}), "a ");
+  EXPECT_EQ(decode({space, space, a}), "a");
+  EXPECT_EQ(decode({byte_space, a}), " a");
+  EXPECT_EQ(decode({byte_space, space, a}), "  a");
+  EXPECT_EQ(decode({space, byte_space, space, a}), "  a");
+}
+
 TEST(TokenizerErrors, KeepTheLibraryFromCharacterMapsThatLeadItAstray) {
   using namespace std::string_literals;
   const std::string pieces = "\x0A\x05\x0A\x01?\x18\x02\x0A\x03\x0A\x01\x61"s;
