@@ -5,8 +5,9 @@ usage: tokenizer_parity.py --tool TOOL [--count N] [--seed S] [FOLDER...]
 
 TOOL is the built tokenizer_tool. A folder holds a tokenizer.json (compared with the Python package
 tokenizers), a tokenizer.model (with sentencepiece) or a rwkv_vocab*.txt (with a few lines below). To
-these come small models of every type that sentencepiece trains, trained here. A folder for which there is nothing to compare with is passed over, and said so; without any the exit
-code is 77. The environment variable FLA_TOKENIZERS may name a folder with more of them.
+these come small models of every type that sentencepiece trains, trained here. A folder for which
+there is nothing to compare with is passed over, and said so; without any the exit code is 77. The
+environment variable FLA_TOKENIZERS may name a folder with more of them.
 """
 
 import argparse
