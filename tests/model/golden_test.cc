@@ -30,7 +30,7 @@ const std::filesystem::path kSource = FLA_SOURCE_DIR;
 std::vector<std::string> GoldenNames() {
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(kSource / "tests/golden")) {
-    if (entry.is_directory()) names.push_back(entry.path().filename().string());
+    if (exists(entry.path() / "config.json")) names.push_back(entry.path().filename().string());
   }
   std::sort(names.begin(), names.end());
   return names;

@@ -204,7 +204,8 @@ void ExpectTheSameInEveryThread(const Tokenizer& tokenizer) {
 
 TEST(Tokenizer, GivesTheSameInEveryThread) {
   ExpectTheSameInEveryThread(*Tokenizer::Load(kDemo));
-  for (const json& entry : ReadJson(kData / "tokenizer_cases.json")["cases"]) {
+  const json cases = ReadJson(kData / "tokenizer_cases.json");
+  for (const json& entry : cases["cases"]) {
     if (entry.value("file", "") != "tokenizer.model") continue;
     const TemporaryFolder folder;
     folder.Write(entry["file"], BytesOfHex(entry["hex"]));
