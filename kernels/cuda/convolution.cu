@@ -176,6 +176,19 @@ __device__ void LoadInput(const ShortConvolutionArgs& args, const float* state, 
   for (int i = 0; i < N; ++i) values[i] = state[i * (width - 1) + width - 1 + token - begin];
 }
 
+// The W - 1 inputs before `token` to the window's oldest entries.
+template <typename T, int kWidth, int N>
+__device__ void LoadInputsBefore(const ShortConvolutionArgs& args, const float* state, int begin,
+                                 int token, int channel, Window<kWidth, N>& window) {
+  const int kept = (kWidth > 0 ? kWidth : args.width) - 1;
+#pragma unroll
+  for (int j = 0; j < Window<kWidth, N>::kSize; ++j) {
+    if (j < kept) {
+      LoadInput<T, N>(args, state, begin, token - kept + j, channel, window.inputs[j]);
+    }
+  }
+}
+
 __device__ float* StateOf(const ShortConvolutionArgs& args, int sequence, int channel) {
   return args.state + args.slots[sequence] * args.slot_stride +
          static_cast<int64_t>(channel) * (args.width - 1);
@@ -227,18 +240,11 @@ __global__ void __launch_bounds__(kThreads, 5)
   constexpr int kAhead = kAheadOf<T>;
   Window<kWidth, N> window;
   window.LoadTaps(args, channel);
-  const int width = kWidth > 0 ? kWidth : args.width;
   for (int token = tile_begin; token < tile_end;) {
     const int begin = args.cu_seqlens[sequence];
     const int end = min(args.cu_seqlens[sequence + 1], tile_end);
     if (token < end) {
-      const float* state = StateOf(args, sequence, channel);
-#pragma unroll
-      for (int j = 0; j < Window<kWidth, N>::kSize; ++j) {
-        if (j < width - 1) {
-          LoadInput<T, N>(args, state, begin, token - (width - 1) + j, channel, window.inputs[j]);
-        }
-      }
+      LoadInputsBefore<T>(args, StateOf(args, sequence, channel), begin, token, channel, window);
     }
     Piece<T, N> ahead[kAhead];
     const auto load_ahead = [&](int from) {
@@ -283,13 +289,7 @@ __global__ void __launch_bounds__(kThreads) UpdateStateKernel(ShortConvolutionAr
   float* state = StateOf(args, sequence, channel);
   // All are read before any is written: of a short sequence some come from the state itself.
   Window<kWidth, N> window;
-  const int kept = (kWidth > 0 ? kWidth : args.width) - 1;
-#pragma unroll
-  for (int j = 0; j < Window<kWidth, N>::kSize; ++j) {
-    if (j < kept) {
-      LoadInput<T, N>(args, state, begin, end - kept + j, channel, window.inputs[j]);
-    }
-  }
+  LoadInputsBefore<T>(args, state, begin, end, channel, window);
   window.StoreState(args, state);
 }
 
