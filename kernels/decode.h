@@ -35,12 +35,11 @@ struct DecodeLinearArgs {
   Activation gate_activation = Activation::kSilu;
 
   Matrix weight;  // [out, in] bf16; kSwiGlu: [2 out, in], gates first
-  const float* bias = nullptr;
 
   enum class Output : uint8_t {
-    kStore,   // out = x weight^T + bias, bf16 or f32
-    kAdd,     // out += x weight^T + bias, f32: the residual stream
-    kSwiGlu,  // out = silu(x gates^T) * (x ups^T), bf16
+    kStore,   // out = x weight^T, bf16 or f32; kNormed only
+    kAdd,     // out += x weight^T, f32: the residual stream; not kNormed
+    kSwiGlu,  // out = silu(x gates^T) * (x ups^T), bf16; kNormed only
   };
   Output output = Output::kStore;
   Matrix out;  // [T, out]

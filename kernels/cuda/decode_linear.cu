@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kThreads, kOutput == Output::kAdd ? 1 : 3)
       const float gated = values[0] * Sigmoid<__nv_bfloat16>(values[0]) * values[1];
       RowOf<__nv_bfloat16>(args.out, token)[row] = FromFloat<__nv_bfloat16>(gated);
     } else {
-      const float value = values[0] + (args.bias != nullptr ? args.bias[row] : 0.0f);
+      const float value = values[0];
       if constexpr (kOutput == Output::kAdd) {
         RowOf<float>(args.out, token)[row] += value;
       } else if (args.out.dtype == DType::kF32) {
@@ -298,7 +298,7 @@ bool Fits(const DecodeLinearArgs& args) {
     case Output::kAdd:
       return args.out.dtype == DType::kF32;
     case Output::kSwiGlu:
-      return args.out.dtype == DType::kBF16 && args.bias == nullptr;
+      return args.out.dtype == DType::kBF16;
   }
   return false;
 }
@@ -317,15 +317,9 @@ bool LaunchDecodeLinear(const DecodeLinearArgs& args, cudaStream_t stream, bool 
 
   switch (args.output) {
     case Output::kStore:
-      if (args.input == Input::kPlain) {
-        Launch<Input::kPlain, Output::kStore>(p, stream, chained);
-        return true;
-      }
-      if (args.input == Input::kNormed) {
-        Launch<Input::kNormed, Output::kStore>(p, stream, chained);
-        return true;
-      }
-      return false;
+      if (args.input != Input::kNormed) return false;
+      Launch<Input::kNormed, Output::kStore>(p, stream, chained);
+      return true;
     case Output::kAdd:
       if (args.input == Input::kPlain) {
         Launch<Input::kPlain, Output::kAdd>(p, stream, chained);
