@@ -10,17 +10,10 @@
 #include "kernels/device.h"
 #include "kernels/sampling.h"
 #include "tests/kernels/op_arena.h"
+#include "tests/kernels/run_sample.h"
 
 namespace fla {
 namespace {
-
-struct Sampled {
-  std::vector<int> tokens;
-  std::vector<float> logprobs;
-  std::vector<int> top_tokens;
-  std::vector<float> top_logprobs;
-  std::vector<uint8_t> nonfinite;
-};
 
 struct SamplingProblem {
   Input logits;
@@ -29,23 +22,11 @@ struct SamplingProblem {
   std::vector<LogitBias> biases;
 };
 
-Sampled RunSample(Device device, const SamplingProblem& problem) {
-  Arena arena(device);
-  const size_t count = problem.rows.size();
-  SampleArgs args;
-  args.logits = arena.Put(problem.logits, DType::kF32, 0);
-  args.rows = arena.Put(problem.rows);
-  args.counts = arena.Put(problem.counts);
-  args.biases = arena.Put(problem.biases);
-  args.tokens = arena.Put(std::vector<int>(count));
-  args.logprobs = arena.Put(std::vector<float>(count));
-  args.top_tokens = arena.Put(std::vector<int>(count * kMaxTopLogprobs));
-  args.top_logprobs = arena.Put(std::vector<float>(count * kMaxTopLogprobs));
-  args.nonfinite = arena.Put(std::vector<uint8_t>(count));
-  Sample(arena.stream(), args);
-  return {arena.Get(args.tokens, count), arena.Get(args.logprobs, count),
-          arena.Get(args.top_tokens, count * kMaxTopLogprobs),
-          arena.Get(args.top_logprobs, count * kMaxTopLogprobs), arena.Get(args.nonfinite, count)};
+testing::Sampled RunSample(Device device, const SamplingProblem& problem) {
+  Stream stream(device);
+  const std::vector<float>& logits = problem.logits.values;
+  return testing::RunSample(stream, {logits.begin(), logits.end()}, problem.rows, problem.counts,
+                            problem.biases);
 }
 
 // Random rows and options of every kind.
@@ -91,8 +72,8 @@ TEST(CudaSampling, EqualsTheCpu) {
   std::mt19937 random(11);
   for (int vocab : {2, 100, 8192, 32000, 65537, 248320}) {
     const SamplingProblem problem = RandomSampling(random, vocab > 100000 ? 48 : 120, vocab);
-    const Sampled wanted = RunSample(ParseDevice("cpu"), problem);
-    const Sampled actual = RunSample(ParseDevice("cuda"), problem);
+    const testing::Sampled wanted = RunSample(ParseDevice("cpu"), problem);
+    const testing::Sampled actual = RunSample(ParseDevice("cuda"), problem);
     int different = 0;
     for (size_t i = 0; i < problem.rows.size(); ++i) {
       const SamplingRow& row = problem.rows[i];
@@ -121,14 +102,14 @@ TEST(CudaSampling, SameAloneAndInABatch) {
   std::mt19937 random(12);
   const int vocab = 32000;
   const SamplingProblem problem = RandomSampling(random, 60, vocab);
-  const Sampled together = RunSample(ParseDevice("cuda"), problem);
+  const testing::Sampled together = RunSample(ParseDevice("cuda"), problem);
   for (size_t i = 0; i < problem.rows.size(); ++i) {
     SamplingProblem alone = problem;
     alone.rows = {problem.rows[i]};
     alone.logits.rows = 1;
     alone.logits.values.assign(problem.logits.values.begin() + i * vocab,
                                problem.logits.values.begin() + (i + 1) * vocab);
-    const Sampled one = RunSample(ParseDevice("cuda"), alone);
+    const testing::Sampled one = RunSample(ParseDevice("cuda"), alone);
     EXPECT_EQ(one.tokens[0], together.tokens[i]);
     EXPECT_EQ(one.logprobs[0], together.logprobs[i]);
   }
@@ -140,7 +121,7 @@ TEST(CudaSampling, RefusesNonfiniteRows) {
     SamplingProblem problem{Input{2, 1000, std::vector<float>(2000, 0.5f)}};
     problem.rows.resize(2);
     problem.logits.values[1234] = bad;
-    const Sampled sampled = RunSample(ParseDevice("cuda"), problem);
+    const testing::Sampled sampled = RunSample(ParseDevice("cuda"), problem);
     EXPECT_EQ(sampled.nonfinite, (std::vector<uint8_t>{0, 1}));
     EXPECT_EQ(sampled.tokens, (std::vector<int>{0, 0}));
     EXPECT_TRUE(std::isnan(sampled.logprobs[1]));

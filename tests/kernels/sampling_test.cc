@@ -15,19 +15,12 @@
 
 #include "kernels/philox.h"
 #include "tests/kernels/device_matrix.h"
+#include "tests/kernels/run_sample.h"
 
 namespace fla::testing {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-struct Sampled {
-  std::vector<int> tokens;
-  std::vector<float> logprobs;
-  std::vector<int> top_tokens;
-  std::vector<float> top_logprobs;
-  std::vector<uint8_t> nonfinite;
-};
 
 class SamplingTest : public ::testing::TestWithParam<std::string> {
  protected:
@@ -35,30 +28,9 @@ class SamplingTest : public ::testing::TestWithParam<std::string> {
   Sampled Run(const std::vector<std::vector<float>>& logits, const std::vector<SamplingRow>& rows,
               const std::vector<TokenCount>& counts = {},
               const std::vector<LogitBias>& biases = {}) {
-    const size_t n = rows.size();
     std::vector<double> values;
     for (const auto& row : logits) values.insert(values.end(), row.begin(), row.end());
-    const DeviceMatrix matrix(stream_, DType::kF32, n, logits[0].size(), values);
-    const DeviceArray<SamplingRow> rows_device(stream_, rows);
-    const DeviceArray<TokenCount> counts_device(stream_, counts);
-    const DeviceArray<LogitBias> biases_device(stream_, biases);
-    const DeviceArray<int> tokens(stream_, std::vector<int>(n, -7));
-    const DeviceArray<float> logprobs(stream_, std::vector<float>(n, 7.0f));
-    const DeviceArray<int> top_tokens(stream_, std::vector<int>(n * kMaxTopLogprobs, -7));
-    const DeviceArray<float> top_logprobs(stream_, std::vector<float>(n * kMaxTopLogprobs, 7.0f));
-    const DeviceArray<uint8_t> nonfinite(stream_, std::vector<uint8_t>(n, 7));
-    Sample(stream_, {.logits = matrix.view(),
-                     .rows = rows_device.data(),
-                     .counts = counts_device.data(),
-                     .biases = biases_device.data(),
-                     .tokens = tokens.data(),
-                     .logprobs = logprobs.data(),
-                     .top_tokens = top_tokens.data(),
-                     .top_logprobs = top_logprobs.data(),
-                     .nonfinite = nonfinite.data()});
-    matrix.Read();  // no gap was written to
-    return {tokens.Read(), logprobs.Read(), top_tokens.Read(), top_logprobs.Read(),
-            nonfinite.Read()};
+    return RunSample(stream_, values, rows, counts, biases);
   }
 
   int RunOne(const std::vector<float>& logits, const SamplingRow& row,
