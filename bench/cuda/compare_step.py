@@ -23,6 +23,7 @@ from fla.ops.gla import fused_recurrent_gla
 from fla.ops.kda import fused_recurrent_kda
 
 from graph_time import median_ms
+from peer_process import describe
 
 # Name in recurrence_bench: op, heads, K, V.
 SHAPES = {
@@ -56,7 +57,7 @@ def measured(call, calls):
         with torch.no_grad():
             return median_ms(call, calls)
     except Exception as error:  # one op that this fla or GPU cannot do must not end the run
-        print(f"  fla: {type(error).__name__}: {str(error)[:200]}")
+        print(f"  fla: {describe(error)}")
         torch.cuda.synchronize()
         return float("nan")
 
