@@ -216,14 +216,17 @@ __device__ __forceinline__ void MergeBlocks(float (&prefix)[2][8], float (&suffi
   }
 }
 
-// Adds the products of the pairs that blocks of kLevel part: (i in the upper block of a pair of
-// blocks, j in the lower). For levels 1, 2, 4 both are in one half of the chunk, rows 0-7 with
-// columns 0-7 and rows 8-15 with columns 8-15; for level 8 rows 8-15 with columns 0-7.
-template <int kLevel, bool kDelta>
+// Adds the products of the pairs that blocks of kLevel part: i in the upper block of a pair of
+// blocks, j in the lower. For levels 1, 2, 4 both are in one half of the chunk, rows 0-7 with
+// columns 0-7 and rows 8-15 with columns 8-15; for level 8 rows 8-15 with columns 0-7. A product
+// has eight rows of queries and, kDelta, the same eight of keys: elements 0 and 1 are of q_r, 2 and
+// 3 of k_r.
+template <int kLevel, bool kDelta, int kHalves>
 __device__ __forceinline__ void MultiplyLevel(const uint32_t (&q)[2][4], const uint32_t (&k)[2][4],
                                               const float (&prefix)[2][8],
-                                              const float (&suffix)[2][8], int lane, float (&qk)[4],
-                                              float (&kk)[4]) {
+                                              const float (&suffix)[2][8], int lane,
+                                              float (&products)[kHalves][4]) {
+  static_assert(kHalves == (kLevel == 8 ? 1 : 2));
   uint32_t scaled_q[2][4], scaled_k[2][4];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -238,21 +241,12 @@ __device__ __forceinline__ void MultiplyLevel(const uint32_t (&q)[2][4], const u
   }
 #pragma unroll
   for (int w = 0; w < 4; w += 2) {
-    if constexpr (kLevel == 8) {
-      MultiplyAdd(qk, 0, scaled_q[1][w], 0, scaled_q[1][w + 1], scaled_k[0][w], scaled_k[0][w + 1]);
-      if constexpr (kDelta) {
-        MultiplyAdd(kk, 0, scaled_k[1][w], 0, scaled_k[1][w + 1], scaled_k[0][w],
-                    scaled_k[0][w + 1]);
-      }
-    } else {
-      MultiplyAdd(qk, scaled_q[0][w], 0, scaled_q[0][w + 1], 0, scaled_k[0][w], scaled_k[0][w + 1]);
-      MultiplyAdd(qk, 0, scaled_q[1][w], 0, scaled_q[1][w + 1], scaled_k[1][w], scaled_k[1][w + 1]);
-      if constexpr (kDelta) {
-        MultiplyAdd(kk, scaled_k[0][w], 0, scaled_k[0][w + 1], 0, scaled_k[0][w],
-                    scaled_k[0][w + 1]);
-        MultiplyAdd(kk, 0, scaled_k[1][w], 0, scaled_k[1][w + 1], scaled_k[1][w],
-                    scaled_k[1][w + 1]);
-      }
+#pragma unroll
+    for (int half = 0; half < kHalves; ++half) {
+      const int rows = kLevel == 8 ? 1 : half;
+      MultiplyAdd(products[half], scaled_q[rows][w], kDelta ? scaled_k[rows][w] : 0,
+                  scaled_q[rows][w + 1], kDelta ? scaled_k[rows][w + 1] : 0, scaled_k[half][w],
+                  scaled_k[half][w + 1]);
     }
   }
 }
@@ -283,8 +277,7 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
   const int64_t number = static_cast<int64_t>(work.slot) * p.heads + h;
   char* const record = workspace.records + number * layout.bytes;
 
-  float qk1[4] = {}, qk2[4] = {}, qk4[4] = {}, qk8[4] = {};
-  float kk1[4] = {}, kk2[4] = {}, kk4[4] = {}, kk8[4] = {};
+  float level1[2][4] = {}, level2[2][4] = {}, level4[2][4] = {}, level8[1][4] = {};
   float diagonal[2] = {};
 #pragma unroll 1
   for (int c = 8 * t; c < layout.max_k; c += 32) {
@@ -316,13 +309,13 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
         diagonal[half] += Low(q[half][w]) * Low(k[half][w]) + High(q[half][w]) * High(k[half][w]);
       }
     }
-    MultiplyLevel<1, kDelta>(q, k, prefix, suffix, lane, qk1, kk1);
+    MultiplyLevel<1, kDelta>(q, k, prefix, suffix, lane, level1);
     MergeBlocks<1>(prefix, suffix, lane);
-    MultiplyLevel<2, kDelta>(q, k, prefix, suffix, lane, qk2, kk2);
+    MultiplyLevel<2, kDelta>(q, k, prefix, suffix, lane, level2);
     MergeBlocks<2>(prefix, suffix, lane);
-    MultiplyLevel<4, kDelta>(q, k, prefix, suffix, lane, qk4, kk4);
+    MultiplyLevel<4, kDelta>(q, k, prefix, suffix, lane, level4);
     MergeBlocks<4>(prefix, suffix, lane);
-    MultiplyLevel<8, kDelta>(q, k, prefix, suffix, lane, qk8, kk8);
+    MultiplyLevel<8, kDelta>(q, k, prefix, suffix, lane, level8);
     MergeBlocks<8>(prefix, suffix, lane);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -352,22 +345,21 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int column = 2 * t + e, parted = r ^ column, element = 2 * half + e;
+      const auto product = [&](int i) {
+        return parted >= 4 ? level4[half][i] : parted >= 2 ? level2[half][i] : level1[half][i];
+      };
       if (r > column) {
-        attention[half][element] = p.scale * (parted >= 4   ? qk4[element]
-                                              : parted >= 2 ? qk2[element]
-                                                            : qk1[element]);
-        lower[half][element] = parted >= 4   ? kk4[element]
-                               : parted >= 2 ? kk2[element]
-                                             : kk1[element];
+        attention[half][element] = p.scale * product(e);
+        lower[half][element] = product(2 + e);
       } else if (r == column) {
         attention[half][element] = p.scale * diagonal[half];
       }
     }
   }
-  attention[0][2] = p.scale * qk8[2];
-  attention[0][3] = p.scale * qk8[3];
-  lower[0][2] = kk8[2];
-  lower[0][3] = kk8[3];
+  attention[0][2] = p.scale * level8[0][0];
+  attention[0][3] = p.scale * level8[0][1];
+  lower[0][2] = level8[0][2];
+  lower[0][3] = level8[0][3];
   StoreTriangles<kDelta>(scratch, record, layout, attention, lower,
                          kDelta ? LoadBeta(p, work, h) : 0.0f);
   if (workspace.ready) SetReady(workspace.ready + number);
