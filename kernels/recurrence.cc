@@ -27,11 +27,22 @@ void CheckArgs(const RecurrenceArgs& args) {
   FLA_CHECK(Fits(args.k, args.out, int64_t{spec.k_heads} * spec.key_dim));
   FLA_CHECK(Fits(args.v, args.out, int64_t{spec.v_heads} * spec.value_dim));
   FLA_CHECK(Fits(args.out, args.out, int64_t{spec.heads} * spec.value_dim));
-  FLA_CHECK((args.log_decay != nullptr) == (spec.decay != Decay::kNone) || args.out.rows == 0);
+  const RecurrenceProjections& projections = args.projections;
+  const bool has_log_decay = args.log_decay != nullptr || projections.log_decay.x.present();
+  FLA_CHECK(has_log_decay == (spec.decay != Decay::kNone) || args.out.rows == 0);
   if (spec.decay == Decay::kPerToken || spec.decay == Decay::kPerChannel) {
     FLA_CHECK(Divides(spec.decay_heads, spec.heads));
   }
-  FLA_CHECK((args.beta != nullptr) == (spec.update == Update::kDelta) || args.out.rows == 0);
+  const bool has_beta = args.beta != nullptr || projections.beta.present();
+  FLA_CHECK(has_beta == (spec.update == Update::kDelta) || args.out.rows == 0);
+  if (projections.log_decay.x.present()) {
+    const LogDecayArgs& decay = projections.log_decay;
+    const int channels = spec.decay == Decay::kPerChannel ? spec.key_dim : 1;
+    FLA_CHECK(spec.decay == Decay::kPerToken || spec.decay == Decay::kPerChannel);
+    FLA_CHECK(Fits(decay.x, args.out, int64_t{spec.decay_heads} * channels));
+    FLA_CHECK(decay.heads == spec.decay_heads);
+  }
+  FLA_CHECK(!projections.beta.present() || Fits(projections.beta, args.out, spec.heads));
   FLA_CHECK(args.num_sequences >= 0);
   FLA_CHECK(args.num_sequences == 0 || (args.state != nullptr && args.slots != nullptr));
 }
@@ -52,6 +63,7 @@ void CheckLengths(const RecurrenceArgs& args) {
 void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
   CheckArgs(args);
   FLA_CHECK(args.out.rows == args.num_sequences);
+  FLA_CHECK(!args.projections.present());
 #ifdef FLA_WITH_CUDA
   if (stream.device().is_cuda()) return cuda::RecurrentStep(stream, args);
 #endif
@@ -61,10 +73,19 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
 void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {
   CheckArgs(args);
   CheckLengths(args);
+  FLA_CHECK(!args.projections.present() || TakesProjections(stream, args));
 #ifdef FLA_WITH_CUDA
   if (stream.device().is_cuda()) return cuda::ChunkedPrefill(stream, args);
 #endif
   cpu::ChunkedPrefill(stream, args);
+}
+
+bool TakesProjections([[maybe_unused]] const Stream& stream,
+                      [[maybe_unused]] const RecurrenceArgs& args) {
+#ifdef FLA_WITH_CUDA
+  if (stream.device().is_cuda()) return cuda::TakesProjections(args);
+#endif
+  return false;
 }
 
 }  // namespace fla

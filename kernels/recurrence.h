@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "kernels/device.h"
+#include "kernels/ops.h"
 #include "kernels/tensor.h"
 
 namespace fla {
@@ -42,6 +43,23 @@ struct RecurrenceSpec {
   float scale = 1.0f;   // multiplies q
 };
 
+// Inputs of a prefill as a layer's projections leave them: what the ops that are named here would
+// store is computed while they are read. Absent parts are RecurrenceArgs' own.
+struct RecurrenceProjections {
+  HeadNorm q_norm = HeadNorm::kNone;  // of each head of q, as ActivateHeads
+  HeadNorm k_norm = HeadNorm::kNone;
+  float norm_eps = 0.0f;
+  LogDecayArgs log_decay;  // its x, [T, decay_heads] or [T, decay_heads * K], instead of
+                           // RecurrenceArgs::log_decay; `out` is not used
+  Matrix beta;             // [T, H], as Beta's x, instead of RecurrenceArgs::beta
+  float beta_scale = 1.0f;
+
+  bool present() const {
+    return q_norm != HeadNorm::kNone || k_norm != HeadNorm::kNone || log_decay.x.present() ||
+           beta.present();
+  }
+};
+
 // One call over N packed sequences of T tokens in all. Rows of q, k, v and out may be strided
 // (columns of a packed projection); q, k, v and out share one dtype, f32 or bf16. Sums are f32.
 struct RecurrenceArgs {
@@ -52,11 +70,12 @@ struct RecurrenceArgs {
   const float* log_decay = nullptr;  // natural log, <= 0: kPerHead [H], kPerToken [T, decay_heads],
                                      // kPerChannel [T, decay_heads * K]
   const float* beta = nullptr;       // [T, H], kDelta only
-  void* state = nullptr;             // [S, H, K, V], read and updated in place
-  DType state_dtype = DType::kF32;   // f32, or bf16 where the backend supports it
-  const int* slots = nullptr;        // [N] row of `state` of each sequence, no two equal. -1 in
-                                     // RecurrentStep on a GPU: no sequence, `out` is not written
-  const int* cu_seqlens = nullptr;   // [N + 1] first token of each sequence; device memory
+  RecurrenceProjections projections;  // in ChunkedPrefill of what TakesProjections takes
+  void* state = nullptr;              // [S, H, K, V], read and updated in place
+  DType state_dtype = DType::kF32;    // f32, or bf16 where the backend supports it
+  const int* slots = nullptr;         // [N] row of `state` of each sequence, no two equal. -1 in
+                                      // RecurrentStep on a GPU: no sequence, `out` is not written
+  const int* cu_seqlens = nullptr;    // [N + 1] first token of each sequence; device memory
   const int* cu_seqlens_host = nullptr;  // the same in host memory (equal pointers on a CPU)
   int num_sequences = 0;                 // N
   Matrix out;                            // [T, H * V]
@@ -68,5 +87,9 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args);
 // Prompts: sequences of any length, 0 included (its state is left as it is), from any initial
 // state. Equals token-by-token RecurrentStep up to rounding.
 void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args);
+
+// Whether ChunkedPrefill takes `args` with its projections. Where it does not, their ops come
+// first, as they do before RecurrentStep.
+bool TakesProjections(const Stream& stream, const RecurrenceArgs& args);
 
 }  // namespace fla

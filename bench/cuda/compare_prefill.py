@@ -13,8 +13,8 @@ replays (a peer that cannot be recorded: by events around queued calls, marked "
 
 A row is compared in one or both of two forms. "inputs": q and k have norm 1, log decays (f32) and beta are given. "raw":
 KDA from what a layer's projections leave, that is q, k, gate and beta in bf16; a peer includes the norms, the gate's
-activation and the sigmoid (cula: not the sigmoid), and ours includes the ops that our models run for them. A peer that
-takes "raw" alone stands in the rows of "inputs" too, with its raw time, marked "r".
+activation and the sigmoid (cula: not the sigmoid), and so does ours. A peer that takes "raw" alone stands in the rows of
+"inputs" too, with its raw time, marked "r".
 
 Exit code 1 if an output of ours is further than 8e-3 from the definition.
 """

@@ -50,7 +50,7 @@ struct FlaPrefill {
   float scale;
 };
 
-// A KDA layer's q, k, gate and beta as its projections leave them; they become FlaPrefill's.
+// A KDA layer's q, k, gate and beta as its projections leave them, instead of FlaPrefill's.
 struct FlaKdaInputs {
   void* q;         // [T, qk_heads * K] bf16, to be divided by its norm
   void* k;         // [T, qk_heads * K] bf16, likewise
@@ -59,6 +59,8 @@ struct FlaKdaInputs {
   float* a_log;    // [H]
   float* dt_bias;  // [H, K]
   float lower_bound;
+  int by_ops;  // they become FlaPrefill's by ops before the prefill, which does not take them
+               // itself
 };
 
 // Opens a stream on GPU 0, for the life of the process. Null, or what went wrong.
@@ -68,24 +70,17 @@ const char* FlaOpenStream(fla::Stream** stream) {
 
 cudaStream_t FlaCudaStream(fla::Stream* stream) { return stream->cuda()->stream; }
 
-// Queues a prefill on the stream; `inputs`, if not null, before it. Null, or what went wrong.
+// Queues a prefill on the stream, of `inputs` where these are not null. Null, or what went wrong.
 const char* FlaQueuePrefill(fla::Stream* stream, const FlaPrefill* call,
                             const FlaKdaInputs* inputs) {
   return Caught([&] {
     const int64_t T = call->tokens;
     const int key_cols = call->qk_heads * call->key_dim, value_cols = call->heads * call->value_dim;
+    fla::RecurrenceProjections projections;
     if (inputs != nullptr) {
-      fla::ActivateHeadsArgs norm;
-      norm.head_dim = call->key_dim;
-      norm.norm = fla::HeadNorm::kL2;
-      norm.eps = 1e-6f;
-      norm.x = Rows(inputs->q, T, key_cols);
-      norm.out = Rows(call->q, T, key_cols);
-      fla::cuda::ActivateHeads(*stream, norm);
-      norm.x = Rows(inputs->k, T, key_cols);
-      norm.out = Rows(call->k, T, key_cols);
-      fla::cuda::ActivateHeads(*stream, norm);
-      fla::LogDecayArgs decay;
+      projections.q_norm = projections.k_norm = fla::HeadNorm::kL2;
+      projections.norm_eps = 1e-6f;
+      fla::LogDecayArgs& decay = projections.log_decay;
       decay.kind = fla::GateKind::kBoundedSigmoid;
       decay.x = Rows(inputs->gate, T, call->heads * call->key_dim);
       decay.heads = call->heads;
@@ -93,8 +88,22 @@ const char* FlaQueuePrefill(fla::Stream* stream, const FlaPrefill* call,
       decay.dt_bias = inputs->dt_bias;
       decay.lower_bound = inputs->lower_bound;
       decay.out = call->log_decay;
-      fla::cuda::LogDecay(*stream, decay);
-      fla::cuda::Beta(*stream, Rows(inputs->beta, T, call->heads), 1.0f, call->beta);
+      projections.beta = Rows(inputs->beta, T, call->heads);
+    }
+    const bool by_ops = inputs != nullptr && inputs->by_ops;
+    if (by_ops) {
+      fla::ActivateHeadsArgs norm;
+      norm.head_dim = call->key_dim;
+      norm.norm = projections.q_norm;
+      norm.eps = projections.norm_eps;
+      norm.x = Rows(inputs->q, T, key_cols);
+      norm.out = Rows(call->q, T, key_cols);
+      fla::cuda::ActivateHeads(*stream, norm);
+      norm.x = Rows(inputs->k, T, key_cols);
+      norm.out = Rows(call->k, T, key_cols);
+      fla::cuda::ActivateHeads(*stream, norm);
+      fla::cuda::LogDecay(*stream, projections.log_decay);
+      fla::cuda::Beta(*stream, projections.beta, 1.0f, call->beta);
     }
     fla::RecurrenceArgs args;
     args.spec.decay = static_cast<fla::Decay>(call->decay);
@@ -104,8 +113,10 @@ const char* FlaQueuePrefill(fla::Stream* stream, const FlaPrefill* call,
     args.spec.heads = args.spec.v_heads = args.spec.decay_heads = call->heads;
     args.spec.q_heads = args.spec.k_heads = call->qk_heads;
     args.spec.scale = call->scale;
-    args.q = Rows(call->q, T, key_cols);
-    args.k = Rows(call->k, T, key_cols);
+    const bool fused = inputs != nullptr && !by_ops;
+    if (fused) args.projections = projections;
+    args.q = Rows(fused ? inputs->q : call->q, T, key_cols);
+    args.k = Rows(fused ? inputs->k : call->k, T, key_cols);
     args.v = Rows(call->v, T, value_cols);
     args.out = Rows(call->out, T, value_cols);
     args.log_decay = call->log_decay;

@@ -18,7 +18,7 @@ class FlaPrefill(ctypes.Structure):
 
 class FlaKdaInputs(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("q", "k", "gate", "beta", "a_log", "dt_bias")]
-    _fields_ += [("lower_bound", ctypes.c_float)]
+    _fields_ += [("lower_bound", ctypes.c_float), ("by_ops", ctypes.c_int)]
 
 
 class PrefillLibrary:
@@ -37,10 +37,10 @@ class PrefillLibrary:
         if error:
             raise RuntimeError(error.decode())
 
-    def call(self, row, inputs, raw=False):
+    def call(self, row, inputs, raw=False, by_ops=False):
         """A function of no arguments that runs `row` on `inputs` and returns out [T, H, V] and the final state
         [N, H, K, V]. From the second call on it starts from the state that the call before left. `raw`: from what a
-        KDA layer's projections leave."""
+        KDA layer's projections leave, `by_ops`: by ops in front of the prefill."""
         tokens, heads = row.tokens, row.heads
         device = dict(device="cuda")
         out = torch.full((tokens, heads, row.value_dim), torch.nan, dtype=torch.bfloat16, **device)
@@ -48,10 +48,10 @@ class PrefillLibrary:
         cu_host = torch.tensor(row.cu_seqlens, dtype=torch.int32)
         tensors = dict(v=inputs.v, out=out, state=state, cu_seqlens=cu_host.cuda(), cu_seqlens_host=cu_host,
                        slots=torch.arange(len(row.lengths), dtype=torch.int32, **device))
-        if raw:
+        if raw and by_ops:
             tensors |= {name: torch.empty_like(getattr(inputs, name)) for name in ("q", "k", "log_decay")}
             tensors["beta"] = torch.empty(tokens, heads, **device)
-        else:
+        elif not raw:
             tensors |= dict(q=inputs.q, k=inputs.k, log_decay=inputs.log_decay,
                             beta=inputs.beta.float() if inputs.beta is not None else None)
         prefill = FlaPrefill(**{name: x.data_ptr() for name, x in tensors.items() if x is not None}, tokens=tokens,
@@ -62,7 +62,7 @@ class PrefillLibrary:
         if raw:
             names = ("q", "k", "gate", "beta", "a_log", "dt_bias")
             layer = FlaKdaInputs(**{name: getattr(kept, name).data_ptr() for name in names},
-                                 lower_bound=kept.lower_bound)
+                                 lower_bound=kept.lower_bound, by_ops=by_ops)
 
         def queue(tensors=tensors, kept=kept):  # which it keeps alive
             self._check(self._library.FlaQueuePrefill(self._stream, ctypes.byref(prefill),

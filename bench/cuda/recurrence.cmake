@@ -41,6 +41,9 @@ set(emulated_headers
   kernels/cuda/chunk_loader.cuh
   kernels/cuda/chunk_scan.cuh
   kernels/cuda/chunk_window.cuh
+  kernels/cuda/elements.cuh
+  kernels/cuda/gates.cuh
+  kernels/cuda/projected_inputs.cuh
   kernels/cuda/scan_ring.cuh
   kernels/cuda/scan_segment.cuh
   kernels/cuda/step.cuh

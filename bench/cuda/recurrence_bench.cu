@@ -2,9 +2,13 @@
 // replays, as one line a shape.
 //
 //   recurrence_bench [prefill] [step] [follow] [split|whole] [narrow] [one|two] [uncut]
-//                    [width=1|2] [segments=TOKENS] [slices=N] [only=TEXT]
+//                    [width=1|2] [segments=TOKENS] [slices=N] [projected|softplus]
+//                    [only=TEXT]
 //                                          prefill and step if neither is named; the other words
-//                                          change prefill's plan; `only`: rows with TEXT in them
+//                                          change prefill's plan; `projected`: from a layer's
+//                                          projections, where there are kernels for that (KDA's
+//                                          with a lower bound, or without); `only`: rows with TEXT
+//                                          in them
 //   recurrence_bench step [tiles|loads|any] [shuffled]
 //                                          by one kernel only, where it can; slots in random order
 //   recurrence_bench profile               each kernel once, for a profiler
@@ -34,6 +38,9 @@ std::vector<int> Ragged() {
   return {40,  1900, 300, 77,   2600, 512, 1024, 128, 3000, 900,
           650, 211,  33,  1500, 460,  800, 700,  99,  1000, 450};
 }
+
+// And six, of 8192.
+std::vector<int> SixRagged() { return {1300, 547, 2048, 963, 271, 3063}; }
 
 // Milliseconds of one call: the median of 7 replays of a graph of `calls`.
 template <typename Call>
@@ -87,6 +94,10 @@ struct Inputs {
                                                     : Tokens(shape) * shape.heads),
         beta(Tokens(shape) * shape.heads),
         state(shape.lengths.size() * shape.heads * shape.key_dim * shape.value_dim),
+        projected_gates(log_decay.size()),
+        projected_beta(beta.size()),
+        a_log(shape.heads),
+        dt_bias(shape.heads * shape.key_dim),
         slots(Slots(shape.lengths.size(), shuffled)),
         device_cu(Sums(shape.lengths)) {
     cu = Sums(shape.lengths);
@@ -97,6 +108,10 @@ struct Inputs {
     FillNormal(log_decay.data(), log_decay.size(), -0.1f, 0.1f, 0.0f, 4);
     FillNormal(beta.data(), beta.size(), 0.5f, 0.1f, 1.0f, 5);
     FillNormal(state.data(), state.size(), 0.0f, 0.1f, 1e9f, 6);
+    FillNormal(projected_gates.data(), projected_gates.size(), 0.0f, 1.0f, 1e9f, 7);
+    FillNormal(projected_beta.data(), projected_beta.size(), 0.0f, 1.0f, 1e9f, 8);
+    FillNormal(a_log.data(), a_log.size(), 0.5f, 0.3f, 1e9f, 9);
+    FillNormal(dt_bias.data(), dt_bias.size(), -4.0f, 2.0f, 1e9f, 10);
     RecurrenceSpec& s = args.spec;
     s.decay = shape.decay;
     s.update = shape.update;
@@ -140,6 +155,8 @@ struct Inputs {
   std::vector<int> cu;
   DeviceArray<__nv_bfloat16> q, k, v, out;
   DeviceArray<float> log_decay, beta, state;
+  DeviceArray<__nv_bfloat16> projected_gates, projected_beta;
+  DeviceArray<float> a_log, dt_bias;
   DeviceArray<int> slots, device_cu;
   RecurrenceArgs args;
 };
@@ -149,6 +166,7 @@ struct Overrides {
   std::optional<StepKernel> step_kernel;
   bool shuffled = false;  // slots
   bool uncut = false;
+  bool projected = false, softplus = false;
   int segment_tokens = 0, slices = 0, width = 0;  // 0: as planned
   std::string only;
 };
@@ -168,6 +186,35 @@ StepPlan PlanOf(const RecurrenceParams& params, const Overrides& overrides = {})
   return plan;
 }
 
+// The projections that KDA (`bounded`: with a lower bound), GLA and Gated DeltaNet leave.
+RecurrenceProjections ProjectionsOf(const Inputs& inputs, bool bounded) {
+  const RecurrenceSpec& spec = inputs.args.spec;
+  const bool delta = spec.update == Update::kDelta;
+  const int64_t tokens = inputs.args.q.rows;
+  RecurrenceProjections from;
+  from.q_norm = from.k_norm = delta ? HeadNorm::kL2 : HeadNorm::kNone;
+  from.norm_eps = 1e-6f;
+  if (spec.decay == Decay::kPerToken || spec.decay == Decay::kPerChannel) {
+    LogDecayArgs& decay = from.log_decay;
+    const int64_t columns = inputs.projected_gates.size() / tokens;
+    decay.kind = !delta    ? GateKind::kLogSigmoid
+                 : bounded ? GateKind::kBoundedSigmoid
+                           : GateKind::kSoftplus;
+    decay.x = {inputs.projected_gates.data(), DType::kBF16, tokens, columns, columns};
+    decay.heads = spec.heads;
+    decay.normalizer = 16.0f;
+    decay.lower_bound = -5.0f;
+    if (delta) {
+      decay.a_log = inputs.a_log.data();
+      decay.dt_bias = inputs.dt_bias.data();
+    }
+  }
+  if (delta) {
+    from.beta = {inputs.projected_beta.data(), DType::kBF16, tokens, spec.heads, spec.heads};
+  }
+  return from;
+}
+
 void BenchPrefill(const Overrides& overrides) {
   const Decay none = Decay::kNone, head = Decay::kPerHead, token = Decay::kPerToken,
               channel = Decay::kPerChannel;
@@ -177,6 +224,10 @@ void BenchPrefill(const Overrides& overrides) {
       {"KDA H96 1x8192", channel, delta, 96, 96, 128, 128, {8192}},
       {"KDA H64 1x8192", channel, delta, 64, 64, 128, 128, {8192}},
       {"KDA H64 20 ragged 16384", channel, delta, 64, 64, 128, 128, Ragged()},
+      {"KDA H96 6 ragged 8192", channel, delta, 96, 96, 128, 128, SixRagged()},
+      {"KDA H96 8x1024", channel, delta, 96, 96, 128, 128, std::vector<int>(8, 1024)},
+      {"KDA H64 6 ragged 8192", channel, delta, 64, 64, 128, 128, SixRagged()},
+      {"KDA H64 8x1024", channel, delta, 64, 64, 128, 128, std::vector<int>(8, 1024)},
       {"KDA H4 1x65536", channel, delta, 4, 4, 128, 128, {65536}},
       {"KDA H8 1x65536", channel, delta, 8, 8, 128, 128, {65536}},
       {"GDN 16/32 1x8192", token, delta, 16, 32, 128, 128, {8192}},
@@ -198,7 +249,11 @@ void BenchPrefill(const Overrides& overrides) {
   for (const Shape& shape : shapes) {
     if (std::string(shape.name).find(overrides.only) == std::string::npos) continue;
     const Inputs inputs(shape, false);
-    const RecurrenceArgs& args = inputs.args;
+    RecurrenceArgs args = inputs.args;
+    if (overrides.projected) {
+      args.projections = ProjectionsOf(inputs, !overrides.softplus);
+      if (!HasProjectedPrepare(args)) continue;
+    }
     PrefillPlan plan =
         PlanPrefill(args, Multiprocessors(), IsHopper() && !overrides.narrow, !overrides.uncut);
     plan.follow = overrides.follow;
@@ -229,8 +284,8 @@ void BenchPrefill(const Overrides& overrides) {
       if (plan.wide) {
         LaunchWidePrepare(params, window, workspace, stream);
       } else {
-        LaunchChunkPrepare(params, shape.update, ChunkRecordOf(args.spec), window, workspace,
-                           stream);
+        LaunchChunkPrepare(params, args.projections, shape.update, ChunkRecordOf(args.spec), window,
+                           workspace, stream);
       }
     });
     std::printf(
@@ -331,6 +386,8 @@ int main(int argc, char** argv) {
     number("width", overrides.width);
     if (word.starts_with("only=")) overrides.only = word.substr(5);
     overrides.uncut |= word == "uncut";
+    overrides.projected |= word == "projected" || word == "softplus";
+    overrides.softplus |= word == "softplus";
     overrides.follow |= word == "follow";
     overrides.split |= word == "split";
     overrides.whole |= word == "whole";

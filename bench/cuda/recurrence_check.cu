@@ -27,6 +27,9 @@ struct Case {
   bool follow = false, hopper = true, wide_slices = false;
   StepKernel step_kernel = StepKernel::kAny;  // where it can; else as planned
   int skipped = -1;                           // step: a sequence whose slot is -1
+  bool projected = false;  // prefill: from RecurrenceProjections, with these norms and gates
+  HeadNorm q_norm = HeadNorm::kNone, k_norm = HeadNorm::kNone;
+  GateKind gates = GateKind::kLogSigmoid;
   int multiprocessors = 132, window_tokens = 0, segment_tokens = 0;
 };
 
@@ -44,13 +47,63 @@ std::string Describe(const Case& c) {
       (c.step_kernel == StepKernel::kTiles   ? " tiles"
        : c.step_kernel == StepKernel::kLoads ? " loads"
                                              : " any") +
-      (c.wide_slices ? " wide slices" : "") + " skipped " + std::to_string(c.skipped) +
-      " multiprocessors " + std::to_string(c.multiprocessors) + " window " +
-      std::to_string(c.window_tokens) + " segments " + std::to_string(c.segment_tokens) +
-      " lengths";
+      (c.wide_slices ? " wide slices" : "") +
+      (c.projected ? " norms " + std::to_string(static_cast<int>(c.q_norm)) +
+                         std::to_string(static_cast<int>(c.k_norm)) + " gates " +
+                         std::to_string(static_cast<int>(c.gates))
+                   : "") +
+      " skipped " + std::to_string(c.skipped) + " multiprocessors " +
+      std::to_string(c.multiprocessors) + " window " + std::to_string(c.window_tokens) +
+      " segments " + std::to_string(c.segment_tokens) + " lengths";
   for (int length : c.lengths) text += " " + std::to_string(length);
   return text;
 }
+
+// Whether there are kernels that take such a call's projections.
+bool CanProject(const RecurrenceSpec& spec) { return spec.decay == Decay::kPerChannel; }
+
+// Inputs from a layer's projections, instead of those that a case has otherwise.
+struct Projected {
+  static constexpr float kEps = 1e-6f, kNormalizer = 16.0f, kClamp = -3.0f, kLowerBound = -5.0f;
+  std::vector<float> q, k, gates, beta, a_log, dt_bias;
+  float beta_scale = 1.0f;
+
+  // Rows of `size` numbers become rows of some length, `x`, and, of length 1, what the norm makes.
+  template <typename Round>
+  static std::vector<float> Stretch(std::vector<float>& x, int size, std::mt19937& random,
+                                    const Round& round) {
+    std::vector<float> stretched(x.size());
+    for (size_t row = 0; row < x.size(); row += size) {
+      const float length = std::exp2(static_cast<float>(random() % 12) - 5.0f);
+      double squares = 0;
+      for (int i = 0; i < size; ++i) {
+        const float value = stretched[row + i] = round(length * x[row + i]);
+        squares += double{value} * value;
+      }
+      for (int i = 0; i < size; ++i) {
+        x[row + i] = stretched[row + i] / std::sqrt(squares + double{kEps});
+      }
+    }
+    return stretched;
+  }
+  // The log decay of a gate of `head`, column `column` of its row.
+  double LogDecay(const Case& c, double gate, int head, int column) const {
+    const double x = gate + (dt_bias.empty() ? 0.0f : dt_bias[column]);
+    const double rate = a_log.empty() ? 1.0 : std::exp(double{a_log[head]});
+    const auto softplus = [](double y) {
+      return std::max(y, 0.0) + std::log1p(std::exp(-std::abs(y)));
+    };
+    switch (c.gates) {
+      case GateKind::kLogSigmoid:
+        return std::max<double>(-softplus(-x) / kNormalizer, kClamp);
+      case GateKind::kSoftplus:
+        return -rate * softplus(x);
+      case GateKind::kBoundedSigmoid:
+        return kLowerBound / (1.0 + std::exp(-rate * x));
+    }
+    return 0;
+  }
+};
 
 // One head, in double; state [K, V].
 void Reference(const Case& c, const std::vector<float>& q, const std::vector<float>& k,
@@ -146,6 +199,30 @@ Errors RunCase(const Case& c, uint32_t seed) {
     for (size_t i = 0; i < log_decay.size(); i += 97) log_decay[i] = i % 2 ? -300.0f : 0.0f;
   }
   for (float& b : beta) b = 1.0f / (1.0f + std::exp(-normal(random)));
+  Projected from;
+  if (c.projected) {
+    if (c.q_norm == HeadNorm::kL2) from.q = Projected::Stretch(q, K, random, rounded);
+    if (c.k_norm == HeadNorm::kL2) from.k = Projected::Stretch(k, K, random, rounded);
+    from.gates = vectors(log_decay.size(), 3.0f);
+    for (size_t i = 0; i < from.gates.size(); i += 89) from.gates[i] = i % 2 ? -70.0f : 70.0f;
+    if (c.gates != GateKind::kLogSigmoid) {
+      const int cols = log_decay.size() / std::max<int64_t>(T_tokens, 1);
+      from.a_log.resize(s.decay_heads);
+      for (float& a : from.a_log) a = normal(random);
+      from.dt_bias.resize(cols);
+      for (float& b : from.dt_bias) b = 3.0f * normal(random) - 3.0f;
+    }
+    for (size_t i = 0; i < log_decay.size(); ++i) {
+      const int column = i % (log_decay.size() / T_tokens);
+      log_decay[i] = from.LogDecay(c, from.gates[i],
+                                   column * s.decay_heads * T_tokens / log_decay.size(), column);
+    }
+    from.beta_scale = random() % 2 ? 1.0f : 2.0f;
+    from.beta = vectors(beta.size(), 1.0f);
+    for (size_t i = 0; i < beta.size(); ++i) {
+      beta[i] = from.beta_scale / (1.0 + std::exp(-double{from.beta[i]}));
+    }
+  }
 
   std::vector<int> slots(c.num_slots);
   std::iota(slots.begin(), slots.end(), 0);
@@ -173,9 +250,14 @@ Errors RunCase(const Case& c, uint32_t seed) {
   const auto upload = [&](const std::vector<float>& x, int64_t cols) {
     return DeviceArray<T>(ToRows<T>(x, cols, cols + c.padding, nan));
   };
-  const DeviceArray<T> device_q(upload(q, s.q_heads * K)), device_k(upload(k, s.k_heads * K)),
+  const DeviceArray<T> device_q(upload(from.q.empty() ? q : from.q, s.q_heads * K)),
+      device_k(upload(from.k.empty() ? k : from.k, s.k_heads * K)),
       device_v(upload(v, s.v_heads * V));
   const DeviceArray<float> device_decay(log_decay), device_beta(beta);
+  const int64_t gate_cols = from.gates.size() / std::max<int64_t>(T_tokens, 1);
+  const DeviceArray<T> device_gates(upload(from.gates, gate_cols)),
+      device_projected_beta(upload(from.beta, s.heads));
+  const DeviceArray<float> device_a_log(from.a_log), device_dt_bias(from.dt_bias);
   const DeviceArray<S> device_state(ToRows<S>(state, V, V, S{}));
   const DeviceArray<int> device_slots(slots), device_cu(cu);
   const int64_t out_cols = s.heads * V;
@@ -198,6 +280,30 @@ Errors RunCase(const Case& c, uint32_t seed) {
   args.num_sequences = N;
   args.out = view(device_out, out_cols);
   Errors errors;
+  if (c.projected && T_tokens > 0) {
+    RecurrenceProjections& projections = args.projections;
+    projections.q_norm = c.q_norm;
+    projections.k_norm = c.k_norm;
+    projections.norm_eps = Projected::kEps;
+    if (!from.gates.empty()) {
+      LogDecayArgs& gates = projections.log_decay;
+      gates.kind = c.gates;
+      gates.x = view(device_gates, gate_cols);
+      gates.heads = s.decay_heads;
+      gates.a_log = device_a_log.data();
+      gates.dt_bias = device_dt_bias.data();
+      gates.normalizer = Projected::kNormalizer;
+      gates.clamp_min = Projected::kClamp;
+      gates.lower_bound = Projected::kLowerBound;
+      args.log_decay = nullptr;
+    }
+    if (s.update == Update::kDelta) {
+      projections.beta = view(device_projected_beta, s.heads);
+      projections.beta_scale = from.beta_scale;
+      args.beta = nullptr;
+    }
+    if (!HasProjectedPrepare(args)) errors.broken = "no kernels for the projections";
+  }
   if (c.step) {
     // Small problems never take tiles, and shapes in use only what is made for them: force others.
     const RecurrenceParams params = ParamsOf(args);
@@ -309,6 +415,11 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   c.wide_slices = random() % 2 == 0;
   c.num_slots = c.lengths.size() + 2;
   c.padding = pick({0, 0, 8, 16, 2, 3});
+  c.projected = random() % 2 && !c.step && c.bf16 && CanProject(s);
+  const auto norm = [&] { return random() % 3 ? HeadNorm::kL2 : HeadNorm::kNone; };
+  c.q_norm = norm();
+  c.k_norm = norm();
+  c.gates = static_cast<GateKind>(random() % 3);
   c.decay_mean = static_cast<float>(pick({0, 1, 20})) * 0.05f;
   c.decay_deviation = static_cast<float>(pick({0, 1, 40, 2000})) * 0.05f;
   return c;

@@ -10,9 +10,13 @@
 // the boundary m of the largest power-of-two block that parts them, decay(j -> m) decay(m -> i),
 // both factors <= 1: for each of the four block sizes one tensor-core product, of whose entries
 // those are kept whose pair it parts.
+//
+// From a layer's projections, queries and keys are normed as f32 factors on what is made of them:
+// the sums of squares are the diagonal of a product, a first time over the chunk's rows, which the
+// second time come from the L1 cache.
 #include <algorithm>
 
-#include "kernels/cuda/chunk_tile.cuh"
+#include "kernels/cuda/projected_inputs.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -28,8 +32,8 @@ struct alignas(16) WarpScratch {
 };
 
 __device__ __forceinline__ uint4 LoadRow(const void* data, int64_t row, int64_t stride, int column,
-                                         bool valid) {
-  if (!valid) return make_uint4(0, 0, 0, 0);
+                                         bool valid, uint32_t filler = 0) {
+  if (!valid) return make_uint4(filler, filler, filler, filler);
   return *reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(data) + row * stride +
                                          column);
 }
@@ -94,15 +98,19 @@ __device__ __forceinline__ void SetReady(int* ready) {
   if (threadIdx.x % 32 == 0) SetFlag(ready);
 }
 
-__device__ __forceinline__ float LoadBeta(const RecurrenceParams& p, const ChunkWork& work, int h) {
+__device__ __forceinline__ float LoadBeta(const RecurrenceParams& p,
+                                          const RecurrenceProjections& from, const ChunkWork& work,
+                                          int h) {
   const int i = threadIdx.x % kChunk;
-  return i < work.num_tokens ? p.beta[static_cast<int64_t>(work.first_token + i) * p.heads + h]
-                             : 0.0f;
+  if (i >= work.num_tokens) return 0.0f;
+  const int64_t token = work.first_token + i;
+  return from.beta.data ? ProjectedBeta(from, token, h) : p.beta[token * p.heads + h];
 }
 
 // Decay none, per head or per token. The heads of a group share their queries and keys.
 template <bool kDelta>
 __device__ __forceinline__ void PrepareScalar(const RecurrenceParams& p, const ChunkRecord& layout,
+                                              const RecurrenceProjections& from,
                                               const ChunkWork& work,
                                               const ChunkWorkspace& workspace, int group_size,
                                               WarpScratch& scratch) {
@@ -180,7 +188,7 @@ __device__ __forceinline__ void PrepareScalar(const RecurrenceParams& p, const C
       }
     }
     StoreTriangles<kDelta>(scratch, record, layout, attention, lower,
-                           kDelta ? LoadBeta(p, work, h) : 0.0f);
+                           kDelta ? LoadBeta(p, from, work, h) : 0.0f);
     if (workspace.ready) SetReady(workspace.ready + number);
   }
 }
@@ -251,29 +259,140 @@ __device__ __forceinline__ void MultiplyLevel(const uint32_t (&q)[2][4], const u
   }
 }
 
-// x * factor of one token and 8 channels.
-__device__ __forceinline__ void StoreScaled(char* target, const uint32_t (&x)[4],
-                                            const float (&factor)[8], float scale) {
+// 8 channels of one token, times `scale`.
+__device__ __forceinline__ void Unpack(const uint32_t (&packed)[4], float scale, float (&x)[8]) {
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    x[2 * w] = scale * Low(packed[w]);
+    x[2 * w + 1] = scale * High(packed[w]);
+  }
+}
+__device__ __forceinline__ void StoreScaled(char* target, const float (&x)[8],
+                                            const float (&factor)[8]) {
   uint4 packed;
   uint32_t* const words = reinterpret_cast<uint32_t*>(&packed);
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
-    words[w] = Pack(scale * factor[2 * w] * Low(x[w]), scale * factor[2 * w + 1] * High(x[w]));
+    words[w] = Pack(factor[2 * w] * x[2 * w], factor[2 * w + 1] * x[2 * w + 1]);
   }
   *reinterpret_cast<uint4*>(target) = packed;
 }
 
+// What the norms multiply rows r and r + 8 by.
+struct RowFactors {
+  float q[2] = {1.0f, 1.0f}, k[2] = {1.0f, 1.0f};
+};
+
+__device__ __forceinline__ RowFactors FindNorms(const RecurrenceParams& p,
+                                                const RecurrenceProjections& from,
+                                                const ChunkWork& work, int q_column, int k_column) {
+  RowFactors factors;
+  if (from.q_norm == HeadNorm::kNone && from.k_norm == HeadNorm::kNone) return factors;
+  const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
+  const int64_t row = work.first_token + r;
+  float qq[2][4] = {}, kk[2][4] = {};
+#pragma unroll 2
+  for (int c = 8 * t; c < p.key_dim + 8 * t; c += 32) {
+    uint32_t q[2][4], k[2][4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool valid = c < p.key_dim && r + 8 * half < work.num_tokens;
+      *reinterpret_cast<uint4*>(q[half]) =
+          LoadRow(p.q, row + 8 * half, p.q_stride, q_column + c, valid);
+      *reinterpret_cast<uint4*>(k[half]) =
+          LoadRow(p.k, row + 8 * half, p.k_stride, k_column + c, valid);
+    }
+#pragma unroll
+    for (int w = 0; w < 4; w += 2) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        MultiplyAdd(qq[half], q[0][w], q[1][w], q[0][w + 1], q[1][w + 1], q[half][w],
+                    q[half][w + 1]);
+        MultiplyAdd(kk[half], k[0][w], k[1][w], k[0][w + 1], k[1][w + 1], k[half][w],
+                    k[half][w + 1]);
+      }
+    }
+  }
+  float q_squares[2], k_squares[2];
+  TakeDiagonal(qq[0], qq[1], q_squares);
+  TakeDiagonal(kk[0], kk[1], k_squares);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    factors.q[half] = NormFactor(from.q_norm, q_squares[half], from.norm_eps);
+    factors.k[half] = NormFactor(from.k_norm, k_squares[half], from.norm_eps);
+  }
+  return factors;
+}
+
+// Multiplies queries and keys by their factors in what has been made of them: tiles of columns 0-7
+// and 8-15.
 template <bool kDelta>
+__device__ __forceinline__ void ScaleTriangles(const RowFactors& factors, float (&attention)[2][4],
+                                               float (&lower)[2][4]) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int tile = 0; tile < 2; ++tile) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const float of_column = __shfl_sync(~0u, factors.k[tile], (2 * t + e) * 4);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        attention[tile][2 * half + e] *= factors.q[half] * of_column;
+        if constexpr (kDelta) lower[tile][2 * half + e] *= factors.k[half] * of_column;
+      }
+    }
+  }
+}
+
+// The gates of a lane's rows of one head.
+class ChannelGates {
+ public:
+  __device__ __forceinline__ ChannelGates(const LogDecayArgs& args, int64_t row, int head,
+                                          int key_dim)
+      : args_(args),
+        rate_(RateOf(args, head)),
+        x_(RowOf<const __nv_bfloat16>(args.x, row) + head * key_dim),
+        bias_(args.dt_bias != nullptr ? args.dt_bias + head * key_dim : nullptr) {}
+
+  // Channels [c, c + 8) of token r + 8 half, as they are in memory.
+  __device__ __forceinline__ uint4 Load(int half, int c, bool valid) const {
+    return LoadRow(x_, 8 * half, args_.x.stride, c, valid, OpenGates(args_.kind));
+  }
+  // Their decays.
+  __device__ __forceinline__ void Open(const uint4& gates, int c, bool inside,
+                                       float (&decay)[8]) const {
+    Unpack(reinterpret_cast<const uint32_t(&)[4]>(gates), 1.0f, decay);
+    if (bias_ != nullptr && inside) {
+      float bias[8];
+      cuda::Load(bias_ + c, bias);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) decay[i] += bias[i];
+    }
+    DecaysOf(args_, rate_, decay);
+  }
+
+ private:
+  const LogDecayArgs& args_;
+  const float rate_;
+  const __nv_bfloat16* const x_;
+  const float* const bias_;
+};
+
+template <bool kDelta, bool kProjected>
 __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const ChunkRecord& layout,
+                                               const RecurrenceProjections& from,
                                                const ChunkWork& work,
                                                const ChunkWorkspace& workspace,
                                                WarpScratch& scratch) {
   const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4, h = work.first_head;
   const int64_t row = work.first_token + r;
   const int q_column = h / p.q_group * p.key_dim, k_column = h / p.k_group * p.key_dim;
+  const int decay_head = h / p.decay_group;
   const int64_t decay_stride = static_cast<int64_t>(p.decay_heads) * p.key_dim;
-  const float* const log_decay =
-      p.log_decay + row * decay_stride + static_cast<int64_t>(h / p.decay_group) * p.key_dim;
+  const float* const log_decay = p.log_decay + row * decay_stride + decay_head * p.key_dim;
+  const ChannelGates gates(from.log_decay, row, decay_head, p.key_dim);
+  const RowFactors factors =
+      kProjected ? FindNorms(p, from, work, q_column, k_column) : RowFactors();
   const int64_t number = static_cast<int64_t>(work.slot) * p.heads + h;
   char* const record = workspace.records + number * layout.bytes;
 
@@ -283,6 +402,7 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
   for (int c = 8 * t; c < layout.max_k; c += 32) {
     const bool inside = c < p.key_dim;
     uint32_t q[2][4], k[2][4];
+    uint4 gate[2];
     float prefix[2][8], suffix[2][8];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -291,17 +411,22 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
           LoadRow(p.q, row + 8 * half, p.q_stride, q_column + c, valid);
       *reinterpret_cast<uint4*>(k[half]) =
           LoadRow(p.k, row + 8 * half, p.k_stride, k_column + c, valid);
-      const float4* const source =
-          reinterpret_cast<const float4*>(log_decay + 8 * half * decay_stride + c);
-      const float4 zero = make_float4(0, 0, 0, 0);
-      *reinterpret_cast<float4*>(prefix[half]) = valid ? source[0] : zero;
-      *reinterpret_cast<float4*>(prefix[half] + 4) = valid ? source[1] : zero;
+      if constexpr (kProjected) {
+        gate[half] = gates.Load(half, c, valid);
+      } else {
+        const float4* const source =
+            reinterpret_cast<const float4*>(log_decay + 8 * half * decay_stride + c);
+        const float4 zero = make_float4(0, 0, 0, 0);
+        *reinterpret_cast<float4*>(prefix[half]) = valid ? source[0] : zero;
+        *reinterpret_cast<float4*>(prefix[half] + 4) = valid ? source[1] : zero;
+      }
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      if constexpr (kProjected) gates.Open(gate[half], c, inside, prefix[half]);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        prefix[half][i] = __expf(prefix[half][i]);
+        if constexpr (!kProjected) prefix[half][i] = __expf(prefix[half][i]);
         suffix[half][i] = 1.0f;
       }
 #pragma unroll
@@ -320,11 +445,12 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int offset = c / 8 * ChunkRecord::kColumns + (r + 8 * half) * 16;
-      StoreScaled(record + layout.query + offset, q[half], prefix[half], p.scale);
-      StoreScaled(record + layout.key_end + offset, k[half], suffix[half], 1.0f);
-      if constexpr (kDelta) {
-        StoreScaled(record + layout.key_start + offset, k[half], prefix[half], 1.0f);
-      }
+      float query[8], key[8];
+      Unpack(q[half], p.scale * factors.q[half], query);
+      Unpack(k[half], factors.k[half], key);
+      StoreScaled(record + layout.query + offset, query, prefix[half]);
+      StoreScaled(record + layout.key_end + offset, key, suffix[half]);
+      if constexpr (kDelta) StoreScaled(record + layout.key_start + offset, key, prefix[half]);
     }
     if (r == 7) {
       float4* const target = reinterpret_cast<float4*>(record + layout.decay) + c / 4;
@@ -360,15 +486,17 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
   attention[0][3] = p.scale * level8[0][1];
   lower[0][2] = level8[0][2];
   lower[0][3] = level8[0][3];
+  if constexpr (kProjected) ScaleTriangles<kDelta>(factors, attention, lower);
   StoreTriangles<kDelta>(scratch, record, layout, attention, lower,
-                         kDelta ? LoadBeta(p, work, h) : 0.0f);
+                         kDelta ? LoadBeta(p, from, work, h) : 0.0f);
   if (workspace.ready) SetReady(workspace.ready + number);
 }
 
 // group_size: neighbouring heads with the same queries and keys; 1 per channel.
-template <bool kDelta, bool kChannel>
+template <bool kDelta, bool kChannel, bool kProjected>
 __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
-    ChunkPrepareKernel(const RecurrenceParams p, const ChunkRecord layout, const TokenWindow window,
+    ChunkPrepareKernel(const RecurrenceParams p, const RecurrenceProjections from,
+                       const ChunkRecord layout, const TokenWindow window,
                        const ChunkWorkspace workspace, const int group_size) {
   __shared__ WarpScratch scratch[kWarps];
   StartNextKernel();
@@ -380,16 +508,18 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
     const ChunkWork work = FindWork(p, window, index, head_groups, group_size);
     if (work.num_tokens == 0) continue;
     if constexpr (kChannel) {
-      PrepareChannel<kDelta>(p, layout, work, workspace, scratch[threadIdx.x / 32]);
+      PrepareChannel<kDelta, kProjected>(p, layout, from, work, workspace,
+                                         scratch[threadIdx.x / 32]);
     } else {
-      PrepareScalar<kDelta>(p, layout, work, workspace, group_size, scratch[threadIdx.x / 32]);
+      PrepareScalar<kDelta>(p, layout, from, work, workspace, group_size,
+                            scratch[threadIdx.x / 32]);
     }
   }
 }
 
-template <bool kDelta, bool kChannel>
-void Launch(const RecurrenceParams& p, const ChunkRecord& record, TokenWindow window,
-            const ChunkWorkspace& workspace, cudaStream_t stream) {
+template <bool kDelta, bool kChannel, bool kProjected>
+void Launch(const RecurrenceParams& p, const RecurrenceProjections& from, const ChunkRecord& record,
+            TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream) {
   const int group_size = !kChannel && p.q_group == p.k_group ? p.q_group : 1;
   const int64_t slots = (window.end - window.begin) / kChunk + p.num_sequences;
   int64_t blocks = (slots * (p.heads / group_size) + kWarps - 1) / kWarps;
@@ -397,27 +527,24 @@ void Launch(const RecurrenceParams& p, const ChunkRecord& record, TokenWindow wi
   if (workspace.ready) {
     blocks = std::min<int64_t>(blocks, int64_t{kBlocksBesideScan} * Multiprocessors());
   }
-  ChunkPrepareKernel<kDelta, kChannel><<<static_cast<unsigned>(blocks), 32 * kWarps, 0, stream>>>(
-      p, record, window, workspace, group_size);
+  ChunkPrepareKernel<kDelta, kChannel, kProjected>
+      <<<static_cast<unsigned>(blocks), 32 * kWarps, 0, stream>>>(p, from, record, window,
+                                                                  workspace, group_size);
   CheckLaunch("ChunkPrepareKernel");
 }
 
 }  // namespace
 
-void LaunchChunkPrepare(const RecurrenceParams& p, Update update, const ChunkRecord& record,
-                        TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream) {
-  const bool channel = p.decay == Decay::kPerChannel;
-  if (update == Update::kDelta) {
-    if (channel) {
-      Launch<true, true>(p, record, window, workspace, stream);
-    } else {
-      Launch<true, false>(p, record, window, workspace, stream);
-    }
-  } else if (channel) {
-    Launch<false, true>(p, record, window, workspace, stream);
-  } else {
-    Launch<false, false>(p, record, window, workspace, stream);
+void LaunchChunkPrepare(const RecurrenceParams& p, const RecurrenceProjections& from, Update update,
+                        const ChunkRecord& record, TokenWindow window,
+                        const ChunkWorkspace& workspace, cudaStream_t stream) {
+  const bool delta = update == Update::kDelta;
+  auto launch = delta ? Launch<true, false, false> : Launch<false, false, false>;
+  if (p.decay == Decay::kPerChannel) {
+    launch = delta ? Launch<true, true, false> : Launch<false, true, false>;
+    if (from.present()) launch = delta ? Launch<true, true, true> : Launch<false, true, true>;
   }
+  launch(p, from, record, window, workspace, stream);
 }
 
 }  // namespace fla::cuda

@@ -27,4 +27,8 @@ void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {
   LaunchChunkedPrefill(args, plan, scratch, cuda_stream);
 }
 
+bool TakesProjections(const RecurrenceArgs& args) {
+  return !NeedsGenericRecurrence(args.spec) && HasProjectedPrepare(args);
+}
+
 }  // namespace fla::cuda

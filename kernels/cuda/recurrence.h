@@ -10,5 +10,6 @@ namespace fla::cuda {
 // launch. bf16 state needs bf16 activations.
 void RecurrentStep(Stream& stream, const RecurrenceArgs& args);
 void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args);
+bool TakesProjections(const RecurrenceArgs& args);
 
 }  // namespace fla::cuda

@@ -202,6 +202,18 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
   return plan;
 }
 
+bool HasProjectedPrepare(const RecurrenceArgs& args) {
+  const RecurrenceProjections& from = args.projections;
+  const auto has_norm = [](HeadNorm norm) {
+    return norm == HeadNorm::kNone || norm == HeadNorm::kL2;
+  };
+  const LogDecayArgs& gates = from.log_decay;
+  return args.q.dtype == DType::kBF16 && args.spec.decay == Decay::kPerChannel &&
+         has_norm(from.q_norm) && has_norm(from.k_norm) && gates.x.present() &&
+         gates.x.dtype == DType::kBF16 && reinterpret_cast<uintptr_t>(gates.dt_bias) % 16 == 0 &&
+         (!from.beta.present() || from.beta.dtype == DType::kBF16);
+}
+
 RecurrenceParams ParamsOf(const RecurrenceArgs& args) {
   const RecurrenceSpec& spec = args.spec;
   Require(spec.key_dim >= 16 && spec.key_dim <= 256 && spec.key_dim % 16 == 0,
@@ -223,9 +235,11 @@ RecurrenceParams ParamsOf(const RecurrenceArgs& args) {
           std::string("state_dtype: wanted f32, or bf16 with bf16 activations, got ") +
               NameOf(args.state_dtype));
   const bool empty = args.q.rows == 0;
-  Require(spec.decay == Decay::kNone || args.log_decay || empty, "log_decay: missing");
+  Require(spec.decay == Decay::kNone || args.log_decay || args.projections.log_decay.x.present() ||
+              empty,
+          "log_decay: missing");
   const bool delta = spec.update == Update::kDelta;
-  Require(!delta || args.beta || empty, "beta: missing");
+  Require(!delta || args.beta || args.projections.beta.present() || empty, "beta: missing");
 
   RecurrenceParams p = {};
   p.q = args.q.data;
@@ -311,7 +325,7 @@ size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan) 
           : SegmentSlots(args, plan) * sizeof(float) *
                 SegmentNumbers(spec.key_dim, spec.value_dim, spec.update == Update::kDelta);
   return PackedBytes(args.q) + PackedBytes(args.k) + PackedBytes(args.v) +
-         RecordsBytes(args, plan) + segment_bytes;
+         PackedBytes(args.projections.log_decay.x) + RecordsBytes(args, plan) + segment_bytes;
 }
 
 void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, void* scratch,
@@ -329,6 +343,8 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
   params.q = q.data, params.q_stride = q.stride;
   params.k = k.data, params.k_stride = k.stride;
   params.v = v.data, params.v_stride = v.stride;
+  RecurrenceProjections from = args.projections;
+  from.log_decay.x = Packed(from.log_decay.x, target, stream);
 
   const ChunkRecord record = ChunkRecordOf(args.spec);
   const Update update = args.spec.update;
@@ -345,7 +361,7 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
         Check(cudaMemsetAsync(workspace.ready, 0, records * sizeof(int), stream),
               "cudaMemsetAsync");
       }
-      LaunchChunkPrepare(params, update, record, window, workspace, stream);
+      LaunchChunkPrepare(params, from, update, record, window, workspace, stream);
     } else if (update == Update::kDelta) {
       LaunchWidePrepare(params, window, workspace, stream);
     }

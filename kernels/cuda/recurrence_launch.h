@@ -151,6 +151,9 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
 // Whether there are wide kernels for these heads.
 bool HasWideKernels(const RecurrenceSpec& spec);
 
+// Whether the first kernel of a prefill makes what args.projections say. Otherwise ops have to.
+bool HasProjectedPrepare(const RecurrenceArgs& args);
+
 // Throws std::invalid_argument, naming the field, for what has no kernel.
 RecurrenceParams ParamsOf(const RecurrenceArgs& args);
 
@@ -188,9 +191,11 @@ size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan);
 void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, void* scratch,
                           cudaStream_t stream);
 
-// The kernels of a prefill window. Rows of q, k and v are 16-byte aligned, bf16.
-void LaunchChunkPrepare(const RecurrenceParams& params, Update update, const ChunkRecord& record,
-                        TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);
+// The kernels of a prefill window. Rows of q, k, v and of gates per channel are 16-byte aligned,
+// bf16.
+void LaunchChunkPrepare(const RecurrenceParams& params, const RecurrenceProjections& from,
+                        Update update, const ChunkRecord& record, TokenWindow window,
+                        const ChunkWorkspace& workspace, cudaStream_t stream);
 // Delta rule only.
 void LaunchWidePrepare(const RecurrenceParams& params, TokenWindow window,
                        const ChunkWorkspace& workspace, cudaStream_t stream);

@@ -16,6 +16,10 @@
 namespace fla::testing {
 namespace {
 
+// Of projections.
+constexpr float kNormEps = 1e-6f, kBetaScale = 2.0f;
+constexpr float kNormalizer = 16.0f, kClampMin = -2.0f, kLowerBound = -5.0f;
+
 constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
 constexpr int kGap = 8;  // elements between the rows on the device
 
@@ -110,18 +114,67 @@ Buffer ToDevice(Stream& stream, const std::vector<T>& values) {
   return buffer;
 }
 
+// Projections on a device.
+class DeviceProjections {
+ public:
+  DeviceProjections(Stream& stream, const RecurrenceProblem& problem)
+      : from_(*problem.projections),
+        tokens_(problem.num_tokens()),
+        gates_(stream, problem.dtype, tokens_, Columns(from_.gates)),
+        beta_(stream, problem.dtype, tokens_, Columns(from_.beta)),
+        a_log_(ToDevice(stream, from_.a_log)),
+        dt_bias_(ToDevice(stream, from_.dt_bias)) {
+    gates_.Fill(stream, from_.gates);
+    beta_.Fill(stream, from_.beta);
+  }
+
+  // In the place of log_decay and beta.
+  void AddTo(RecurrenceArgs& args) const {
+    RecurrenceProjections& projections = args.projections;
+    projections.q_norm = projections.k_norm = HeadNorm::kL2;
+    projections.norm_eps = kNormEps;
+    if (!from_.gates.empty()) {
+      projections.log_decay = {.kind = from_.kind,
+                               .x = gates_.view(),
+                               .heads = args.spec.decay_heads,
+                               .a_log = a_log_.as<float>(),
+                               .dt_bias = dt_bias_.as<float>(),
+                               .normalizer = kNormalizer,
+                               .clamp_min = kClampMin,
+                               .lower_bound = kLowerBound};
+      args.log_decay = nullptr;
+    }
+    if (!from_.beta.empty()) {
+      projections.beta = beta_.view();
+      projections.beta_scale = kBetaScale;
+      args.beta = nullptr;
+    }
+  }
+
+ private:
+  int64_t Columns(const std::vector<double>& rows) const {
+    return tokens_ > 0 ? static_cast<int64_t>(rows.size()) / tokens_ : 0;
+  }
+
+  const RecurrenceProblem::Projections& from_;
+  const int tokens_;
+  DeviceRows gates_, beta_;
+  const Buffer a_log_, dt_bias_;
+};
+
 enum class Schedule { kPrefill, kStep };
 
 RecurrenceResult Run(Device device, Schedule schedule, const RecurrenceProblem& problem) {
   const RecurrenceSpec& spec = problem.spec;
+  const auto& from = problem.projections;
   Stream stream(device);
   const int tokens = problem.num_tokens();
   DeviceRows q(stream, problem.dtype, tokens, spec.q_heads * spec.key_dim);
   DeviceRows k(stream, problem.dtype, tokens, spec.k_heads * spec.key_dim);
   DeviceRows v(stream, problem.dtype, tokens, spec.v_heads * spec.value_dim);
   DeviceRows out(stream, problem.dtype, tokens, spec.heads * spec.value_dim);
-  q.Fill(stream, problem.q);
-  k.Fill(stream, problem.k);
+  q.Fill(stream, from ? from->q : problem.q);
+  k.Fill(stream, from ? from->k : problem.k);
   v.Fill(stream, problem.v);
   const Buffer log_decay = ToDevice(stream, problem.log_decay);
   const Buffer beta = ToDevice(stream, problem.beta);
@@ -143,6 +196,8 @@ RecurrenceResult Run(Device device, Schedule schedule, const RecurrenceProblem& 
   args.cu_seqlens_host = cu_seqlens_host.data();
   args.num_sequences = static_cast<int>(problem.slots.size());
   args.out = out.view();
+  std::optional<DeviceProjections> projections;
+  if (from) projections.emplace(stream, problem).AddTo(args);
   if (schedule == Schedule::kPrefill) {
     ChunkedPrefill(stream, args);
   } else {
@@ -270,6 +325,69 @@ RecurrenceProblem RandomProblem(const RecurrenceSpec& spec, DType dtype, std::ve
   return problem;
 }
 
+RecurrenceProblem Projected(RecurrenceProblem problem, GateKind kind, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<double> normal;
+  const RecurrenceSpec& spec = problem.spec;
+  const auto draw = [&](size_t count, double deviation) {
+    std::vector<double> values(count);
+    for (double& value : values) value = Round(deviation * normal(random), problem.dtype);
+    return values;
+  };
+  RecurrenceProblem::Projections from;
+  from.kind = kind;
+  // Rows of lengths from 2^-5 to 2^6 times theirs, then divided by them.
+  const auto stretch = [&](std::vector<double>& values) {
+    std::vector<double> stretched(values.size());
+    for (size_t row = 0; row < values.size(); row += spec.key_dim) {
+      const double factor = std::exp2(static_cast<int>(random() % 12) - 5);
+      double squares = 0;
+      for (int i = 0; i < spec.key_dim; ++i) {
+        const double value = stretched[row + i] = Round(factor * values[row + i], problem.dtype);
+        squares += value * value;
+      }
+      for (int i = 0; i < spec.key_dim; ++i) {
+        values[row + i] = stretched[row + i] / std::sqrt(squares + kNormEps);
+      }
+    }
+    return stretched;
+  };
+  from.q = stretch(problem.q);
+  from.k = stretch(problem.k);
+
+  if (spec.decay == Decay::kPerToken || spec.decay == Decay::kPerChannel) {
+    const size_t columns = spec.decay_heads * (spec.decay == Decay::kPerChannel ? spec.key_dim : 1);
+    from.gates = draw(problem.log_decay.size(), 3.0);
+    // From a memory of 10^8 tokens to none, by turns.
+    for (size_t i = 0; i < from.gates.size(); i += 61) from.gates[i] = i % 2 == 0 ? -20.0 : 90.0;
+    for (int head = 0; head < spec.decay_heads; ++head) {
+      from.a_log.push_back(static_cast<float>(normal(random)));
+    }
+    for (size_t i = 0; i < columns; ++i) {
+      from.dt_bias.push_back(static_cast<float>(2.0 * normal(random) - 3.0));
+    }
+    const auto softplus = [](double x) {
+      return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));
+    };
+    for (size_t i = 0; i < from.gates.size(); ++i) {
+      const size_t column = i % columns;
+      const double x = from.gates[i] + from.dt_bias[column];
+      const double rate = std::exp(double{from.a_log[column * spec.decay_heads / columns]});
+      const double decay = kind == GateKind::kSoftplus ? -rate * softplus(x)
+                           : kind == GateKind::kBoundedSigmoid
+                               ? kLowerBound / (1.0 + std::exp(-rate * x))
+                               : std::max<double>(-softplus(-x) / kNormalizer, kClampMin);
+      problem.log_decay[i] = static_cast<float>(decay);
+    }
+  }
+  from.beta = draw(problem.beta.size(), 1.0);
+  for (size_t i = 0; i < from.beta.size(); ++i) {
+    problem.beta[i] = static_cast<float>(kBetaScale / (1.0 + std::exp(-from.beta[i])));
+  }
+  problem.projections = std::move(from);
+  return problem;
+}
+
 RecurrenceProblem Part(const RecurrenceProblem& problem, const std::vector<int>& sequences,
                        int begin, int end, const std::vector<float>& state) {
   RecurrenceProblem part = problem;
@@ -298,6 +416,18 @@ RecurrenceProblem Part(const RecurrenceProblem& problem, const std::vector<int>&
     if (row_decay) copy(problem.log_decay, part.log_decay);
   }
   return part;
+}
+
+bool TakesProjections(Device device, const RecurrenceProblem& problem) {
+  Stream stream(device);
+  const RecurrenceSpec& spec = problem.spec;
+  RecurrenceArgs args;
+  args.spec = spec;
+  const DeviceRows q(stream, problem.dtype, problem.num_tokens(), spec.q_heads * spec.key_dim);
+  args.q = q.view();
+  const DeviceProjections projections(stream, problem);
+  projections.AddTo(args);
+  return TakesProjections(stream, args);
 }
 
 RecurrenceResult RunPrefill(Device device, const RecurrenceProblem& problem) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -44,6 +45,14 @@ struct RecurrenceProblem {
   std::vector<float> log_decay, beta;
   std::vector<float> state;  // [S, H, K, V]
 
+  // What a prefill gets instead of q, k, log_decay and beta, which are what becomes of it.
+  struct Projections {
+    GateKind kind = GateKind::kLogSigmoid;
+    std::vector<double> q, k, gates, beta;
+    std::vector<float> a_log, dt_bias;
+  };
+  std::optional<Projections> projections;
+
   int num_tokens() const;
   std::vector<int> cu_seqlens() const;
 };
@@ -64,10 +73,16 @@ enum class Gates {
 RecurrenceProblem RandomProblem(const RecurrenceSpec& spec, DType dtype, std::vector<int> lengths,
                                 uint32_t seed, Gates gates = Gates::kMild, float max_beta = 1.0f);
 
+// `problem` from projections, all of them that its spec has, with gates of a kind.
+RecurrenceProblem Projected(RecurrenceProblem problem, GateKind kind, uint32_t seed);
+
 // The problem of some of a problem's sequences: those named, in that order, from token `begin` of
 // each up to `end` (or its last). The state is `state`.
 RecurrenceProblem Part(const RecurrenceProblem& problem, const std::vector<int>& sequences,
                        int begin, int end, const std::vector<float>& state);
+
+// Whether ChunkedPrefill takes the problem's projections.
+bool TakesProjections(Device device, const RecurrenceProblem& problem);
 
 // One call on a device. Outputs and the gaps between rows are poisoned with NaN before; a gap that
 // was written to is a test failure.

@@ -182,6 +182,22 @@ TEST_P(RecurrenceTest, LongPrompt) {
   ExpectClose(problem, RunPrefill(device(), problem), RunReference(problem), bounds());
 }
 
+TEST_P(RecurrenceTest, PrefillOfProjectionsEqualsReference) {
+  for (GateKind kind : {GateKind::kLogSigmoid, GateKind::kSoftplus, GateKind::kBoundedSigmoid}) {
+    SCOPED_TRACE(static_cast<int>(kind));
+    for (int key_dim : {48, 128}) {
+      const auto problem =
+          Projected(RandomProblem(Spec(key_dim), dtype(), kRaggedLengths, 21), kind, 22);
+      if (!TakesProjections(device(), problem)) {
+        EXPECT_FALSE(device().is_cuda() && dtype() == DType::kBF16 &&
+                     cell().decay == Decay::kPerChannel);
+        continue;
+      }
+      ExpectClose(problem, RunPrefill(device(), problem), RunReference(problem), bounds());
+    }
+  }
+}
+
 // A GPU cuts the long one into segments.
 TEST_P(RecurrenceTest, LongSequenceAmongShortOnes) {
   const auto problem = RandomProblem(Spec(128, 128, 1), dtype(), {5, 2500, 0, 70}, 20);
@@ -390,6 +406,9 @@ TEST(RecurrenceDeathTest, BrokenContractsAbortWithAMessage) {
   bad.cu_seqlens = bad.cu_seqlens_host = too_long;
   EXPECT_DEATH(ChunkedPrefill(stream, bad), "<= args.out.rows");
   EXPECT_DEATH(RecurrentStep(stream, good), "out.rows == args.num_sequences");
+  bad = good;
+  bad.projections.q_norm = HeadNorm::kL2;
+  EXPECT_DEATH(ChunkedPrefill(stream, bad), "TakesProjections");
 }
 
 }  // namespace

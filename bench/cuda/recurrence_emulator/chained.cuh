@@ -5,9 +5,6 @@
 
 #include "bench/cuda/recurrence_emulator/emulator.h"
 
-inline float __fdividef(float a, float b) { return a / b; }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-
 namespace fla::cuda {
 
 extern char shared[];

@@ -2,6 +2,7 @@
 // documentation says of them. Copies to shared memory happen at once. Shared addresses are offsets.
 #pragma once
 
+#include <cmath>
 #include <cstdlib>
 
 #include "bench/cuda/recurrence_emulator/emulator.h"
@@ -43,6 +44,9 @@ inline void MultiplyAdd(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, ui
   }
   emulator::SyncWarp();
 }
+
+inline float Exp2(float x) { return std::exp2(x); }
+inline float Reciprocal(float x) { return 1.0f / x; }
 
 inline uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(static_cast<const char*>(pointer) - shared);
