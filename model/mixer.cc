@@ -135,69 +135,82 @@ LogDecayArgs Mixer::LogDecayArgsOf() const {
   return args;
 }
 
-const float* Mixer::LogDecayOf(Stream& stream, ActivationArena& arena, Matrix packed) const {
-  if (spec_.decay_source == DecaySource::kNone) return nullptr;
-  if (spec_.decay_source == DecaySource::kRetention) return head_decay_;
-  LogDecayArgs args = LogDecayArgsOf();
-  args.x = decay_.Of(packed);
-  if (decay_map_.weight.present()) {
-    const Matrix wide = arena.Take(packed.rows, decay_map_.weight.rows, packed.dtype);
-    Linear(stream, args.x, decay_map_.weight, decay_map_.bias, wide);
-    args.x = wide;
+RecurrenceSpec Mixer::RecurrenceSpecOf() const {
+  return {.decay = spec_.decay,
+          .update = spec_.update,
+          .key_dim = spec_.state_k_dim(),
+          .value_dim = spec_.head_v_dim,
+          .heads = spec_.heads,
+          .q_heads = spec_.q_heads,
+          .k_heads = spec_.k_heads,
+          .v_heads = spec_.v_heads,
+          .decay_heads = spec_.decay_source == DecaySource::kLowRank ? spec_.k_heads : spec_.heads,
+          .scale = ScaleOf(spec_)};
+}
+
+RecurrenceProjections Mixer::ProjectionsOf(Stream& stream, ActivationArena& arena,
+                                           Matrix packed) const {
+  RecurrenceProjections projections;
+  projections.q_norm = spec_.q_norm;
+  projections.k_norm = spec_.k_norm;
+  projections.norm_eps = spec_.qk_norm_eps;
+  if (spec_.decay_source != DecaySource::kNone && spec_.decay_source != DecaySource::kRetention) {
+    LogDecayArgs& decay = projections.log_decay;
+    decay = LogDecayArgsOf();
+    decay.x = decay_.Of(packed);
+    if (decay_map_.weight.present()) {
+      const Matrix wide = arena.Take(packed.rows, decay_map_.weight.rows, packed.dtype);
+      Linear(stream, decay.x, decay_map_.weight, decay_map_.bias, wide);
+      decay.x = wide;
+    }
   }
-  args.out = static_cast<float*>(arena.Take(packed.rows, args.x.cols, DType::kF32).data);
+  if (spec_.beta == BetaSource::kProjection) {
+    projections.beta = beta_.Of(packed);
+    projections.beta_scale = spec_.beta_scale;
+  }
+  return projections;
+}
+
+bool Mixer::CanProject() const {
+  return spec_.feature_map == FeatureMap::kIdentity &&
+         (spec_.conv_width > 0 || spec_.qk_activation == Activation::kIdentity) &&
+         spec_.rotary_base == 0 && spec_.normalization == Normalization::kNone;
+}
+
+const float* Mixer::LogDecayOf(Stream& stream, ActivationArena& arena, int64_t rows,
+                               LogDecayArgs args) const {
+  if (!args.x.present()) return head_decay_;  // or null
+  args.x = args.x.Rows(0, rows);
+  args.out = static_cast<float*>(arena.Take(rows, args.x.cols, DType::kF32).data);
   LogDecay(stream, args);
   return args.out;
 }
 
-const float* Mixer::BetaOf(Stream& stream, ActivationArena& arena, Matrix packed) const {
-  switch (spec_.beta) {
-    case BetaSource::kNone:
-      return nullptr;
-    case BetaSource::kOne:
-      return constant_beta_;
-    case BetaSource::kProjection:
-      break;
-  }
-  auto* beta = static_cast<float*>(arena.Take(packed.rows, spec_.heads, DType::kF32).data);
-  Beta(stream, beta_.Of(packed), spec_.beta_scale, beta);
+const float* Mixer::BetaOf(Stream& stream, ActivationArena& arena, int64_t rows, Matrix x) const {
+  if (!x.present()) return constant_beta_;  // or null
+  auto* beta = static_cast<float*>(arena.Take(rows, spec_.heads, DType::kF32).data);
+  Beta(stream, x.Rows(0, rows), spec_.beta_scale, beta);
   return beta;
 }
 
 // Decode rows in one step, prompts in chunks; both read and write the same states.
 void Mixer::Recur(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
-                  DType state_dtype, Matrix q, Matrix k, Matrix v, const float* log_decay,
-                  const float* beta, Matrix out) const {
+                  DType state_dtype, const Inputs& inputs, Matrix out) const {
   const int decode = batch.num_decode, prompts = batch.num_sequences - decode;
-  const int state_k_dim = spec_.state_k_dim();
   RecurrenceArgs args;
-  args.spec = {
-      .decay = spec_.decay,
-      .update = spec_.update,
-      .key_dim = state_k_dim,
-      .value_dim = spec_.head_v_dim,
-      .heads = spec_.heads,
-      .q_heads = spec_.q_heads,
-      .k_heads = spec_.k_heads,
-      .v_heads = spec_.v_heads,
-      .decay_heads = spec_.decay_source == DecaySource::kLowRank ? spec_.k_heads : spec_.heads,
-      .scale = ScaleOf(spec_)};
+  args.spec = RecurrenceSpecOf();
   args.state = state.recurrent;
   args.state_dtype = state_dtype;
-  const int64_t decay_columns = spec_.decay == Decay::kPerChannel
-                                    ? static_cast<int64_t>(args.spec.decay_heads) * state_k_dim
-                                : spec_.decay == Decay::kPerToken ? args.spec.decay_heads
-                                                                  : 0;
   const auto part = [&](int64_t begin, int64_t count) {
-    args.q = q.Rows(begin, count);
-    args.k = k.Rows(begin, count);
-    args.v = v.Rows(begin, count);
+    args.q = inputs.q.Rows(begin, count);
+    args.k = inputs.k.Rows(begin, count);
+    args.v = inputs.v.Rows(begin, count);
     args.out = out.Rows(begin, count);
-    args.log_decay = log_decay == nullptr ? nullptr : log_decay + begin * decay_columns;
-    args.beta = beta == nullptr ? nullptr : beta + begin * spec_.heads;
   };
   if (decode > 0) {
     part(0, decode);
+    args.log_decay = inputs.log_decay;
+    args.beta = inputs.beta;
     args.slots = batch.slots;
     args.cu_seqlens = batch.cu_seqlens;
     args.cu_seqlens_host = batch.cu_seqlens_host;
@@ -205,7 +218,23 @@ void Mixer::Recur(Stream& stream, const BatchView& batch, const StatePool::Layer
     RecurrentStep(stream, args);
   }
   if (prompts > 0) {
-    part(decode, batch.num_tokens - decode);
+    const int64_t tokens = batch.num_tokens - decode;
+    part(decode, tokens);
+    args.projections = inputs.projections;
+    Matrix& gates = args.projections.log_decay.x;
+    Matrix& beta = args.projections.beta;
+    if (gates.present()) gates = gates.Rows(decode, tokens);
+    if (beta.present()) beta = beta.Rows(decode, tokens);
+    const RecurrenceSpec& spec = args.spec;
+    const int64_t decay_columns = spec.decay == Decay::kPerChannel
+                                      ? static_cast<int64_t>(spec.decay_heads) * spec.key_dim
+                                  : spec.decay == Decay::kPerToken ? spec.decay_heads
+                                                                   : 0;
+    const auto behind = [&](const float* rows, int64_t columns, bool projected) {
+      return rows == nullptr || projected ? nullptr : rows + decode * columns;
+    };
+    args.log_decay = behind(inputs.log_decay, decay_columns, gates.present());
+    args.beta = behind(inputs.beta, spec.heads, beta.present());
     args.slots = batch.slots + decode;
     args.cu_seqlens = batch.prompt_cu_seqlens;
     args.cu_seqlens_host = batch.prompt_cu_seqlens_host;
@@ -345,6 +374,22 @@ Mixer::Inputs Mixer::InputsOf(Stream& stream, ActivationArena& arena, const Batc
   } else if (spec_.v_activation != Activation::kIdentity) {
     ActivateHeads(stream, {v, spec_.head_v_dim, spec_.v_activation, HeadNorm::kNone, 0.0f, v});
   }
+  Inputs inputs;
+  inputs.gate = OutputGateOf(stream, arena, packed);
+  const RecurrenceProjections projections = ProjectionsOf(stream, arena, packed);
+  if (batch.num_decode < batch.num_tokens && projections.present() && CanProject()) {
+    RecurrenceArgs args;
+    args.spec = RecurrenceSpecOf();
+    args.q = q, args.k = k, args.v = v;
+    args.projections = projections;
+    if (TakesProjections(stream, args)) inputs.projections = projections;
+  }
+  inputs.q = q, inputs.k = k, inputs.v = v;
+  // By ops the other rows, in place where some are left as they are.
+  const bool projected = inputs.projections.present();
+  const int64_t rows = projected ? batch.num_decode : batch.num_tokens;
+  q = q.Rows(0, rows);
+  k = k.Rows(0, rows);
   const auto map = [&](const FeatureMapWeights& weights, HeadNorm norm, Matrix heads) {
     heads = MapHeads(stream, arena, weights, norm, batch, heads);
     if (spec_.rotary_base > 0) {
@@ -359,34 +404,33 @@ Mixer::Inputs Mixer::InputsOf(Stream& stream, ActivationArena& arena, const Batc
     q = map(q_map_, spec_.q_norm, q);
     k = map(k_map_, spec_.k_norm, k);
   }
-  return {.q = q,
-          .k = k,
-          .v = v,
-          .log_decay = LogDecayOf(stream, arena, packed),
-          .beta = BetaOf(stream, arena, packed),
-          .gate = OutputGateOf(stream, arena, packed)};
+  if (!projected) inputs.q = q, inputs.k = k;
+  inputs.log_decay = LogDecayOf(stream, arena, rows, projections.log_decay);
+  inputs.beta = BetaOf(stream, arena, rows, projections.beta);
+  return inputs;
 }
 
 OutputNormArgs Mixer::Mix(Stream& stream, ActivationArena& arena, const BatchView& batch,
                           const StatePool::LayerState& state, DType state_dtype,
                           Matrix packed) const {
   std::optional<Inputs> prepared = Prepare(stream, arena, batch, state, packed);
-  const auto [q, k, v, log_decay, beta, gate] =
-      prepared ? *prepared : InputsOf(stream, arena, batch, state, packed);
+  const Inputs inputs = prepared ? *prepared : InputsOf(stream, arena, batch, state, packed);
 
   const Matrix mixed = arena.Take(batch.num_tokens, spec_.value_dim(), packed.dtype);
   if (spec_.has_open_chunk()) {
-    AttendChunks(stream, batch, state, state_dtype, q, k, v, mixed);
+    AttendChunks(stream, batch, state, state_dtype, inputs.q, inputs.k, inputs.v, mixed);
   } else {
-    Recur(stream, batch, state, state_dtype, q, k, v, log_decay, beta, mixed);
-    if (spec_.normalization == Normalization::kSum) Normalize(stream, batch, state, q, k, mixed);
+    Recur(stream, batch, state, state_dtype, inputs, mixed);
+    if (spec_.normalization == Normalization::kSum) {
+      Normalize(stream, batch, state, inputs.q, inputs.k, mixed);
+    }
   }
   return {.x = mixed,
           .head_dim = spec_.head_v_dim,
           .normalize = spec_.output_norm,
           .weight = output_norm_,
           .eps = spec_.norm_eps,
-          .gate = gate,
+          .gate = inputs.gate,
           .gate_activation = spec_.output_gate_activation,
           .out = mixed};
 }

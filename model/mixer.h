@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "kernels/recurrence.h"
 #include "model/activation_arena.h"
 #include "model/batch_view.h"
 #include "model/decode_projections.h"
@@ -60,12 +61,14 @@ class Mixer {
   OutputNormArgs Mix(Stream& stream, ActivationArena& arena, const BatchView& batch,
                      const StatePool::LayerState& state, DType state_dtype, Matrix packed) const;
   // What lies between the input projection and the output's norm: the recurrence's inputs, and the
-  // output gate or an absent matrix.
+  // output gate or an absent matrix. Where the prefill does the last of it itself, `projections` of
+  // all rows are present, and the norms, log_decay and beta only made of those that decode.
   struct Inputs {
     Matrix q, k, v;
     const float* log_decay = nullptr;
     const float* beta = nullptr;
     Matrix gate;
+    RecurrenceProjections projections;
   };
   // By one kernel; nothing where the backend or the model has none.
   std::optional<Inputs> Prepare(Stream& stream, ActivationArena& arena, const BatchView& batch,
@@ -74,11 +77,17 @@ class Mixer {
   Inputs InputsOf(Stream& stream, ActivationArena& arena, const BatchView& batch,
                   const StatePool::LayerState& state, Matrix packed) const;
   LogDecayArgs LogDecayArgsOf() const;
-  const float* LogDecayOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
-  const float* BetaOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
+  RecurrenceSpec RecurrenceSpecOf() const;
+  // Of all rows; the second half of a low-rank decay is run.
+  RecurrenceProjections ProjectionsOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
+  // Whether the recurrence reads q and k as they are behind convolution and `projections`.
+  bool CanProject() const;
+  // Of the first `rows` rows.
+  const float* LogDecayOf(Stream& stream, ActivationArena& arena, int64_t rows,
+                          LogDecayArgs args) const;
+  const float* BetaOf(Stream& stream, ActivationArena& arena, int64_t rows, Matrix x) const;
   void Recur(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
-             DType state_dtype, Matrix q, Matrix k, Matrix v, const float* log_decay,
-             const float* beta, Matrix out) const;
+             DType state_dtype, const Inputs& inputs, Matrix out) const;
   // Instead of Recur where the chunk is a part of the model.
   void AttendChunks(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
                     DType state_dtype, Matrix q, Matrix k, Matrix v, Matrix out) const;
