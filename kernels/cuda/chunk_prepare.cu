@@ -16,6 +16,7 @@
 // second time come from the L1 cache.
 #include <algorithm>
 
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/projected_inputs.cuh"
 
 namespace fla::cuda {
@@ -354,6 +355,15 @@ class ChannelGates {
         x_(RowOf<const __nv_bfloat16>(args.x, row) + head * key_dim),
         bias_(args.dt_bias != nullptr ? args.dt_bias + head * key_dim : nullptr) {}
 
+  // Brings all channels of the chunk's tokens near: lines of 128 bytes, from token `row` on.
+  static __device__ __forceinline__ void Prefetch(const LogDecayArgs& args, int64_t row, int head,
+                                                  int key_dim, int tokens) {
+    const int lane = threadIdx.x % 32, token = lane % kChunk;
+    if (token >= tokens) return;
+    const auto* const x = RowOf<const __nv_bfloat16>(args.x, row + token) + head * key_dim;
+    for (int c = lane / kChunk * 64; c < key_dim; c += 128) PrefetchToL2(x + c);
+  }
+
   // Channels [c, c + 8) of token r + 8 half, as they are in memory.
   __device__ __forceinline__ uint4 Load(int half, int c, bool valid) const {
     return LoadRow(x_, 8 * half, args_.x.stride, c, valid, OpenGates(args_.kind));
@@ -390,6 +400,11 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
   const int decay_head = h / p.decay_group;
   const int64_t decay_stride = static_cast<int64_t>(p.decay_heads) * p.key_dim;
   const float* const log_decay = p.log_decay + row * decay_stride + decay_head * p.key_dim;
+  // On their way while the norms are made.
+  if constexpr (kProjected) {
+    ChannelGates::Prefetch(from.log_decay, work.first_token, decay_head, p.key_dim,
+                           work.num_tokens);
+  }
   const ChannelGates gates(from.log_decay, row, decay_head, p.key_dim);
   const RowFactors factors =
       kProjected ? FindNorms(p, from, work, q_column, k_column) : RowFactors();
