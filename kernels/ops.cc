@@ -69,6 +69,8 @@ void SwiGlu(Stream& stream, Matrix gate_up, Matrix out) {
 
 void ShortConvolution(Stream& stream, const ShortConvolutionArgs& args) {
   FLA_CHECK(args.width >= 2 && args.width <= 8 && SameShape(args.x, args.out));
+  FLA_CHECK(args.normed >= 0 && args.normed <= args.x.cols);
+  FLA_CHECK(args.normed == 0 || (args.head_dim > 0 && args.normed % args.head_dim == 0));
   FLA_FORWARD(ShortConvolution, args);
 }
 

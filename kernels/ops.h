@@ -83,6 +83,10 @@ struct ShortConvolutionArgs {
   const int* cu_seqlens_host = nullptr;  // the same in host memory
   int num_sequences = 0;
   Matrix out;  // [T, C], not x
+  // The first `normed` channels go on through ActivateHeads: an L2 norm over each head_dim of them.
+  int64_t normed = 0;
+  int head_dim = 0;
+  float norm_eps = 0.0f;
 };
 void ShortConvolution(Stream& stream, const ShortConvolutionArgs& args);
 

@@ -54,7 +54,7 @@ void ConvolveBlock(const ShortConvolutionArgs& args, int sequence, int64_t chann
 
 }  // namespace
 
-void ShortConvolution(Stream&, const ShortConvolutionArgs& args) {
+void ShortConvolution(Stream& stream, const ShortConvolutionArgs& args) {
   FLA_CHECK(args.width >= 2 && args.width <= kMaxWidth);
   const int64_t channels = args.x.cols;
   const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
@@ -63,6 +63,10 @@ void ShortConvolution(Stream&, const ShortConvolutionArgs& args) {
     ConvolveBlock(args, static_cast<int>(task / blocks), channel,
                   std::min(kChannelBlock, channels - channel));
   });
+  if (args.normed == 0) return;
+  const Matrix heads = args.out.Columns(0, args.normed);
+  cpu::ActivateHeads(
+      stream, {heads, args.head_dim, Activation::kIdentity, HeadNorm::kL2, args.norm_eps, heads});
 }
 
 }  // namespace fla::cpu

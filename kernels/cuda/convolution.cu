@@ -3,7 +3,8 @@
 // Short sequences (decode) take one kernel in which a thread owns its channels of a whole sequence:
 // it reads the state, convolves, and writes the state. Batches with a sequence over kStepTokens
 // take two: the convolution, cut into tiles of tokens, which only reads the state; then the update
-// of the states.
+// of the states. The convolution of tiles goes on to the norm of queries and keys: the threads of a
+// head add up squares of kAheadOf tokens at a time.
 #include <algorithm>
 
 #include "kernels/cuda/context.h"
@@ -217,15 +218,48 @@ __global__ void __launch_bounds__(kThreads) StepKernel(ShortConvolutionArgs args
   window.StoreState(args, state);
 }
 
+// Whether TileKernel norms: a head's threads are 2, 4, ... or all neighbours of a block.
+bool CanNorm(const ShortConvolutionArgs& args, int of_thread) {
+  const int threads = args.head_dim / of_thread;
+  return args.head_dim % of_thread == 0 && threads >= 2 && threads <= kThreads &&
+         (threads & (threads - 1)) == 0;
+}
+
+// Adds `sums` up over the `threads` neighbours that share a head. All of the block call it, with
+// other `scratch` than in the call before.
+template <int kSums>
+__device__ __forceinline__ void SumOverHead(int threads, float (&scratch)[kThreads / 32][kSums],
+                                            float (&sums)[kSums]) {
+  for (int distance = min(threads, 32) / 2; distance > 0; distance /= 2) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sums[i] += __shfl_xor_sync(~0u, sums[i], distance);
+  }
+  if (threads <= 32) return;
+  const int warp = threadIdx.x / 32;
+  if (threadIdx.x % 32 == 0) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) scratch[warp][i] = sums[i];
+  }
+  __syncthreads();
+  for (int other = 1; other < threads / 32; ++other) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sums[i] += scratch[warp ^ other][i];
+  }
+}
+
 // The convolution of `tile_tokens` tokens of the packed batch, across the sequences they belong to.
+// kNorm: with the norm, of what it would read if it were a kernel of its own.
 // grid (ceil(C / N / block), ceil(T / tile_tokens) mod 2^16, the rest), block (kThreads)
-template <typename T, int N, int kWidth>
-__global__ void __launch_bounds__(kThreads, 5)
+template <typename T, int N, int kWidth, bool kNorm>
+__global__ void __launch_bounds__(kThreads, kNorm ? 4 : 5)
     TileKernel(ShortConvolutionArgs args, int tile_tokens) {
-  const int channel = (blockIdx.x * kThreads + threadIdx.x) * N;
+  const int own_channel = (blockIdx.x * kThreads + threadIdx.x) * N;
+  // Without a channel a thread does what the last one's does, for the sums of all to be complete.
+  const bool has_channel = own_channel < args.x.cols;
+  const int channel = has_channel ? own_channel : static_cast<int>(args.x.cols) - N;
   const int64_t tile = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
   const int tokens = args.cu_seqlens[args.num_sequences];
-  if (channel >= args.x.cols || tile * tile_tokens >= tokens) return;
+  if ((!kNorm && !has_channel) || tile * tile_tokens >= tokens) return;
   const int tile_begin = static_cast<int>(tile * tile_tokens);
   const int tile_end = min(tile_begin + tile_tokens, tokens);
 
@@ -238,6 +272,9 @@ __global__ void __launch_bounds__(kThreads, 5)
   }
 
   constexpr int kAhead = kAheadOf<T>;
+  __shared__ float scratch[2][kThreads / 32][kAhead];
+  int turn = 0;
+  const bool block_norms = kNorm && blockIdx.x * kThreads * N < args.normed;
   Window<kWidth, N> window;
   window.LoadTaps(args, channel);
   for (int token = tile_begin; token < tile_end;) {
@@ -262,6 +299,7 @@ __global__ void __launch_bounds__(kThreads, 5)
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) pieces[i] = ahead[i];
       load_ahead(token + kAhead);
+      float sums[kAhead] = {};
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         if (token + i >= end) break;
@@ -269,6 +307,25 @@ __global__ void __launch_bounds__(kThreads, 5)
         Load(pieces[i].elements, values);
         window.SetCurrent(args, values);
         window.template Step<T>(args, values);
+        if (!block_norms) {
+          if (has_channel) Store(RowOf<T>(args.out, token + i) + channel, values);
+          continue;
+        }
+        Store(pieces[i].elements, values);
+        Load(pieces[i].elements, values);
+#pragma unroll
+        for (int j = 0; j < N; ++j) sums[i] += values[j] * values[j];
+      }
+      if (!block_norms) continue;
+      SumOverHead(args.head_dim / N, scratch[turn++ % 2], sums);
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (token + i >= end || !has_channel) break;
+        const float factor = channel < args.normed ? rsqrtf(sums[i] + args.norm_eps) : 1.0f;
+        float values[N];
+        Load(pieces[i].elements, values);
+#pragma unroll
+        for (int j = 0; j < N; ++j) values[j] *= factor;
         Store(RowOf<T>(args.out, token + i) + channel, values);
       }
     }
@@ -299,14 +356,15 @@ unsigned BlocksOf(int64_t channels, int of_thread) {
   return static_cast<unsigned>((channels + of_block - 1) / of_block);
 }
 
+// Whether the norm has been done, too.
 template <typename T, int N, int kWidth>
-void Launch(Stream& stream, const ShortConvolutionArgs& args, int longest) {
+bool Launch(Stream& stream, const ShortConvolutionArgs& args, int longest) {
   const cudaStream_t cuda_stream = MakeCurrent(stream);
   const dim3 sequence_grid(BlocksOf(args.x.cols, N), static_cast<unsigned>(args.num_sequences));
   if (longest <= kStepTokens) {
     StepKernel<T, N, kWidth><<<sequence_grid, kThreads, 0, cuda_stream>>>(args);
     CheckLaunch("ShortConvolution, StepKernel");
-    return;
+    return false;
   }
   // Half as many channels a thread leave room for twice the warps.
   constexpr int kTileChannels = N == 1 ? 1 : N / 2;
@@ -318,10 +376,15 @@ void Launch(Stream& stream, const ShortConvolutionArgs& args, int longest) {
   const auto grid_y = static_cast<unsigned>(std::min<int64_t>(tiles, 32768));
   const dim3 tile_grid(channel_blocks, grid_y,
                        static_cast<unsigned>((tiles + grid_y - 1) / grid_y));
-  TileKernel<T, kTileChannels, kWidth><<<tile_grid, kThreads, 0, cuda_stream>>>(args, tile_tokens);
+  constexpr bool kCanNorm = sizeof(T) == 2 && kTileChannels > 1;
+  const bool norms = kCanNorm && args.normed > 0 && CanNorm(args, kTileChannels);
+  const auto kernel = norms ? TileKernel<T, kTileChannels, kWidth, kCanNorm>
+                            : TileKernel<T, kTileChannels, kWidth, false>;
+  kernel<<<tile_grid, kThreads, 0, cuda_stream>>>(args, tile_tokens);
   CheckLaunch("ShortConvolution, TileKernel");
   UpdateStateKernel<T, N, kWidth><<<sequence_grid, kThreads, 0, cuda_stream>>>(args);
   CheckLaunch("ShortConvolution, UpdateStateKernel");
+  return norms;
 }
 
 }  // namespace
@@ -337,7 +400,11 @@ void ShortConvolution(Stream& stream, const ShortConvolutionArgs& args) {
                             IsAligned(args.weight) && IsAligned(args.state) &&
                             args.slot_stride % 4 == 0;
   DispatchElements(args.x.dtype, vectorizable, [&]<typename T, int N>() {
-    Launch<T, N, N == 1 ? 0 : 4>(stream, args, longest);
+    if (Launch < T, N, N == 1 ? 0 : 4 > (stream, args, longest) || args.normed == 0) return;
+    const Matrix heads = args.out.Columns(0, args.normed);
+    const ActivateHeadsArgs norm = {heads,         args.head_dim, Activation::kIdentity,
+                                    HeadNorm::kL2, args.norm_eps, heads};
+    cuda::ActivateHeads(stream, norm);
   });
 }
 

@@ -258,6 +258,40 @@ TEST_P(CudaOps, ShortConvolution) {
   }
 }
 
+// Heads of one thread to more than a block has, in batches of tiles and of steps.
+TEST_P(CudaOps, ShortConvolutionWithNorm) {
+  for (int head_dim :
+       {4 * unit(), 8 * unit(), 16 * unit(), 32 * unit(), 64 * unit(), 128 * unit()}) {
+    for (const bool decode : {false, true}) {
+      const int64_t normed = 3 * head_dim, cols = normed + 5 * unit();
+      const std::vector<int> cu_seqlens = Ragged(random_, rows(), decode);
+      const int num_sequences = static_cast<int>(cu_seqlens.size()) - 1;
+      std::vector<int> slots(num_sequences);
+      std::iota(slots.rbegin(), slots.rend(), 0);
+      const Input x = Random(random_, rows(), cols), weight = Random(random_, cols, 4);
+      const Input state = Random(random_, num_sequences, cols * 3);
+      Compare([&](Arena& arena) {
+        const Matrix out = Out(arena, cols), states = arena.Put(state, DType::kF32, 0);
+        ShortConvolutionArgs args{.x = In(arena, x), .weight = arena.Put(weight.values)};
+        args.width = 4;
+        args.activation = Activation::kSilu;
+        args.state = static_cast<float*>(states.data);
+        args.slot_stride = cols * 3;
+        args.slots = arena.Put(slots);
+        args.cu_seqlens = arena.Put(cu_seqlens);
+        args.cu_seqlens_host = cu_seqlens.data();
+        args.num_sequences = num_sequences;
+        args.out = out;
+        args.normed = normed;
+        args.head_dim = head_dim;
+        args.norm_eps = 1e-6f;
+        ShortConvolution(arena.stream(), args);
+        return Results{arena.Get(out), arena.Get(states)};
+      });
+    }
+  }
+}
+
 TEST_P(CudaOps, Normalizer) {
   const int K = 30 * unit(), V = 3 * unit(), heads = 4, k_heads = 2;
   const std::vector<int> cu_seqlens = Ragged(random_, rows(), false);
