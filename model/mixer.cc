@@ -29,10 +29,16 @@ ChunkAttentionSpec ChunkAttentionOf(const MixerSpec& spec) {
           .eps = spec.normalization_eps};
 }
 
+bool Mixer::ConvolutionNorms() const {
+  return spec_.conv_width > 0 && spec_.feature_map == FeatureMap::kIdentity &&
+         spec_.q_norm == HeadNorm::kL2 && spec_.k_norm == HeadNorm::kL2;
+}
+
 void Mixer::Convolve(Stream& stream, ActivationArena& arena, const BatchView& batch,
                      const StatePool::LayerState& state, Matrix packed, Matrix& q, Matrix& k,
                      Matrix& v) const {
   const int64_t channels = spec_.conv_channels(), taps = spec_.conv_width;
+  const int64_t normed = ConvolutionNorms() ? v_.begin : 0;
   const Matrix out = arena.Take(batch.num_tokens, channels, packed.dtype);
   const auto convolve = [&](int64_t begin, int64_t count, Activation activation) {
     ShortConvolution(stream, {.x = packed.Columns(begin, count),
@@ -45,7 +51,10 @@ void Mixer::Convolve(Stream& stream, ActivationArena& arena, const BatchView& ba
                               .cu_seqlens = batch.cu_seqlens,
                               .cu_seqlens_host = batch.cu_seqlens_host,
                               .num_sequences = batch.num_sequences,
-                              .out = out.Columns(begin, count)});
+                              .out = out.Columns(begin, count),
+                              .normed = begin == 0 ? normed : 0,
+                              .head_dim = spec_.head_k_dim,
+                              .norm_eps = spec_.qk_norm_eps});
   };
   if (spec_.qk_activation == spec_.v_activation) {
     convolve(0, channels, spec_.v_activation);
@@ -151,8 +160,8 @@ RecurrenceSpec Mixer::RecurrenceSpecOf() const {
 RecurrenceProjections Mixer::ProjectionsOf(Stream& stream, ActivationArena& arena,
                                            Matrix packed) const {
   RecurrenceProjections projections;
-  projections.q_norm = spec_.q_norm;
-  projections.k_norm = spec_.k_norm;
+  projections.q_norm = ConvolutionNorms() ? HeadNorm::kNone : spec_.q_norm;
+  projections.k_norm = ConvolutionNorms() ? HeadNorm::kNone : spec_.k_norm;
   projections.norm_eps = spec_.qk_norm_eps;
   if (spec_.decay_source != DecaySource::kNone && spec_.decay_source != DecaySource::kRetention) {
     LogDecayArgs& decay = projections.log_decay;
@@ -397,12 +406,13 @@ Mixer::Inputs Mixer::InputsOf(Stream& stream, ActivationArena& arena, const Batc
     }
     return heads;
   };
-  if (spec_.feature_map == FeatureMap::kIdentity && spec_.q_norm == spec_.k_norm &&
+  const HeadNorm q_norm = projections.q_norm, k_norm = projections.k_norm;
+  if (spec_.feature_map == FeatureMap::kIdentity && q_norm == k_norm &&
       k_.begin == q_.begin + q_.count) {
-    map(q_map_, spec_.q_norm, q.Columns(0, q.cols + k.cols));  // in place, side by side
+    map(q_map_, q_norm, q.Columns(0, q.cols + k.cols));  // in place, side by side
   } else {
-    q = map(q_map_, spec_.q_norm, q);
-    k = map(k_map_, spec_.k_norm, k);
+    q = map(q_map_, q_norm, q);
+    k = map(k_map_, k_norm, k);
   }
   if (!projected) inputs.q = q, inputs.k = k;
   inputs.log_decay = LogDecayOf(stream, arena, rows, projections.log_decay);

@@ -52,6 +52,8 @@ class Mixer {
   void TakeGates(const std::string& prefix, int max_tokens, WeightReader& weights);
   FeatureMapWeights TakeFeatureMap(const std::string& prefix, WeightReader& weights) const;
 
+  // Whether Convolve norms the heads of q and k, too.
+  bool ConvolutionNorms() const;
   void Convolve(Stream& stream, ActivationArena& arena, const BatchView& batch,
                 const StatePool::LayerState& state, Matrix packed, Matrix& q, Matrix& k,
                 Matrix& v) const;
@@ -78,7 +80,7 @@ class Mixer {
                   const StatePool::LayerState& state, Matrix packed) const;
   LogDecayArgs LogDecayArgsOf() const;
   RecurrenceSpec RecurrenceSpecOf() const;
-  // Of all rows; the second half of a low-rank decay is run.
+  // Of all rows behind the convolution; the second half of a low-rank decay is run.
   RecurrenceProjections ProjectionsOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
   // Whether the recurrence reads q and k as they are behind convolution and `projections`.
   bool CanProject() const;
