@@ -279,6 +279,10 @@ __device__ __forceinline__ void StoreScaled(char* target, const float (&x)[8],
   *reinterpret_cast<uint4*>(target) = packed;
 }
 
+__device__ __forceinline__ bool HasNorm(const RecurrenceProjections& from) {
+  return from.q_norm != HeadNorm::kNone || from.k_norm != HeadNorm::kNone;
+}
+
 // What the norms multiply rows r and r + 8 by.
 struct RowFactors {
   float q[2] = {1.0f, 1.0f}, k[2] = {1.0f, 1.0f};
@@ -288,7 +292,7 @@ __device__ __forceinline__ RowFactors FindNorms(const RecurrenceParams& p,
                                                 const RecurrenceProjections& from,
                                                 const ChunkWork& work, int q_column, int k_column) {
   RowFactors factors;
-  if (from.q_norm == HeadNorm::kNone && from.k_norm == HeadNorm::kNone) return factors;
+  if (!HasNorm(from)) return factors;
   const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
   const int64_t row = work.first_token + r;
   float qq[2][4] = {}, kk[2][4] = {};
@@ -401,7 +405,7 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
   const int64_t decay_stride = static_cast<int64_t>(p.decay_heads) * p.key_dim;
   const float* const log_decay = p.log_decay + row * decay_stride + decay_head * p.key_dim;
   // On their way while the norms are made.
-  if constexpr (kProjected) {
+  if (kProjected && HasNorm(from)) {
     ChannelGates::Prefetch(from.log_decay, work.first_token, decay_head, p.key_dim,
                            work.num_tokens);
   }
