@@ -10,6 +10,10 @@
 
 namespace fla::cuda {
 
+// Cache policies, as createpolicy would make them: what is read once leaves the L2 cache first,
+// what all blocks read stays longest.
+constexpr uint64_t kReadOnce = 0x12f0000000000000, kReadByAll = 0x14f0000000000000;
+
 // After InitBarrier, in the thread that called it: copies may then use the barrier.
 __device__ __forceinline__ void PublishBarriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -32,6 +36,31 @@ __device__ __forceinline__ void CopyTileToShared(uint32_t target, const TileMap&
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%2, %3}], [%4];" ::"r"(target),
       "l"(&map.map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+
+// Begins to fetch the map, which the first copy by it would wait for.
+__device__ __forceinline__ void PrefetchTileMap(const TileMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map.map) : "memory");
+}
+
+// The same by a map of MakePanelMap, to a panel.
+__device__ __forceinline__ void CopyPanelToShared(uint32_t target, const TileMap& map, int row,
+                                                  int column, uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(target),
+      "l"(&map.map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
+      : "memory");
+}
+// By a map of MakePairedPanelMap. `row`, of a half, is a multiple of 8.
+__device__ __forceinline__ void CopyPairedPanelToShared(uint32_t target, const TileMap& map,
+                                                        int row, int column, uint32_t barrier,
+                                                        uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3, %3, %4}], [%5], %6;" ::"r"(target),
+      "l"(&map.map), "r"(column), "r"(0), "r"(row / 8), "r"(barrier), "l"(policy)
       : "memory");
 }
 

@@ -29,27 +29,76 @@ Encode* FindEncode() {
   return reinterpret_cast<Encode*>(function);
 }
 
-}  // namespace
+// What the driver is told of an array and its tiles, the innermost dimension first.
+struct Dimension {
+  cuuint64_t size;
+  cuuint64_t bytes;  // from one to the next
+  cuuint32_t tile;
+};
 
-TileMap MakeTileMap(void* matrix, DType dtype, int columns, int tile_rows, int tile_columns) {
+template <size_t kRank>
+TileMap EncodeMap(CUtensorMapDataType type, void* array, const Dimension (&dimensions)[kRank],
+                  CUtensorMapSwizzle swizzle, CUtensorMapL2promotion promotion) {
   static Encode* const encode = FindEncode();
-  // Rows: as many as a tile's coordinate can name. Their number bounds what is clipped, no more.
-  const cuuint64_t size[] = {static_cast<cuuint64_t>(columns), INT_MAX};
-  const cuuint64_t pitch[] = {static_cast<cuuint64_t>(columns) * SizeOf(dtype)};
-  const cuuint32_t tile[] = {static_cast<cuuint32_t>(tile_columns),
-                             static_cast<cuuint32_t>(tile_rows)};
-  const cuuint32_t every[] = {1, 1};
-  const CUtensorMapDataType type =
-      dtype == DType::kF32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  cuuint64_t size[kRank], pitch[kRank];
+  cuuint32_t tile[kRank], every[kRank];
+  for (size_t i = 0; i < kRank; ++i) {
+    size[i] = dimensions[i].size;
+    pitch[i] = dimensions[i].bytes;
+    tile[i] = dimensions[i].tile;
+    every[i] = 1;
+  }
   TileMap map;
   const CUresult result =
-      encode(&map.map, type, 2, matrix, size, pitch, tile, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_NONE,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      encode(&map.map, type, kRank, array, size, pitch + 1, tile, every,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     throw DeviceError(std::string(kEncode) + ": CUresult " + std::to_string(result));
   }
   return map;
+}
+
+template <size_t kRank>
+TileMap EncodePanels(const Matrix& matrix, const Dimension (&dimensions)[kRank]) {
+  return EncodeMap(CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, matrix.data, dimensions,
+                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+}
+
+constexpr cuuint32_t kPanelColumns = 64;
+
+}  // namespace
+
+TileMap MakeTileMap(void* matrix, DType dtype, int columns, int tile_rows, int tile_columns) {
+  const auto element = static_cast<cuuint64_t>(SizeOf(dtype));
+  const auto cols = static_cast<cuuint64_t>(columns);
+  // Rows: as many as a tile's coordinate can name. Their number bounds what is clipped, no more.
+  const Dimension dimensions[] = {{cols, element, static_cast<cuuint32_t>(tile_columns)},
+                                  {INT_MAX, cols * element, static_cast<cuuint32_t>(tile_rows)}};
+  const CUtensorMapDataType type =
+      dtype == DType::kF32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  return EncodeMap(type, matrix, dimensions, CU_TENSOR_MAP_SWIZZLE_NONE,
+                   CU_TENSOR_MAP_L2_PROMOTION_NONE);
+}
+
+TileMap MakePanelMap(const Matrix& matrix, int tile_rows) {
+  const auto element = static_cast<cuuint64_t>(SizeOf(matrix.dtype));
+  const Dimension dimensions[] = {{static_cast<cuuint64_t>(matrix.cols), element, kPanelColumns},
+                                  {static_cast<cuuint64_t>(matrix.rows), matrix.stride * element,
+                                   static_cast<cuuint32_t>(tile_rows)}};
+  return EncodePanels(matrix, dimensions);
+}
+
+TileMap MakePairedPanelMap(const Matrix& matrix, int tile_rows) {
+  constexpr cuuint32_t kEight = 8;
+  const auto element = static_cast<cuuint64_t>(SizeOf(matrix.dtype));
+  const auto half = static_cast<cuuint64_t>(matrix.rows) / 2;
+  const cuuint64_t row = matrix.stride * element;
+  const Dimension dimensions[] = {
+      {static_cast<cuuint64_t>(matrix.cols), element, kPanelColumns},
+      {kEight, row, kEight},
+      {2, half * row, 2},
+      {half / kEight, kEight * row, static_cast<cuuint32_t>(tile_rows) / (2 * kEight)}};
+  return EncodePanels(matrix, dimensions);
 }
 
 }  // namespace fla::cuda
