@@ -50,23 +50,41 @@ __device__ __forceinline__ void PrefetchToL2(const void* source) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(source));
 }
 
+// In clusters of `cluster` blocks; otherwise as LaunchChained.
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchChainedClusters(void (*kernel)(Parameters...), dim3 grid, dim3 cluster,
+                                  dim3 block, size_t shared, cudaStream_t stream, bool chained,
+                                  Arguments&&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (chained) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster.x * cluster.y * cluster.z > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = cluster.x;
+    attribute.val.clusterDim.y = cluster.y;
+    attribute.val.clusterDim.z = cluster.z;
+  }
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
 // `chained`: this kernel begins early. A kernel that reads states before it waits: only where the
 // one before it in the stream is of the same recorded step (or none is), so that no state is still
 // being written. One that waits first of all: wherever the GPU can.
 template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
                           cudaStream_t stream, bool chained, Arguments&&... arguments) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = chained ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+  return LaunchChainedClusters(kernel, grid, dim3(1), block, shared, stream, chained,
+                               std::forward<Arguments>(arguments)...);
 }
 
 }  // namespace fla::cuda
