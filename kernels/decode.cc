@@ -9,6 +9,13 @@
 
 namespace fla {
 
+int MaxDecodeLinearRows([[maybe_unused]] Stream& stream) {
+#ifdef FLA_WITH_CUDA
+  if (stream.device().is_cuda()) return cuda::MaxDecodeLinearRows(stream);
+#endif
+  return 0;
+}
+
 bool DecodeLinear([[maybe_unused]] Stream& stream, const DecodeLinearArgs& args) {
   FLA_CHECK(args.x.cols == args.weight.cols && args.out.rows == args.x.rows);
   const bool pairs = args.output == DecodeLinearArgs::Output::kSwiGlu;

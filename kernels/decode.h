@@ -12,9 +12,12 @@
 
 namespace fla {
 
-// Most rows of a DecodeLinear: with more, every block's own copy of x costs more than it saves
-// (kernels/cuda/DECODE.md).
+// Most rows of a DecodeLinear that makes its own input: with more, every block's own copy of x
+// costs more than it saves (kernels/cuda/DECODE.md).
 inline constexpr int kMaxDecodeLinearRows = 4;
+
+// Most rows of a DecodeLinear on the stream's device.
+int MaxDecodeLinearRows(Stream& stream);
 
 // Linear of a few rows, with what comes before and after it. Weights are read once, at the speed of
 // memory.
@@ -37,9 +40,9 @@ struct DecodeLinearArgs {
   Matrix weight;  // [out, in] bf16; kSwiGlu: [2 out, in], gates first
 
   enum class Output : uint8_t {
-    kStore,   // out = x weight^T, bf16 or f32; kNormed only
-    kAdd,     // out += x weight^T, f32: the residual stream; not kNormed
-    kSwiGlu,  // out = silu(x gates^T) * (x ups^T), bf16; kNormed only
+    kStore,   // out = x weight^T, bf16 or f32
+    kAdd,     // out += x weight^T, f32: the residual stream
+    kSwiGlu,  // out = silu(x gates^T) * (x ups^T), bf16
   };
   Output output = Output::kStore;
   Matrix out;  // [T, out]

@@ -1,10 +1,19 @@
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/recurrence_launch.h"
 
 namespace fla::cuda {
 
+int MaxDecodeLinearRows(Stream& stream) {
+  MakeCurrent(stream);
+  return IsHopper() ? kMaxStreamLinearRows : kMaxDecodeLinearRows;
+}
+
 bool DecodeLinear(Stream& stream, const DecodeLinearArgs& args) {
-  return LaunchDecodeLinear(args, MakeCurrent(stream), stream.cuda()->chained);
+  const cudaStream_t cuda_stream = MakeCurrent(stream);
+  const bool chained = stream.cuda()->chained;
+  return LaunchDecodeLinear(args, cuda_stream, chained) ||
+         LaunchStreamLinear(args, cuda_stream, chained);
 }
 
 bool PrepareStep(Stream& stream, const PrepareStepArgs& args) {

@@ -7,11 +7,15 @@
 
 namespace fla::cuda {
 
+int MaxDecodeLinearRows(Stream& stream);
 bool DecodeLinear(Stream& stream, const DecodeLinearArgs& args);
 bool PrepareStep(Stream& stream, const PrepareStepArgs& args);
 
-// The same on a bare CUDA stream. `chained`: see LaunchChained.
+// The same on a bare CUDA stream. `chained`: see LaunchChained. Two kernels make up DecodeLinear,
+// LaunchStreamLinear (Hopper, kPlain) up to kMaxStreamLinearRows rows.
+inline constexpr int kMaxStreamLinearRows = 64;
 bool LaunchDecodeLinear(const DecodeLinearArgs& args, cudaStream_t stream, bool chained);
+bool LaunchStreamLinear(const DecodeLinearArgs& args, cudaStream_t stream, bool chained);
 bool LaunchPrepareStep(const PrepareStepArgs& args, cudaStream_t stream, bool chained);
 
 }  // namespace fla::cuda

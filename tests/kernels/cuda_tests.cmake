@@ -3,6 +3,9 @@ if(FLA_CUDA)
   fla_test(segment_plan_test
     SOURCES segment_plan_test.cc
     LIBRARIES fla_kernels)
+  fla_test(cuda_decode_test
+    SOURCES cuda_decode_test.cc
+    LIBRARIES fla_kernels)
   fla_test(cuda_ops_test
     SOURCES cuda_ops_test.cc
     LIBRARIES fla_kernels)
