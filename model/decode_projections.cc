@@ -20,6 +20,15 @@ DecodeLinearArgs Normed(const NormedResidual& x, Matrix weight, Output output, M
   return args;
 }
 
+DecodeLinearArgs Plain(Matrix x, Matrix weight, Output output, Matrix out) {
+  DecodeLinearArgs args;
+  args.x = x;
+  args.weight = weight;
+  args.output = output;
+  args.out = out;
+  return args;
+}
+
 // RmsNorm(residual) in the weights' dtype.
 Matrix NormOf(Stream& stream, ActivationArena& arena, const NormedResidual& x, DType dtype) {
   const Matrix normed = arena.Take(x.residual.rows, x.residual.cols, dtype);
@@ -32,25 +41,24 @@ Matrix NormOf(Stream& stream, ActivationArena& arena, const NormedResidual& x, D
 void ProjectNormed(Stream& stream, ActivationArena& arena, const NormedResidual& x, Matrix weight,
                    Matrix out) {
   if (DecodeLinear(stream, Normed(x, weight, Output::kStore, out))) return;
-  Linear(stream, NormOf(stream, arena, x, weight.dtype), weight, nullptr, out);
+  const Matrix normed = NormOf(stream, arena, x, weight.dtype);
+  if (DecodeLinear(stream, Plain(normed, weight, Output::kStore, out))) return;
+  Linear(stream, normed, weight, nullptr, out);
 }
 
 void ProjectSwiGlu(Stream& stream, ActivationArena& arena, const NormedResidual& x, Matrix gate_up,
                    Matrix out) {
   if (DecodeLinear(stream, Normed(x, gate_up, Output::kSwiGlu, out))) return;
+  const Matrix normed = NormOf(stream, arena, x, gate_up.dtype);
+  if (DecodeLinear(stream, Plain(normed, gate_up, Output::kSwiGlu, out))) return;
   const Matrix pairs = arena.Take(out.rows, 2 * out.cols, out.dtype);
-  Linear(stream, NormOf(stream, arena, x, gate_up.dtype), gate_up, nullptr, pairs);
+  Linear(stream, normed, gate_up, nullptr, pairs);
   SwiGlu(stream, pairs, out);
 }
 
 void AddProjection(Stream& stream, ActivationArena& arena, Matrix x, Matrix weight,
                    Matrix residual) {
-  DecodeLinearArgs args;
-  args.x = x;
-  args.weight = weight;
-  args.output = Output::kAdd;
-  args.out = residual;
-  if (DecodeLinear(stream, args)) return;
+  if (DecodeLinear(stream, Plain(x, weight, Output::kAdd, residual))) return;
   const Matrix delta = arena.Take(residual.rows, residual.cols, x.dtype);
   Linear(stream, x, weight, nullptr, delta);
   Add(stream, residual, delta);

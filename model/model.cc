@@ -69,7 +69,7 @@ struct Model::Parts {
   void TakeOutput(WeightReader& weights);
   void ReadInputs(const BatchView& batch, Matrix residual);
   ForwardResult Run(const BatchView& batch, const StatePool& pool);
-  bool IsSmallStep(const BatchView& batch) const;
+  bool IsSmallStep(const BatchView& batch);
   Matrix RunSmallStep(const BatchView& batch, const StatePool& pool);
   Matrix HiddenForLogits(const BatchView& batch, Matrix residual, Matrix delta);
   Matrix WantedHidden(const BatchView& batch, Matrix residual, Matrix delta);
@@ -209,10 +209,10 @@ Matrix Model::Parts::WantedHidden(const BatchView& batch, Matrix residual, Matri
 }
 
 // A decode batch of few rows: what the GPU waits for is the launch of kernels, not their work.
-bool Model::Parts::IsSmallStep(const BatchView& batch) const {
+bool Model::Parts::IsSmallStep(const BatchView& batch) {
   return stream.device().is_cuda() && dtype == DType::kBF16 && norm.kind == NormKind::kRms &&
          batch.num_decode == batch.num_tokens && batch.num_logits_rows == batch.num_tokens &&
-         batch.num_hidden_rows == 0 && batch.num_tokens <= kMaxDecodeLinearRows;
+         batch.num_hidden_rows == 0 && batch.num_tokens <= MaxDecodeLinearRows(stream);
 }
 
 Matrix Model::Parts::RunSmallStep(const BatchView& batch, const StatePool& pool) {
