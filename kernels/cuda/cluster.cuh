@@ -20,6 +20,15 @@ __device__ __forceinline__ void StoreShared(uint32_t address, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
+__device__ __forceinline__ float4 LoadShared(uint32_t address) {
+  float4 value;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
 // What lies at `address` of this block's shared memory, in that of another one, which has begun and
 // not ended.
 __device__ __forceinline__ float4 LoadFromBlock(int block, uint32_t address) {

@@ -56,6 +56,7 @@ struct StreamLinearParams {
 
 // The sum, in the order of the blocks, of what the cluster's blocks have at `address`.
 __device__ __forceinline__ float4 SumOverBlocks(uint32_t address, int blocks) {
+  if (blocks == 1) return LoadShared(address);
   float4 of_block[kMaxSplit];
 #pragma unroll
   for (int block = 0; block < kMaxSplit; ++block) {
@@ -108,7 +109,7 @@ __device__ __forceinline__ void StoreOutputs(const StreamLinearParams& p, uint32
   const int share = tokens * (blockIdx.x + 1) / split - first_token;
   const int columns = kPairs ? p.tile_rows / 2 : p.tile_rows;
   const int pieces = columns / kPiece;
-#pragma unroll 1
+#pragma unroll 2
   for (int i = threadIdx.x; i < share * pieces; i += kConsumers) {
     const int token = first_token + i / pieces, column = i % pieces * kPiece;
     // Of kSwiGlu, eight rows of the tile are gates, the next eight their ups.
