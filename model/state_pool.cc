@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/ops.h"
+
 namespace fla {
 namespace {
 
@@ -43,11 +45,12 @@ StatePool::StatePool(Stream& stream, const ModelConfig& config, int slots, DType
                    config.num_layers * (pooled(bytes.recurrent) + pooled(bytes.convolution) +
                                         pooled(bytes.normalizer) + pooled(bytes.open_chunk)));
   stream.Zero(memory_.data(), memory_.size());
+  std::vector<ByteRows> regions;
   char* next = memory_.as<char>();
   const auto region = [&](int64_t one) -> void* {
     if (one == 0) return nullptr;
     char* begin = next;
-    regions_.push_back({begin, one});
+    regions.push_back({begin, one});
     next += pooled(one);
     return begin;
   };
@@ -58,6 +61,9 @@ StatePool::StatePool(Stream& stream, const ModelConfig& config, int slots, DType
     layer.normalizer = static_cast<float*>(region(bytes.normalizer));
     layer.open_chunk = static_cast<float*>(region(bytes.open_chunk));
   }
+  num_regions_ = static_cast<int>(regions.size());
+  regions_ = Buffer(stream.device(), regions.size() * sizeof(ByteRows));
+  stream.CopyToDevice(regions_.data(), regions.data(), regions_.size());
   for (int slot = slots - 1; slot >= 0; --slot) free_.push_back(slot);
   used_ = 0;
 }
@@ -66,9 +72,7 @@ int StatePool::Acquire(Stream& stream) {
   if (free_.empty()) return -1;
   const int slot = free_.back();
   free_.pop_back();
-  for (const Region& region : regions_) {
-    stream.Zero(region.begin + slot * region.bytes, region.bytes);
-  }
+  ZeroRows(stream, regions_.as<ByteRows>(), num_regions_, slot);
   used_ = total_ - static_cast<int>(free_.size());
   return slot;
 }

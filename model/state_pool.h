@@ -40,15 +40,12 @@ class StatePool {
   DType state_dtype() const { return state_dtype_; }
 
  private:
-  struct Region {  // one kind of state of one layer: `bytes` a slot, contiguous over slots
-    char* begin;
-    int64_t bytes;
-  };
   int total_;
   DType state_dtype_;
   Buffer memory_;
   std::vector<LayerState> layers_;
-  std::vector<Region> regions_;
+  int num_regions_ = 0;  // one kind of state of one layer each, a row a slot
+  Buffer regions_;       // [num_regions_] ByteRows
   std::vector<int> free_;
   std::atomic<int> used_ = 0;
 };

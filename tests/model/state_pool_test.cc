@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <string>
 #include <vector>
+
+#include "tests/testing/devices.h"
 
 namespace fla {
 namespace {
@@ -24,8 +27,10 @@ TEST(StatePool, SaysWhatASlotCosts) {
   EXPECT_EQ(StateBytesPerSlot(SmallModel(), DType::kF32), 2 * layer);
 }
 
-TEST(StatePool, HandsOutEachSlotOnceAndZeroed) {
-  Stream stream{Device{}};
+class StatePoolTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(StatePoolTest, HandsOutEachSlotOnceAndZeroed) {
+  Stream stream{ParseDevice(GetParam())};
   StatePool pool(stream, SmallModel(), 3);
   std::set<int> slots;
   for (int i = 0; i < 3; ++i) slots.insert(pool.Acquire(stream));
@@ -33,17 +38,27 @@ TEST(StatePool, HandsOutEachSlotOnceAndZeroed) {
   EXPECT_EQ(pool.Acquire(stream), -1);
   EXPECT_EQ(pool.used(), 3);
 
-  auto* state = static_cast<float*>(pool.layer(1).recurrent);
-  const int size = 2 * 16 * 32;
-  std::fill(state, state + 3 * size, 7.0f);
-  pool.layer(0).convolution[0] = 7.0f;
+  // All kinds of all layers lie in one piece of memory, of which the first is the lowest.
+  void* const states = pool.layer(0).recurrent;
+  std::vector<float> all(pool.bytes() / sizeof(float), 7.0f);
+  stream.CopyToDevice(states, all.data(), pool.bytes());
   pool.Release(1);
   ASSERT_EQ(pool.Acquire(stream), 1);
-  EXPECT_EQ(state[size - 1], 7.0f);
-  for (int i = size; i < 2 * size; ++i) ASSERT_EQ(state[i], 0.0f);
-  EXPECT_EQ(state[2 * size], 7.0f);
-  EXPECT_EQ(pool.layer(0).convolution[0], 7.0f);
+  stream.CopyToHost(all.data(), states, pool.bytes());
+  stream.Synchronize();
+  size_t next = 0;
+  for (int layer = 0; layer < 2; ++layer) {
+    for (const size_t size : {2 * 16 * 32, (32 + 32 + 64) * 3, 2 * 16}) {
+      for (size_t i = 0; i < 3 * size; ++i) {
+        ASSERT_EQ(all[next + i], i / size == 1 ? 0.0f : 7.0f) << layer << " " << size << " " << i;
+      }
+      next += (3 * size + 63) / 64 * 64;  // aligned to 256 bytes
+    }
+  }
+  EXPECT_EQ(next, all.size());
 }
+
+INSTANTIATE_TEST_SUITE_P(Devices, StatePoolTest, ::testing::ValuesIn(testing::Devices()));
 
 TEST(StatePool, RefusesToReleaseWhatIsFree) {
   Stream stream{Device{}};
