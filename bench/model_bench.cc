@@ -7,7 +7,8 @@
 //
 // Prompts go through the model in batches of at most max-batch-tokens, as in the server. A decode
 // step samples a token a row and, on a GPU, is launched before the tokens of the step before have
-// reached the host.
+// reached the host. The gap is what lies between two steps by the device's clock: from the end of
+// one's sampling to the beginning of the next.
 //
 // The share is measured, not modelled: the linker routes this program's calls of fla::Linear
 // through a stopwatch (--wrap; see CMakeLists.txt). On a GPU, where ops only queue work, it is left
@@ -77,7 +78,14 @@ class ProfiledRange {
 struct Speed {
   double median_seconds = 0;
   double linear_share = 0;
+  double gap_seconds = 0;  // median
 };
+
+double MedianOf(std::vector<double>& values) {
+  if (values.empty()) return 0;
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
 
 struct Shape {
   int sequences;
@@ -121,8 +129,10 @@ class Runner {
   // Median time of a step, over runs of kSteps.
   Speed MeasureDecode(int sequences, float temperature, double seconds) {
     const int steps = profile_ ? 2 : 32;
+    gaps_.clear();
     Speed speed = Measure(seconds, [&] { RunSteps(sequences, temperature, steps); });
     speed.median_seconds /= steps;
+    speed.gap_seconds = MedianOf(gaps_);
     return speed;
   }
 
@@ -146,8 +156,7 @@ class Runner {
     }
     double total = 0;
     for (const double time : times) total += time;
-    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-    return {times[times.size() / 2], linear_seconds / total};
+    return {MedianOf(times), linear_seconds / total};
   }
 
   void RunPrompts(Shape shape) {
@@ -190,16 +199,24 @@ class Runner {
     }
     std::vector<fla::SampleRequest> requests(sequences);
     for (fla::SampleRequest& request : requests) request.row.temperature = temperature;
+    fla::DeviceTime last_end = 0;
+    const auto collect = [&] {
+      sampler_.Collect();
+      const fla::StepTimes& times = sampler_.times();
+      if (last_end > 0) gaps_.push_back(1e-9 * static_cast<double>(times.began - last_end));
+      last_end = times.ended;
+    };
     for (int step = 0; step < steps; ++step) {
       sampler_.Prepare(requests);
-      sampler_.Launch(model_.Forward(batch, pool_).logits);
+      const fla::ForwardResult result = model_.Forward(batch, pool_);
+      sampler_.Launch(result.logits, result.began);
       for (int i = 0; i < sequences; ++i) {
         batch.tokens[i] = -1 - i;
         ++batch.positions[i];
       }
-      if (!ahead || step > 0) sampler_.Collect();
+      if (!ahead || step > 0) collect();
     }
-    if (ahead) sampler_.Collect();
+    if (ahead) collect();
   }
 
   fla::Model& model_;
@@ -207,6 +224,7 @@ class Runner {
   int max_batch_tokens_;
   fla::StatePool pool_;
   fla::Sampler sampler_;
+  std::vector<double> gaps_;
 };
 
 }  // namespace
@@ -249,16 +267,19 @@ int main(int argc, char** argv) {
     std::printf("%s, %.1fM parameters, %s, %s, %s states\n", model->config().model_type.c_str(),
                 static_cast<double>(model->parameters()) / 1e6, device.c_str(), dtype.c_str(),
                 state_dtype.c_str());
-    std::printf("%-8s %10s %12s %12s %10s\n", "phase", "shape", "ms", "tokens/s", "in GEMM");
+    std::printf("%-8s %10s %12s %12s %10s %10s\n", "phase", "shape", "ms", "tokens/s", "in GEMM",
+                "gap us");
     const bool stopwatch = !model->stream().device().is_cuda();
     const auto report = [&](const char* phase, const std::string& shape, int tokens, Speed speed) {
       std::printf("%-8s %10s %12.3f %12.0f ", phase, shape.c_str(), 1e3 * speed.median_seconds,
                   tokens / speed.median_seconds);
       if (stopwatch) {
-        std::printf("%9.0f%%\n", 100 * speed.linear_share);
+        std::printf("%9.0f%%", 100 * speed.linear_share);
       } else {
-        std::printf("%10s\n", "-");
+        std::printf("%10s", "-");
       }
+      if (speed.gap_seconds > 0) std::printf(" %10.2f", 1e6 * speed.gap_seconds);
+      std::printf("\n");
       std::fflush(stdout);
     };
     Runner runner(*model, slots, std::max(max_batch_tokens, slots), dtype_of(state_dtype), profile);

@@ -20,9 +20,13 @@ bool SameShape(const Matrix& a, const Matrix& b) { return a.rows == b.rows && a.
 }  // namespace
 
 void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out,
-                     const int* sampled) {
+                     const int* sampled, DeviceTime* began) {
   FLA_CHECK(table.cols == out.cols);
-  FLA_FORWARD(EmbeddingLookup, tokens, table, out, sampled);
+  FLA_FORWARD(EmbeddingLookup, tokens, table, out, sampled, began);
+}
+
+void WriteInts(Stream& stream, std::span<const int> values, int* target) {
+  FLA_FORWARD(WriteInts, values, target);
 }
 
 void ZeroRows(Stream& stream, const ByteRows* regions, int count, int64_t row) {

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "kernels/device.h"
+#include "kernels/device_time.h"
 #include "kernels/tensor.h"
 
 namespace fla {
@@ -22,9 +24,15 @@ enum class Activation : uint8_t {
 
 // out[t] = table[tokens[t]]. table [vocab, D] of any dtype. A token below 0 stands for
 // sampled[-1 - token]: one that the device has chosen and the host has not seen. Tokens are in
-// range (checked by the caller: an id outside is undefined behaviour).
+// range (checked by the caller: an id outside is undefined behaviour). Where `began` is not null it
+// is set to the device's clock: a step of a model begins here.
 void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out,
-                     const int* sampled = nullptr);
+                     const int* sampled = nullptr, DeviceTime* began = nullptr);
+
+// target[i] = values[i], which are in host memory and have been read when this returns. They travel
+// with the launch: a copy is another engine's work, and a GPU takes microseconds to change engines.
+// For a few thousand values.
+void WriteInts(Stream& stream, std::span<const int> values, int* target);
 
 // out[i] = x[rows[i]].
 void GatherRows(Stream& stream, Matrix x, const int* rows, Matrix out);

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/device.h"
+#include "kernels/device_time.h"
 #include "kernels/tensor.h"
 
 namespace fla {
@@ -51,19 +52,28 @@ struct SamplingRow {
   int biases_begin = 0, biases_end = 0;  // range of SampleArgs::biases
 };
 
+// When a step ran, by its device's clock.
+struct StepTimes {
+  DeviceTime began = 0, ended = 0;
+};
+
 struct SampleArgs {
   Matrix logits;                      // [N, vocab] f32, overwritten
-  const SamplingRow* rows = nullptr;  // [N]; rows, counts and biases are in device memory
+  const SamplingRow* rows = nullptr;  // [N], read once a row: may be in a HostBuffer
   const TokenCount* counts = nullptr;
   const LogitBias* biases = nullptr;
-  // Results, device memory. Log-probabilities are of the model's own distribution: before bias,
-  // penalties, temperature and cuts.
-  int* tokens = nullptr;          // [N], 0 where `nonfinite` is set
+  const DeviceTime* began = nullptr;  // optional: when the step began
+  int* tokens = nullptr;              // [N], 0 where `nonfinite` is set
+  // Results for the host, each written once: may be in a HostBuffer, so that no copy need follow.
+  // Log-probabilities are of the model's own distribution: before bias, penalties, temperature and
+  // cuts.
+  int* host_tokens = nullptr;     // [N], optional: `tokens` once more
   float* logprobs = nullptr;      // [N], of tokens; NaN where `nonfinite` is set
   int* top_tokens = nullptr;      // [N, kMaxTopLogprobs], most probable first, num_top_logprobs
                                   // of them written; -1 past the end of the vocabulary
   float* top_logprobs = nullptr;  // [N, kMaxTopLogprobs]
   uint8_t* nonfinite = nullptr;   // [N], 1 where a logit was NaN or infinite: no token was chosen
+  StepTimes* times = nullptr;     // [N], optional: *began, and when the row was done
 };
 
 void Sample(Stream& stream, const SampleArgs& args);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/check.h"
+#include "kernels/ops.h"
 
 namespace fla {
 namespace {
@@ -166,15 +167,15 @@ BatchView BatchIndices::DecodeView(int rows, const int* sampled) const {
 
 void BatchIndices::UploadDecode(Stream& stream, const Batch& batch, int rows) {
   FLA_CHECK(batch.tokens.size() <= static_cast<size_t>(rows));
-  const size_t bytes = 3 * static_cast<size_t>(rows) * sizeof(int);
-  int* const host = reinterpret_cast<int*>(staging_.Fill(bytes));
-  const auto place = [rows](const std::vector<int>& values, int padding, int* target) {
-    std::fill(std::copy(values.begin(), values.end(), target), target + rows, padding);
+  host_.clear();
+  const auto add = [&](const std::vector<int>& values, int padding) {
+    host_.insert(host_.end(), values.begin(), values.end());
+    host_.insert(host_.end(), rows - values.size(), padding);
   };
-  place(batch.tokens, 0, host);
-  place(batch.positions, 0, host + rows);
-  place(batch.slots, -1, host + 2 * rows);
-  staging_.Upload(stream, device_.data(), bytes);
+  add(batch.tokens, 0);
+  add(batch.positions, 0);
+  add(batch.slots, -1);
+  WriteInts(stream, host_, device_.as<int>());
 }
 
 }  // namespace fla

@@ -29,7 +29,8 @@ class BatchIndices {
   // The view of a decode batch of `rows` rows, at a place that depends on `rows` alone: for ops
   // that are recorded once and replayed after UploadDecode.
   BatchView DecodeView(int rows, const int* sampled) const;
-  // Queues a copy of a batch for which IsPureDecode holds, padded to `rows` rows.
+  // Brings a batch for which IsPureDecode holds there, padded to `rows` rows, without a copy: it
+  // stands between two steps of a GPU.
   void UploadDecode(Stream& stream, const Batch& batch, int rows);
 
   size_t bytes() const { return device_.size() + counting_device_.size() + vectors_.size(); }
@@ -39,7 +40,7 @@ class BatchIndices {
   Buffer device_;
   std::vector<int> counting_;  // 0, 1, 2, ... max_tokens
   Buffer counting_device_;
-  std::vector<int> host_;  // of the last Upload
+  std::vector<int> host_;  // of the last upload
   const int embed_dim_;
   Staging vector_staging_;
   Buffer vectors_;

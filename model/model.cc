@@ -55,6 +55,7 @@ struct Model::Parts {
         stream(options.device),
         max_batch_tokens(options.max_batch_tokens),
         arena(options.device),
+        began(options.device, sizeof(DeviceTime)),
         indices(stream, options.max_batch_tokens, config.embed_dim) {}
 
   // A decode batch of up to `rows` rows, the states and sampled tokens of `pool` and `sampled`.
@@ -83,6 +84,7 @@ struct Model::Parts {
   Stream stream;
   int max_batch_tokens;
   ActivationArena arena;
+  Buffer began;  // DeviceTime: when the last step's tokens were looked up
   BatchIndices indices;
 
   std::vector<RecordedDecode> recorded;  // ascending rows
@@ -220,7 +222,8 @@ Matrix Model::Parts::RunSmallStep(const BatchView& batch, const StatePool& pool)
   arena.ReturnTo({});
   const Matrix residual = arena.Take(tokens, config.hidden_size, DType::kF32);
   const Matrix logits = arena.Take(tokens, config.vocab_size, DType::kF32);
-  EmbeddingLookup(stream, batch.tokens, embeddings, residual, batch.sampled);
+  EmbeddingLookup(stream, batch.tokens, embeddings, residual, batch.sampled,
+                  began.as<DeviceTime>());
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const ActivationArena::Mark mark = arena.mark();
@@ -243,7 +246,9 @@ void Model::Parts::ReadInputs(const BatchView& batch, Matrix residual) {
   const ActivationArena::Mark mark = arena.mark();
   const bool projects = input_projection.present();
   const Matrix x = projects ? arena.Take(batch.num_tokens, config.embed_dim, dtype) : residual;
-  if (embeddings.present()) EmbeddingLookup(stream, batch.tokens, embeddings, x, batch.sampled);
+  if (embeddings.present()) {
+    EmbeddingLookup(stream, batch.tokens, embeddings, x, batch.sampled, began.as<DeviceTime>());
+  }
   int64_t vector = 0;
   for (int i = 0; i < batch.num_vector_rows; ++i) {
     const RowRange range = batch.vector_rows_host[i];
@@ -256,7 +261,7 @@ void Model::Parts::ReadInputs(const BatchView& batch, Matrix residual) {
 }
 
 ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
-  if (IsSmallStep(batch)) return {RunSmallStep(batch, pool), {}};
+  if (IsSmallStep(batch)) return {.logits = RunSmallStep(batch, pool)};
   const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
   arena.ReturnTo({});
   // The residual stream is f32 whatever the dtype: its rounding would add up over the layers.
@@ -297,9 +302,12 @@ ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
   if (const Parts::RecordedDecode* decode = m.FindRecorded(batch, pool)) {
     m.indices.UploadDecode(m.stream, batch, decode->rows);
     decode->recording.Replay(m.stream);
-    return {decode->logits.Rows(0, static_cast<int64_t>(batch.tokens.size())), {}};
+    return {.logits = decode->logits.Rows(0, static_cast<int64_t>(batch.tokens.size())),
+            .began = m.began.as<DeviceTime>()};
   }
-  return m.Run(m.indices.Upload(m.stream, batch), pool);
+  ForwardResult result = m.Run(m.indices.Upload(m.stream, batch), pool);
+  if (m.embeddings.present()) result.began = m.began.as<DeviceTime>();
+  return result;
 }
 
 void Model::Prepare(StatePool& pool, const int* sampled, int max_decode, int max_logits_rows) {

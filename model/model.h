@@ -41,6 +41,7 @@ struct Batch {
 struct ForwardResult {
   Matrix logits;  // [logits_rows.size(), vocab]
   Matrix hidden;  // [hidden_rows.size(), D]: after the final norm, what the logits are a product of
+  const DeviceTime* began = nullptr;  // when the tokens were looked up
 };
 
 struct LoadOptions {

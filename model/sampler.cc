@@ -8,21 +8,22 @@
 namespace fla {
 namespace {
 
-static_assert(alignof(TokenCount) <= alignof(SamplingRow));
 static_assert(sizeof(TokenCount) % alignof(LogitBias) == 0);
 
-// Results of N rows in one block. The alternatives come last, so that they need not be copied when
-// no row wants them.
+constexpr size_t kFirstChanges = 64 << 10;  // bytes of counts and biases: most steps take no more
+
+// Results of N rows in one block of memory.
 struct ResultLayout {
   explicit ResultLayout(size_t rows)
-      : logprobs(rows * sizeof(int)),
-        nonfinite(logprobs + rows * sizeof(float)),
-        top_tokens(nonfinite + (rows + 3) / 4 * 4),
+      : tokens(rows * sizeof(StepTimes)),
+        logprobs(tokens + rows * sizeof(int)),
+        top_tokens(logprobs + rows * sizeof(float)),
         top_logprobs(top_tokens + rows * kMaxTopLogprobs * sizeof(int)),
-        size(top_logprobs + rows * kMaxTopLogprobs * sizeof(float)) {}
+        nonfinite(top_logprobs + rows * kMaxTopLogprobs * sizeof(float)),
+        size(nonfinite + rows) {}
 
-  static constexpr size_t tokens = 0;  // all: byte offsets
-  size_t logprobs, nonfinite, top_tokens, top_logprobs, size;
+  static constexpr size_t times = 0;  // all: byte offsets
+  size_t tokens, logprobs, top_tokens, top_logprobs, nonfinite, size;
 };
 
 // Grows a buffer to at least `size` bytes, with room for some more; its contents are lost.
@@ -54,11 +55,12 @@ TokenCount& TokenHistory::CountOf(int token) {
 Sampler::Sampler(Stream& stream, int max_rows, int vocab_size)
     : stream_(stream),
       staging_(stream.device()),
-      inputs_(stream.device(), max_rows * sizeof(SamplingRow)),
-      results_(stream.device(), ResultLayout(max_rows).size) {
+      changes_(stream.device(), kFirstChanges),
+      tokens_(stream.device(), max_rows * sizeof(int)) {
   for (int i = 0; i <= kMaxAhead; ++i) {
     flights_.emplace_back(stream.device());
-    flights_.back().results = HostBuffer(stream.device(), results_.size());
+    flights_.back().rows = HostBuffer(stream.device(), max_rows * sizeof(SamplingRow));
+    flights_.back().results = HostBuffer(stream.device(), ResultLayout(max_rows).size);
   }
   stream.Scratch(SampleScratchBytes(stream.device(), max_rows, vocab_size));
 }
@@ -73,10 +75,10 @@ void Sampler::Prepare(std::span<const SampleRequest> requests) {
     num_counts += request.counts.size();
     num_biases += request.biases.size();
   }
-  flight.counts_offset = requests.size() * sizeof(SamplingRow);
-  flight.biases_offset = flight.counts_offset + num_counts * sizeof(TokenCount);
+  FLA_CHECK(requests.size() * sizeof(SamplingRow) <= flight.rows.size());
+  flight.biases_offset = num_counts * sizeof(TokenCount);
   const size_t bytes = flight.biases_offset + num_biases * sizeof(LogitBias);
-  char* const host = staging_.Fill(bytes);
+  char* const host = bytes > 0 ? staging_.Fill(bytes) : nullptr;
   int counts = 0, biases = 0;
   for (size_t i = 0; i < requests.size(); ++i) {
     const SampleRequest& request = requests[i];
@@ -85,7 +87,7 @@ void Sampler::Prepare(std::span<const SampleRequest> requests) {
     row.counts_begin = counts;
     row.biases_begin = biases;
     if (!request.counts.empty()) {
-      std::memcpy(host + flight.counts_offset + counts * sizeof(TokenCount), request.counts.data(),
+      std::memcpy(host + counts * sizeof(TokenCount), request.counts.data(),
                   request.counts.size_bytes());
     }
     if (!request.biases.empty()) {
@@ -96,38 +98,36 @@ void Sampler::Prepare(std::span<const SampleRequest> requests) {
     biases += static_cast<int>(request.biases.size());
     row.counts_end = counts;
     row.biases_end = biases;
-    std::memcpy(host + i * sizeof(SamplingRow), &row, sizeof(row));
+    std::memcpy(flight.rows.data() + i * sizeof(SamplingRow), &row, sizeof(row));
     flight.num_top.push_back(row.num_top_logprobs);
   }
-  Reserve(inputs_, stream_.device(), bytes);
-  staging_.Upload(stream_, inputs_.data(), bytes);
+  if (bytes == 0) return;
+  Reserve(changes_, stream_.device(), bytes);
+  staging_.Upload(stream_, changes_.data(), bytes);
 }
 
-void Sampler::Launch(const Matrix& logits) {
+void Sampler::Launch(const Matrix& logits, const DeviceTime* began) {
   Flight& flight = flights_[launched_++ % flights_.size()];
   const size_t rows = flight.num_top.size();
   if (rows == 0) return;
   FLA_CHECK(logits.rows == static_cast<int64_t>(rows));
   const ResultLayout layout(rows);
-  FLA_CHECK(layout.size <= results_.size());
 
   SampleArgs args;
   args.logits = logits;
-  char* const inputs = inputs_.as<char>();
-  args.rows = reinterpret_cast<const SamplingRow*>(inputs);
-  args.counts = reinterpret_cast<const TokenCount*>(inputs + flight.counts_offset);
-  args.biases = reinterpret_cast<const LogitBias*>(inputs + flight.biases_offset);
-  char* const results = results_.as<char>();
-  args.tokens = reinterpret_cast<int*>(results + layout.tokens);
+  args.rows = reinterpret_cast<const SamplingRow*>(flight.rows.data());
+  args.counts = changes_.as<TokenCount>();
+  args.biases = reinterpret_cast<const LogitBias*>(changes_.as<char>() + flight.biases_offset);
+  args.began = began;
+  args.tokens = tokens_.as<int>();
+  char* const results = flight.results.data();
+  args.times = reinterpret_cast<StepTimes*>(results + layout.times);
+  args.host_tokens = reinterpret_cast<int*>(results + layout.tokens);
   args.logprobs = reinterpret_cast<float*>(results + layout.logprobs);
   args.nonfinite = reinterpret_cast<uint8_t*>(results + layout.nonfinite);
   args.top_tokens = reinterpret_cast<int*>(results + layout.top_tokens);
   args.top_logprobs = reinterpret_cast<float*>(results + layout.top_logprobs);
   Sample(stream_, args);
-
-  const bool want_top =
-      std::any_of(flight.num_top.begin(), flight.num_top.end(), [](int n) { return n > 0; });
-  stream_.CopyToHost(flight.results.data(), results, want_top ? layout.size : layout.top_tokens);
   flight.done.Record(stream_);
 }
 
@@ -135,11 +135,14 @@ std::vector<SampledToken> Sampler::Collect() {
   FLA_CHECK(collected_ < launched_);
   Flight& flight = flights_[collected_++ % flights_.size()];
   std::vector<SampledToken> sampled(flight.num_top.size());
+  times_ = {};
   if (sampled.empty()) return sampled;
   flight.done.Wait();
   const ResultLayout layout(sampled.size());
   const char* const results = flight.results.data();
   for (size_t i = 0; i < sampled.size(); ++i) {
+    const auto times = ReadAt<StepTimes>(results, layout.times, i);
+    times_ = {times.began, std::max(times_.ended, times.ended)};
     SampledToken& row = sampled[i];
     row.token = ReadAt<int>(results, layout.tokens, i);
     row.logprob = ReadAt<float>(results, layout.logprobs, i);

@@ -57,35 +57,41 @@ class Sampler {
   Sampler(Stream& stream, int max_rows, int vocab_size);
 
   // The tokens of the last Launch, in device memory: [max_rows], always at the same place.
-  const int* tokens() const { return results_.as<int>(); }
+  const int* tokens() const { return tokens_.as<int>(); }
 
   // Row i of the next Launch is to be sampled as requests[i] says. The spans of the requests are
   // read before this returns. To be called before the model's work of the step is queued, so that
-  // copies do not stand between that and the sampling.
+  // copies (of counts and biases, which few rows have) do not stand between that and the sampling.
   void Prepare(std::span<const SampleRequest> requests);
-  // Queues the sampling of `logits` [N, vocab] f32, which are overwritten.
-  void Launch(const Matrix& logits);
+  // Queues the sampling of `logits` [N, vocab] f32, which are overwritten. `began`, in device
+  // memory or null: when the step began that they are of.
+  void Launch(const Matrix& logits, const DeviceTime* began = nullptr);
 
   // What the first Launch that was not collected chose, one a row. To be called once for each.
   std::vector<SampledToken> Collect();
+  // When the step began that was collected last, and when its last row was sampled; zeros if it had
+  // none.
+  const StepTimes& times() const { return times_; }
 
  private:
-  // One Launch on its way to the host.
+  // One Launch on its way to the host. The device reads and writes the two buffers where they are.
   struct Flight {
     explicit Flight(Device device) : done(device) {}
-    HostBuffer results;
+    HostBuffer rows;     // SamplingRow
+    HostBuffer results;  // see ResultLayout
     Fence done;
-    std::vector<int> num_top;                     // of each row
-    size_t counts_offset = 0, biases_offset = 0;  // bytes, in inputs_
+    std::vector<int> num_top;  // of each row
+    size_t biases_offset = 0;  // bytes, in changes_; before them: counts
   };
 
   Stream& stream_;
   Staging staging_;
-  Buffer inputs_;
-  Buffer results_;
+  Buffer changes_;  // counts and biases of the last Prepare
+  Buffer tokens_;
   std::vector<Flight> flights_;  // kMaxAhead + 1 that take turns
   size_t launched_ = 0;          // Launches so far
   size_t collected_ = 0;
+  StepTimes times_;
 };
 
 }  // namespace fla

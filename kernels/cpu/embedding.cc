@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "kernels/cpu/device_clock.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/rows.h"
 
@@ -25,8 +27,14 @@ void CopyRows(Matrix from, const int* rows, const int* indirect, Matrix to) {
 
 }  // namespace
 
-void EmbeddingLookup(Stream&, const int* tokens, Matrix table, Matrix out, const int* sampled) {
+void EmbeddingLookup(Stream&, const int* tokens, Matrix table, Matrix out, const int* sampled,
+                     DeviceTime* began) {
+  if (began != nullptr) *began = Now();
   CopyRows(table, tokens, sampled, out);
+}
+
+void WriteInts(Stream&, std::span<const int> values, int* target) {
+  std::copy(values.begin(), values.end(), target);
 }
 
 void GatherRows(Stream&, Matrix x, const int* rows, Matrix out) { CopyRows(x, rows, nullptr, out); }

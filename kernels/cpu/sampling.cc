@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cpu/device_clock.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row_kernels.h"
@@ -211,7 +212,7 @@ int Choose(const SampleArgs& args, const SamplingRow& row, float* logits, int vo
   return Draw(logits, vocab, UniformAt(row.seed, row.position));
 }
 
-void SampleRow(const SampleArgs& args, int64_t i) {
+void ChooseToken(const SampleArgs& args, int64_t i) {
   const SamplingRow& row = args.rows[i];
   float* logits = args.logits.Row<float>(i);
   const int vocab = static_cast<int>(args.logits.cols);
@@ -234,6 +235,12 @@ void SampleRow(const SampleArgs& args, int64_t i) {
   raw.assign(logits, logits + vocab);
   args.tokens[i] = Choose(args, row, logits, vocab);
   args.logprobs[i] = normalizer.LogProbability(raw[args.tokens[i]]);
+}
+
+void SampleRow(const SampleArgs& args, int64_t i) {
+  ChooseToken(args, i);
+  if (args.host_tokens != nullptr) args.host_tokens[i] = args.tokens[i];
+  if (args.times != nullptr) args.times[i] = {args.began != nullptr ? *args.began : 0, Now()};
 }
 
 }  // namespace

@@ -8,7 +8,8 @@
 namespace fla::cuda {
 
 void EmbeddingLookup(Stream& stream, const int* tokens, Matrix table, Matrix out,
-                     const int* sampled);
+                     const int* sampled, DeviceTime* began);
+void WriteInts(Stream& stream, std::span<const int> values, int* target);
 void ZeroRows(Stream& stream, const ByteRows* regions, int count, int64_t row);
 void GatherRows(Stream& stream, Matrix x, const int* rows, Matrix out);
 void RmsNorm(Stream& stream, Matrix x, const float* weight, float eps, Matrix out);

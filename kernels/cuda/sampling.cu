@@ -1,5 +1,7 @@
 // Sample: one block a row, three passes over the row for a plain draw, one for an argmax.
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/device_clock.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/select.cuh"
@@ -196,24 +198,52 @@ __device__ int Choose(SelectMemory& memory, const SamplingRow& options, const Lo
   return Draw(memory, row, cut, options.min_p, uniform);
 }
 
+// By one thread, once a row, after all else.
+__device__ void WriteResult(const SampleArgs& args, int row_index, bool finite, int token,
+                            float logprob) {
+  args.tokens[row_index] = token;
+  if (args.host_tokens != nullptr) args.host_tokens[row_index] = token;
+  if (args.logprobs != nullptr) args.logprobs[row_index] = logprob;
+  if (args.nonfinite != nullptr) args.nonfinite[row_index] = finite ? 0 : 1;
+  if (args.times != nullptr) {
+    args.times[row_index] = {args.began != nullptr ? *args.began : 0, Now()};
+  }
+}
+
+constexpr int kOptionWords = sizeof(SamplingRow) / sizeof(uint32_t);
+static_assert(sizeof(SamplingRow) % sizeof(uint32_t) == 0 && kOptionWords <= kSelectThreads);
+
+// A word that may be in host memory, microseconds away: on its way from here on.
+__device__ __forceinline__ uint32_t BeginLoad(const uint32_t* source) {
+  uint32_t word;
+  asm volatile("ld.volatile.global.u32 %0, [%1];" : "=r"(word) : "l"(source));
+  return word;
+}
+
 // grid (N), block (kSelectThreads); original [N, vocab]
-__global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs args, float* originals) {
+__global__ void __launch_bounds__(kSelectThreads)
+    SampleKernel(const __grid_constant__ SampleArgs args, float* originals) {
   __shared__ SelectMemory memory;
+  __shared__ alignas(SamplingRow) uint32_t option_words[kOptionWords];
   const int row_index = blockIdx.x;
-  const SamplingRow& options = args.rows[row_index];
+  BeginNextKernel();
+  uint32_t option_word = 0;
+  if (threadIdx.x < kOptionWords) {
+    option_word = BeginLoad(reinterpret_cast<const uint32_t*>(args.rows + row_index) + threadIdx.x);
+  }
+  AwaitPreviousKernel();
   const int vocab = static_cast<int>(args.logits.cols);
   float* logits = static_cast<float*>(args.logits.data) + row_index * args.logits.stride;
   float* original = originals + static_cast<int64_t>(row_index) * vocab;
 
   const RowStatistics statistics = FindStatistics(memory, logits, vocab);
-  if (threadIdx.x == 0) {
-    if (args.nonfinite != nullptr) args.nonfinite[row_index] = statistics.finite ? 0 : 1;
-    if (!statistics.finite) {
-      args.tokens[row_index] = 0;
-      if (args.logprobs != nullptr) args.logprobs[row_index] = NAN;
-    }
+  if (!statistics.finite) {
+    if (threadIdx.x == 0) WriteResult(args, row_index, /*finite=*/false, /*token=*/0, NAN);
+    return;
   }
-  if (!statistics.finite) return;
+  if (threadIdx.x < kOptionWords) option_words[threadIdx.x] = option_word;
+  __syncthreads();
+  const SamplingRow& options = *reinterpret_cast<const SamplingRow*>(option_words);
 
   LogitRow row = {logits, vocab, LogitOf(statistics.best), 1.0f};
   if (options.num_top_logprobs > 0 && args.logprobs != nullptr) {
@@ -247,8 +277,7 @@ __global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs args, 
     logit = penalized ? OriginalLogit(args, options, token, logits, original) : logits[token];
   }
   if (threadIdx.x == 0) {
-    args.tokens[row_index] = token;
-    if (args.logprobs != nullptr) args.logprobs[row_index] = statistics.LogProb(logit);
+    WriteResult(args, row_index, /*finite=*/true, token, statistics.LogProb(logit));
   }
 }
 
@@ -258,9 +287,9 @@ void Sample(Stream& stream, const SampleArgs& args) {
   if (args.logits.rows == 0) return;
   auto* originals = static_cast<float*>(
       stream.Scratch(SampleScratchBytes(stream.device(), args.logits.rows, args.logits.cols)));
-  SampleKernel<<<static_cast<unsigned>(args.logits.rows), kSelectThreads, 0, MakeCurrent(stream)>>>(
-      args, originals);
-  CheckLaunch("Sample");
+  Check(LaunchChained(SampleKernel, static_cast<unsigned>(args.logits.rows), kSelectThreads, 0,
+                      MakeCurrent(stream), stream.cuda()->can_chain, args, originals),
+        "Sample");
 }
 
 }  // namespace fla::cuda

@@ -21,7 +21,13 @@ TEST_P(ElementwiseTest, EmbeddingLookup) {
     const auto table_device = Upload(kVocab, kWidth, table);
     const DeviceArray<int> tokens_device(stream(), tokens);
     DeviceMatrix out(stream(), out_dtype, 5, kWidth);
-    EmbeddingLookup(stream(), tokens_device.data(), table_device.view(), out.view());
+    const DeviceArray<DeviceTime> began(stream(), {0, 0});
+    for (int i = 0; i < 2; ++i) {
+      EmbeddingLookup(stream(), tokens_device.data(), table_device.view(), out.view(),
+                      /*sampled=*/nullptr, began.data() + i);
+    }
+    EXPECT_GT(began.Read()[0], 0u);
+    EXPECT_GT(began.Read()[1], began.Read()[0]);
     const std::vector<float> actual = out.Read();
     for (int t = 0; t < 5; ++t) {
       for (int i = 0; i < kWidth; ++i) {
@@ -38,6 +44,17 @@ TEST_P(ElementwiseTest, EmbeddingLookupInATableOfHalves) {
   DeviceMatrix out(stream(), DType::kF32, 2, 2);
   EmbeddingLookup(stream(), tokens.data(), {table.data(), DType::kF16, 2, 2, 2}, out.view());
   EXPECT_EQ(out.Read(), (std::vector<float>{0x1p-24f, 65504.0f, 1.0f, -2.0f}));
+}
+
+TEST_P(ElementwiseTest, WriteInts) {
+  for (const int count : {0, 1, 1000, 1001, 5000}) {
+    std::vector<int> values(count), wanted(count + 1, -1);
+    for (int i = 0; i < count; ++i) wanted[i] = values[i] = 7 * i - 3;
+    const DeviceArray<int> target(stream(), std::vector<int>(count + 1, -1));
+    WriteInts(stream(), values, target.data());
+    values.assign(count, 0);  // they have been read
+    EXPECT_EQ(target.Read(), wanted);
+  }
 }
 
 TEST_P(ElementwiseTest, GatherRows) {

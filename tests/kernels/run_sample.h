@@ -32,17 +32,28 @@ inline Sampled RunSample(Stream& stream, const std::vector<double>& logits,
   const DeviceArray<float> logprobs(stream, std::vector<float>(n, 7.0f));
   const DeviceArray<int> top_tokens(stream, std::vector<int>(n * kMaxTopLogprobs, -7));
   const DeviceArray<float> top_logprobs(stream, std::vector<float>(n * kMaxTopLogprobs, 7.0f));
+  const DeviceArray<int> host_tokens(stream, std::vector<int>(n, -7));
+  const DeviceArray<DeviceTime> began(stream, {5});
+  const DeviceArray<StepTimes> times(stream, std::vector<StepTimes>(n));
   const DeviceArray<uint8_t> nonfinite(stream, std::vector<uint8_t>(n, 7));
   Sample(stream, {.logits = matrix.view(),
                   .rows = rows_device.data(),
                   .counts = counts_device.data(),
                   .biases = biases_device.data(),
+                  .began = began.data(),
                   .tokens = tokens.data(),
+                  .host_tokens = host_tokens.data(),
                   .logprobs = logprobs.data(),
                   .top_tokens = top_tokens.data(),
                   .top_logprobs = top_logprobs.data(),
-                  .nonfinite = nonfinite.data()});
+                  .nonfinite = nonfinite.data(),
+                  .times = times.data()});
   matrix.Read();  // no gap was written to
+  EXPECT_EQ(host_tokens.Read(), tokens.Read());
+  for (const StepTimes& row : times.Read()) {
+    EXPECT_EQ(row.began, 5u);
+    EXPECT_GT(row.ended, 5u);
+  }
   return {tokens.Read(), logprobs.Read(), top_tokens.Read(), top_logprobs.Read(), nonfinite.Read()};
 }
 

@@ -97,6 +97,20 @@ TEST_P(SamplerTest, SaysWhichRowsAreNotFinite) {
   EXPECT_FALSE(Run(std::vector<SampleRequest>(1), -1e30f)[0].nonfinite);
 }
 
+TEST_P(SamplerTest, TellsWhenAStepBeganAndEnded) {
+  const DeviceTime began = 7;
+  const Buffer memory(stream_.device(), kVocab * sizeof(float)), clock(stream_.device(), 8);
+  stream_.Zero(memory.data(), memory.size());
+  stream_.CopyToDevice(clock.data(), &began, sizeof(began));
+  sampler_.Prepare(std::vector<SampleRequest>(1));
+  sampler_.Launch({memory.data(), DType::kF32, 1, kVocab, kVocab}, clock.as<DeviceTime>());
+  sampler_.Collect();
+  EXPECT_EQ(sampler_.times().began, began);
+  EXPECT_GT(sampler_.times().ended, began);
+  Run({});  // a step that samples nothing
+  EXPECT_EQ(sampler_.times().ended, 0u);
+}
+
 TEST_P(SamplerTest, GrowsAndShrinksWithTheStep) {
   for (int rows : {1, 37, 3, 200, 1}) {
     std::vector<SampleRequest> requests(rows);
