@@ -34,6 +34,7 @@ void BM_Step(benchmark::State& state) {
     ++i;
     model.ObserveBatch(static_cast<int>(i % 64), static_cast<int>(i % 512));
     model.ObserveStep(Latency(i));
+    model.ObserveDeviceGap(Latency(i) / 1000);
     model.CountGenerationTokens(64);
     waiting.Set(i % 8);
     workspace.Set(1 << 20);

@@ -101,6 +101,7 @@ void ContinuousBatch::RunStep() {
   if (launched) {
     metrics_.ObserveBatch(next.batch.num_decode,
                           static_cast<int>(next.batch.tokens.size()) - next.batch.num_decode);
+    next.follows = !std::exchange(idle_, false);
     Launch(next);
   }
   if (in_flight_.has_value()) collect(*std::exchange(in_flight_, std::nullopt));
@@ -189,12 +190,13 @@ void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
 void ContinuousBatch::Launch(const Step& step) {
   sampler_.Prepare(step.samples);
   const ForwardResult result = model_.Forward(step.batch, pool_);
-  sampler_.Launch(result.logits);
+  sampler_.Launch(result.logits, result.began);
   hidden_copies_.Launch(result.hidden);
 }
 
 void ContinuousBatch::Collect(const Step& step) {
   const std::vector<SampledToken> sampled = sampler_.Collect();
+  ObserveGap(step);
   const Clock::time_point now = Clock::now();
   for (size_t i = 0; i < sampled.size(); ++i) {
     Sequence& sequence = *step.rows[i].sequence;
@@ -219,6 +221,14 @@ void ContinuousBatch::Collect(const Step& step) {
     ++generated;
   }
   metrics_.CountGenerationTokens(generated);
+}
+
+void ContinuousBatch::ObserveGap(const Step& step) {
+  const StepTimes& times = sampler_.times();
+  if (step.follows && last_end_ > 0 && times.began >= last_end_) {
+    metrics_.ObserveDeviceGap(std::chrono::nanoseconds(times.began - last_end_));
+  }
+  last_end_ = times.ended;
 }
 
 void ContinuousBatch::CollectHidden(const Step& step, Clock::time_point now) {
@@ -277,6 +287,7 @@ int ContinuousBatch::Deliver() {
   }
   const int finished = static_cast<int>(running_.size() - left.size());
   running_ = std::move(left);
+  idle_ = idle_ || running_.empty();
   if (finished > 0) UpdateGauges();
   for (auto& [sink, event] : events) {
     if (event.finish.has_value()) metrics_.ObserveFinish(*event.finish);

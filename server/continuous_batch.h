@@ -93,6 +93,7 @@ class ContinuousBatch {
     std::vector<HiddenPiece> hidden;
     std::vector<std::shared_ptr<Sequence>> prompts_done;  // whose last prompt piece is in the batch
     Clock::time_point composed;
+    bool follows;  // another step: there has been work all the time since that one
   };
   // Whether the next step needs tokens on the host that the step on its way will bring.
   bool MustCollectFirst() const;
@@ -100,6 +101,8 @@ class ContinuousBatch {
   void AddPiece(Running& running, int tokens, Step& step);
   void Launch(const Step& step);
   void Collect(const Step& step);
+  // The device's time between the step and the one before it.
+  void ObserveGap(const Step& step);
   void CollectHidden(const Step& step, Clock::time_point now);
   // False if no token can be taken from a row, because its sequence ended in this step.
   bool Usable(Sequence& sequence, const SampledToken& sampled, Clock::time_point now);
@@ -116,6 +119,8 @@ class ContinuousBatch {
   HiddenCopies hidden_copies_;
   const bool launch_ahead_;
   std::optional<Step> in_flight_;  // launched, not collected
+  bool idle_ = true;               // nothing to do, or no step yet
+  DeviceTime last_end_ = 0;        // of the step collected last; 0: it sampled nothing
   GaugePart running_gauge_;
   GaugePart slots_used_gauge_;
   GaugePart slots_total_gauge_;

@@ -16,6 +16,9 @@ using Buckets = prometheus::Histogram::BucketBoundaries;
 const Buckets kStepBuckets = {0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015,
                               0.02,    0.03,   0.04,  0.05,   0.075, 0.1,    0.15, 0.2,
                               0.3,     0.5,    0.75,  1.0,    2.5,   5.0};
+const Buckets kGapBuckets = {0.000001, 0.000002, 0.000003, 0.000005, 0.00001, 0.00002,
+                             0.00005,  0.0001,   0.0002,   0.0005,   0.001,   0.0025,
+                             0.005,    0.01,     0.05,     0.25};
 const Buckets kFirstTokenBuckets = {0.001, 0.0025, 0.005, 0.01, 0.02,  0.04, 0.06, 0.08,
                                     0.1,   0.25,   0.5,   0.75, 1.0,   2.5,  5.0,  7.5,
                                     10.0,  20.0,   40.0,  80.0, 160.0, 640.0};
@@ -128,6 +131,10 @@ ModelMetrics::ModelMetrics(prometheus::Registry& registry, const std::string& mo
                             "Sequences of one step that generate, a token each.", kTokensBuckets);
   step_time_ = histogram("fla_step_seconds",
                          "Time of one step, from its composition to its tokens.", kStepBuckets);
+  device_gap_ = histogram("fla_device_gap_seconds",
+                          "Between two steps, while there was work: from the end of one's sampling "
+                          "to the beginning of the next, by the device's clock.",
+                          kGapBuckets);
   first_token_ = histogram("fla_time_to_first_token_seconds",
                            "From the request's arrival to its first token.", kFirstTokenBuckets);
   inter_token_ = histogram("fla_inter_token_latency_seconds", "Between two tokens of a request.",
@@ -169,6 +176,8 @@ void ModelMetrics::ObserveBatch(int decode, int prefill) {
 }
 
 void ModelMetrics::ObserveStep(Clock::duration time) { step_time_->Observe(Seconds(time)); }
+
+void ModelMetrics::ObserveDeviceGap(Clock::duration time) { device_gap_->Observe(Seconds(time)); }
 
 void ModelMetrics::ObserveFirstToken(Clock::duration since_received) {
   first_token_->Observe(Seconds(since_received));

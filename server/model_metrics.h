@@ -81,6 +81,8 @@ class ModelMetrics {
   // One step of the model over `decode` running sequences and `prefill` tokens of prompts.
   void ObserveBatch(int decode, int prefill);
   void ObserveStep(Clock::duration time);
+  // From the end of a step's sampling to the beginning of the next step, by the device's clock.
+  void ObserveDeviceGap(Clock::duration time);
   void ObserveFirstToken(Clock::duration since_received);
   void ObserveInterToken(Clock::duration since_previous_token);
   // Counts the finish by its reason ("stop", "length", "cancelled", "deadline", "embedded",
@@ -118,6 +120,7 @@ class ModelMetrics {
   prometheus::Histogram* batch_tokens_;
   prometheus::Histogram* batch_decode_;
   prometheus::Histogram* step_time_;
+  prometheus::Histogram* device_gap_;
   prometheus::Histogram* first_token_;
   prometheus::Histogram* inter_token_;
   prometheus::Histogram* total_time_;

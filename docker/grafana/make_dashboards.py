@@ -192,6 +192,11 @@ def service():
               stacked=True, description="Of a step, on average."),
         graph("Step time", "s", percentiles("fla_step_seconds", 50, 95, 99),
               description="Of one batch through the model."),
+        graph("Device idle between steps", "percentunit",
+              target(f"sum by (model) (rate(fla_device_gap_seconds_sum{{{MODEL}}}[{RATE}]))",
+                     "{{model}}"),
+              description="Part of the time that the device waited for its next step while there "
+                          "was work."),
     ])
 
 

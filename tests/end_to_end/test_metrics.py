@@ -93,6 +93,8 @@ def test_counters_histograms_and_gauges_are_what_the_clients_saw(start_server):
     assert 0 <= value("batch_decode_sequences_sum") - seen.gaps <= unknown
     assert 0 <= value("batch_tokens_sum") - seen.prompt_tokens - seen.gaps <= unknown
     assert 0 <= value("batch_tokens_count") - value("step_seconds_count") <= min(1, unknown)
+    # One between any two steps, but where there was nothing to do.
+    assert 0 < value("device_gap_seconds_count") < value("batch_tokens_count")
     for gauge in ("requests_running", "requests_waiting", "state_slots_used"):
         assert value(gauge) == 0, gauge
     assert value("state_slots_total") == 3

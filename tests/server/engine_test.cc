@@ -106,6 +106,25 @@ TEST_P(EngineTest, AnswersARequest) {
   EXPECT_THAT(text, HasSubstr("fla_requests_total{finish_reason=\"length\",model=\"fake\"} 1\n"));
 }
 
+TEST_P(EngineTest, GapsBetweenStepsAreThoseWhileThereIsWork) {
+  Start();
+  const std::string count = "fla_device_gap_seconds_count{model=\"fake\"} ";
+  const std::string sum = "fla_device_gap_seconds_sum{model=\"fake\"} ";
+  const auto begin = Clock::now();
+  for (int request = 1; request <= 2; ++request) {
+    const auto log = std::make_shared<EventLog>();
+    ASSERT_TRUE(engine_->Submit({MakeRequest({10, 20, 30}, 5, log)}).ok());
+    log->Wait();
+    // Five steps each, and none between the last of one request and the first of the other.
+    EXPECT_THAT(Scrape(), HasSubstr(count + std::to_string(4 * request) + "\n"));
+    std::this_thread::sleep_for(milliseconds(50));
+  }
+  const std::string text = Scrape();
+  const double seconds = std::stod(text.substr(text.find(sum) + sum.size()));
+  EXPECT_GT(seconds, 0);
+  EXPECT_LT(seconds, std::chrono::duration<double>(Clock::now() - begin).count() - 0.1);
+}
+
 TEST_P(EngineTest, TokensDoNotDependOnTheCompany) {
   Start({.slots = 5, .max_batch_tokens = 40});
   std::mt19937 random(3);

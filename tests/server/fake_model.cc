@@ -62,6 +62,7 @@ struct Model::Parts {
   Stream stream{Device{}};
   std::vector<std::vector<int>> seen;  // tokens by slot
   std::vector<float> logits, hidden;
+  DeviceTime began = 0;
 };
 
 Model::Model(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
@@ -84,6 +85,8 @@ std::unique_ptr<Model> Model::Load(const LoadOptions&) {
 ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
   using testing::Check;
   testing::FakeModelOptions& options = *parts_->options;
+  parts_->began =
+      std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
   if (options.steps++ == options.fail_at_step) throw DeviceError("the fake device broke");
   if (options.step_milliseconds > 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(options.step_milliseconds));
@@ -133,7 +136,7 @@ ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
     return Matrix{values.data(), DType::kF32, static_cast<int64_t>(rows), columns, columns};
   };
   return {matrix(parts_->logits, batch.logits_rows.size(), testing::kFakeVocab),
-          matrix(parts_->hidden, batch.hidden_rows.size(), testing::kFakeHidden)};
+          matrix(parts_->hidden, batch.hidden_rows.size(), testing::kFakeHidden), &parts_->began};
 }
 
 void Model::Prepare(StatePool&, const int*, int, int) {}

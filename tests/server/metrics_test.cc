@@ -166,6 +166,17 @@ TEST(MetricsTest, ABatchIsObservedWholeAndByItsDecodePart) {
   EXPECT_THAT(text, HasSubstr("fla_batch_decode_sequences_sum{model=\"m\"} 3\n"));
 }
 
+TEST(MetricsTest, GapsHaveBucketsOfMicroseconds) {
+  Metrics metrics;
+  ModelMetrics& model = metrics.ForModel("m");
+  for (const int nanoseconds : {900, 2750, 4500}) {
+    model.ObserveDeviceGap(std::chrono::nanoseconds(nanoseconds));
+  }
+  const std::string text = Scrape(metrics);
+  EXPECT_THAT(text, HasSubstr("fla_device_gap_seconds_bucket{model=\"m\",le=\"1e-06\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("fla_device_gap_seconds_bucket{model=\"m\",le=\"5e-06\"} 3\n"));
+}
+
 TEST(MetricsTest, ReloadsAndSwapsAreCountedByResult) {
   Metrics metrics;
   metrics.ForModel("m").CountSwap(SwapResult::kFailure);
