@@ -20,48 +20,86 @@ struct RowStatistics {
   __device__ float LogProb(float logit) const { return logit - LogitOf(best) - log_sum; }
 };
 
-// Running sum of exp(logit - largest).
+// The largest of some logits and the sum of exp(logit - largest).
 struct ExpSum {
   float largest = -INFINITY;
   float sum = 0.0f;
 
-  __device__ void Add(float logit) {
-    if (logit > largest) {
-      sum *= expf(largest - logit);
-      largest = logit;
-    }
-    sum += expf(logit - largest);
-  }
-  __device__ void Add(const ExpSum& other) {
-    if (other.largest == -INFINITY) return;
-    const float larger = fmaxf(largest, other.largest);
-    sum = sum * expf(largest - larger) + other.sum * expf(other.largest - larger);
+  __device__ void RaiseTo(float larger) {
+    if (sum > 0.0f) sum *= __expf(largest - larger);
     largest = larger;
   }
 };
 
+// Of all lanes of a warp together; the same bits in every lane.
+__device__ ExpSum WarpSum(ExpSum mine) {
+  float largest = mine.largest;
+  for (int offset = 16; offset > 0; offset /= 2) {
+    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
+  }
+  mine.RaiseTo(largest);
+  for (int offset = 16; offset > 0; offset /= 2) {
+    mine.sum += __shfl_xor_sync(0xffffffffu, mine.sum, offset);
+  }
+  return mine;
+}
+
+// The most probable token of the row, of which `largest` is the largest logit, and `mine` that of
+// the calling thread, first met in the piece that begins at `first`.
+__device__ RankKey FindBest(SelectMemory& memory, const float* logits, int vocab, float largest,
+                            float mine, int first) {
+  RankKey best = 0;
+  if (mine == largest) {
+    for (int i = 0; i < 4 * LogitPiece::kVectors && best == 0; ++i) {
+      const int token = LogitPiece::TokenAt(first, i / 4) + i % 4;
+      if (token < vocab && logits[token] == largest) best = MakeRankKey(largest, token);
+    }
+  }
+  return BlockMax(memory, best);
+}
+
 __device__ RowStatistics FindStatistics(SelectMemory& memory, const float* logits, int vocab) {
   __shared__ ExpSum warp_sums[32];
   ExpSum total;
-  RankKey best = 0;
-  bool finite = true;
-  ForEachLogit(logits, vocab, [&](float logit, int token) {
-    finite = finite && isfinite(logit);
-    total.Add(logit);
-    const RankKey key = MakeRankKey(logit, token);
-    best = key > best ? key : best;
+  int first = 0;        // of the piece with the largest logit so far
+  float poison = 0.0f;  // becomes NaN at a logit that is not finite
+  const auto raise_to = [&](float largest, int token) {
+    if (!(largest > total.largest)) return;
+    total.RaiseTo(largest);
+    first = token;
+  };
+  const auto add = [&](float logit) {
+    poison += 0.0f * logit;
+    total.sum += __expf(logit - total.largest);
+  };
+  const auto add_piece = [&](const LogitPiece& piece) {
+    float largest = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < LogitPiece::kVectors; ++i) {
+      if (i >= piece.num_vectors) break;
+      const float4& four = piece.vectors[i];
+      largest = fmaxf(largest, fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w)));
+    }
+    raise_to(largest, piece.token);
+#pragma unroll
+    for (int i = 0; i < LogitPiece::kVectors; ++i) {
+      if (i >= piece.num_vectors) break;
+      add(piece.vectors[i].x);
+      add(piece.vectors[i].y);
+      add(piece.vectors[i].z);
+      add(piece.vectors[i].w);
+    }
+  };
+  ForEachPiece(logits, vocab, add_piece, [&](float logit, int token) {
+    raise_to(logit, token);
+    add(logit);
   });
-  finite = __syncthreads_and(finite) != 0;
-  best = BlockMax(memory, best);
-  for (int offset = 16; offset > 0; offset /= 2) {
-    total.Add({__shfl_xor_sync(0xffffffffu, total.largest, offset),
-               __shfl_xor_sync(0xffffffffu, total.sum, offset)});
-  }
-  __syncthreads();
+  const float mine = total.largest;
+  total = WarpSum(total);
   if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = total;
-  __syncthreads();
-  total = {};
-  for (int warp = 0; warp < 32; ++warp) total.Add(warp_sums[warp]);
+  const bool finite = __syncthreads_and(poison == 0.0f) != 0;
+  total = WarpSum(warp_sums[threadIdx.x % 32]);
+  const RankKey best = FindBest(memory, logits, vocab, total.largest, mine, first);
   return {best, logf(total.sum), finite};
 }
 
@@ -124,17 +162,47 @@ __device__ float OriginalLogit(const SampleArgs& args, const SamplingRow& option
   return __syncthreads_or(changed) != 0 ? original[token] : logits[token];
 }
 
+__device__ uint64_t SumOf(const uint64_t (&weights)[4]) {
+  return (weights[0] + weights[1]) + (weights[2] + weights[3]);
+}
+
+// Over the lanes of a warp, of sums of a few weights each: in two halves, for which there is an
+// instruction.
+__device__ uint64_t WarpSum(uint64_t sum) {
+  constexpr int kLowBits = 26;  // and no more above them: 32 of either fit in 32 bits
+  const unsigned low =
+      __reduce_add_sync(0xffffffffu, static_cast<unsigned>(sum) & ((1u << kLowBits) - 1));
+  const unsigned high = __reduce_add_sync(0xffffffffu, static_cast<unsigned>(sum >> kLowBits));
+  return (static_cast<uint64_t>(high) << kLowBits) + low;
+}
+
 // Draws from the tokens whose key reaches `cut` and whose probability reaches min_p times the
 // largest: the first, in order of ids, at which the running weight exceeds `uniform` times the
-// total. Thread t first sums ids in [t, t + 1) * segment.
+// total. A warp first sums segments of the row, a lane four neighbours of each 128 ids.
 __device__ int Draw(SelectMemory& memory, const LogitRow& row, RankKey cut, float min_p,
                     float uniform) {
-  const auto weight_of = [&](int token) -> uint64_t {
-    const float logit = row.logits[token];
-    return MakeRankKey(logit, token) >= cut && row.Odds(logit) >= min_p ? row.Weight(logit) : 0;
+  constexpr int kLaneIds = 4, kStep = 32 * kLaneIds;
+  const auto weight_of = [&](float logit, int token) -> uint64_t {
+    if (cut != 0 && MakeRankKey(logit, token) < cut) return 0;
+    const float odds = row.Odds(logit);
+    return odds >= min_p ? LogitRow::WeightOf(odds) : 0;
+  };
+  const bool aligned = reinterpret_cast<uintptr_t>(row.logits) % 16 == 0;
+  // The weights of four neighbours, 0 past the row's end.
+  const auto load_weights = [&](int token, uint64_t(&weights)[kLaneIds]) {
+    float four[kLaneIds] = {};
+    if (aligned && token + kLaneIds <= row.vocab) {
+      *reinterpret_cast<float4*>(four) = *reinterpret_cast<const float4*>(row.logits + token);
+    } else {
+      for (int i = 0; i < kLaneIds && token + i < row.vocab; ++i) four[i] = row.logits[token + i];
+    }
+#pragma unroll
+    for (int i = 0; i < kLaneIds; ++i) {
+      weights[i] = token + i < row.vocab ? weight_of(four[i], token + i) : 0;
+    }
   };
   const int lane = threadIdx.x % 32;
-  const int segment = ((row.vocab + kBins - 1) / kBins + 31) / 32 * 32;
+  const int segment = (row.vocab + kBins * kStep - 1) / (kBins * kStep) * kStep;
   const int num_segments = (row.vocab + segment - 1) / segment;
   __syncthreads();
   for (int s = threadIdx.x; s < kBins; s += kSelectThreads) memory.keys[s] = 0;
@@ -142,11 +210,12 @@ __device__ int Draw(SelectMemory& memory, const LogitRow& row, RankKey cut, floa
 #pragma unroll 4
   for (int s = threadIdx.x / 32; s < num_segments; s += kSelectThreads / 32) {
     uint64_t sum = 0;
-    const int end = min((s + 1) * segment, row.vocab);
-    for (int token = s * segment + lane; token < end; token += 32) sum += weight_of(token);
-    for (int offset = 16; offset > 0; offset /= 2) {
-      sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    for (int token = s * segment + kLaneIds * lane; token < (s + 1) * segment; token += kStep) {
+      uint64_t weights[kLaneIds];
+      load_weights(token, weights);
+      sum += SumOf(weights);
     }
+    sum = WarpSum(sum);
     if (lane == 0) memory.keys[s] = sum;
   }
   __syncthreads();
@@ -157,16 +226,27 @@ __device__ int Draw(SelectMemory& memory, const LogitRow& row, RankKey cut, floa
 
   if (threadIdx.x < 32) {
     uint64_t before = reached.before;
-    const int end = min((reached.index + 1) * segment, row.vocab);
-    for (int base = reached.index * segment; base < end; base += 32) {
-      uint64_t inclusive = base + lane < end ? weight_of(base + lane) : 0;
+    const int end = (reached.index + 1) * segment;
+    for (int base = reached.index * segment; base < end; base += kStep) {
+      uint64_t weights[kLaneIds];
+      load_weights(base + kLaneIds * lane, weights);
+      uint64_t inclusive = SumOf(weights);
       for (int offset = 1; offset < 32; offset *= 2) {
         const uint64_t lower = __shfl_up_sync(0xffffffffu, inclusive, offset);
         if (lane >= offset) inclusive += lower;
       }
       const unsigned reaching = __ballot_sync(0xffffffffu, before + inclusive >= target);
       if (reaching != 0) {
-        if (lane == 0) memory.index = base + __ffs(reaching) - 1;
+        if (lane == __ffs(reaching) - 1) {
+          uint64_t sum = before + inclusive - SumOf(weights);
+          int index = base + kLaneIds * lane;
+#pragma unroll
+          for (int i = 0; i < kLaneIds - 1; ++i) {
+            sum += weights[i];
+            index += sum < target ? 1 : 0;
+          }
+          memory.index = index;
+        }
         break;
       }
       before += __shfl_sync(0xffffffffu, inclusive, 31);

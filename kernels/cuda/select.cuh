@@ -39,9 +39,10 @@ struct LogitRow {
   float inverse_temperature;
 
   __device__ float Odds(float logit) const {  // in [0, 1], relative to the most probable token
-    return expf((logit - largest) * inverse_temperature);
+    return __expf((logit - largest) * inverse_temperature);
   }
-  __device__ uint64_t Weight(float logit) const { return __float2ull_rz(Odds(logit) * kWeightOne); }
+  __device__ static uint64_t WeightOf(float odds) { return __float2ull_rz(odds * kWeightOne); }
+  __device__ uint64_t Weight(float logit) const { return WeightOf(Odds(logit)); }
 };
 
 // Shared memory of the functions below. None of them may be called from divergent code.
@@ -59,33 +60,63 @@ struct SelectMemory {
   int num_keys;
 };
 
-// Calls f(logit, token) for every token of the row, each once. A thread has four 16-byte loads in
-// flight: a block has a multiprocessor's memory pipeline to itself.
-template <typename F>
-__device__ void ForEachLogit(const float* logits, int vocab, F f) {
-  constexpr int kDepth = 4;
+// Logits that a thread has loaded together: four 16-byte loads are in flight, for a block has a
+// multiprocessor's memory pipeline to itself.
+struct LogitPiece {
+  static constexpr int kVectors = 4;
+
+  float4 vectors[kVectors];
+  int num_vectors;  // that are there
+  int token;        // of the first vector's first logit
+
+  // Of the first logit of vector i.
+  __device__ static int TokenAt(int token, int i) { return token + 4 * kSelectThreads * i; }
+};
+
+// Gives every logit of the row to f_piece(piece) or, at an end that no vector covers, to
+// f(logit, token), each once. A thread gets ascending tokens, the same wherever the row lies: what
+// it sums up does not depend on the row's company.
+template <typename FPiece, typename F>
+__device__ void ForEachPiece(const float* logits, int vocab, FPiece f_piece, F f) {
+  constexpr int kDepth = LogitPiece::kVectors;
   const bool aligned = reinterpret_cast<uintptr_t>(logits) % 16 == 0;
-  const int vectors = aligned ? vocab / 4 : 0;
+  const int vectors = vocab / 4;
   for (int base = threadIdx.x; base < vectors; base += kDepth * kSelectThreads) {
-    float4 loaded[kDepth];
+    LogitPiece piece;
+    piece.token = 4 * base;
+    piece.num_vectors = min(kDepth, (vectors - base + kSelectThreads - 1) / kSelectThreads);
 #pragma unroll
     for (int i = 0; i < kDepth; ++i) {
-      const int vector = base + i * kSelectThreads;
-      if (vector < vectors) loaded[i] = reinterpret_cast<const float4*>(logits)[vector];
+      if (i >= piece.num_vectors) break;
+      const float* const source = logits + LogitPiece::TokenAt(piece.token, i);
+      if (aligned) {
+        piece.vectors[i] = *reinterpret_cast<const float4*>(source);
+      } else {
+        piece.vectors[i] = make_float4(source[0], source[1], source[2], source[3]);
+      }
     }
-#pragma unroll
-    for (int i = 0; i < kDepth; ++i) {
-      const int token = 4 * (base + i * kSelectThreads);
-      if (token / 4 >= vectors) break;
-      f(loaded[i].x, token);
-      f(loaded[i].y, token + 1);
-      f(loaded[i].z, token + 2);
-      f(loaded[i].w, token + 3);
-    }
+    f_piece(piece);
   }
   for (int token = 4 * vectors + threadIdx.x; token < vocab; token += kSelectThreads) {
     f(logits[token], token);
   }
+}
+
+// Calls f(logit, token) for every token of the row, each once.
+template <typename F>
+__device__ void ForEachLogit(const float* logits, int vocab, F f) {
+  const auto f_piece = [&](const LogitPiece& piece) {
+#pragma unroll
+    for (int i = 0; i < LogitPiece::kVectors; ++i) {
+      if (i >= piece.num_vectors) break;
+      const int token = LogitPiece::TokenAt(piece.token, i);
+      f(piece.vectors[i].x, token);
+      f(piece.vectors[i].y, token + 1);
+      f(piece.vectors[i].z, token + 2);
+      f(piece.vectors[i].w, token + 3);
+    }
+  };
+  ForEachPiece(logits, vocab, f_piece, f);
 }
 
 // combine over the block of every thread's value, in a fixed order; the same bits in every thread.
