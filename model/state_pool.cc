@@ -1,6 +1,7 @@
 #include "model/state_pool.h"
 
 #include <algorithm>
+#include <functional>
 #include <stdexcept>
 #include <string>
 
@@ -78,10 +79,11 @@ int StatePool::Acquire(Stream& stream) {
 }
 
 void StatePool::Release(int slot) {
-  if (slot < 0 || slot >= total_ || std::find(free_.begin(), free_.end(), slot) != free_.end()) {
+  const auto place = std::lower_bound(free_.begin(), free_.end(), slot, std::greater<>());
+  if (slot < 0 || slot >= total_ || (place != free_.end() && *place == slot)) {
     throw std::logic_error("slot " + std::to_string(slot) + " is not in use");
   }
-  free_.push_back(slot);
+  free_.insert(place, slot);
   used_ = total_ - static_cast<int>(free_.size());
 }
 

@@ -21,7 +21,8 @@ class StatePool {
   // Allocates `slots` slots on the stream's device; throws DeviceError if memory is short.
   StatePool(Stream& stream, const ModelConfig& config, int slots, DType state_dtype = DType::kF32);
 
-  // A free slot with all of its states zeroed, or -1 when every slot is in use.
+  // The lowest free slot, so that few sequences lie close together, with all of its states zeroed,
+  // or -1 when every slot is in use.
   int Acquire(Stream& stream);
   void Release(int slot);
 
@@ -46,7 +47,7 @@ class StatePool {
   std::vector<LayerState> layers_;
   int num_regions_ = 0;  // one kind of state of one layer each, a row a slot
   Buffer regions_;       // [num_regions_] ByteRows
-  std::vector<int> free_;
+  std::vector<int> free_;  // descending
   std::atomic<int> used_ = 0;
 };
 

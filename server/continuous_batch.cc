@@ -73,6 +73,10 @@ void ContinuousBatch::Admit(QueuedRequest request) {
   // If the device fails in Acquire, the request is among those that EndAll tells.
   running_.push_back(std::move(running));
   running_.back().slot = pool_.Acquire(model_.stream());
+  const auto later =
+      std::upper_bound(running_.begin(), running_.end() - 1, running_.back().slot,
+                       [](int slot, const Running& other) { return slot < other.slot; });
+  std::rotate(later, running_.end() - 1, running_.end());
   UpdateGauges();
 }
 

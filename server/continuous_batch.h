@@ -127,7 +127,7 @@ class ContinuousBatch {
   GaugePart weights_gauge_;
   GaugePart states_gauge_;
   GaugePart workspace_gauge_;
-  std::vector<Running> running_;
+  std::vector<Running> running_;  // by slot: a step's rows go through the states in their order
   int64_t turns_ = 0;  // pieces of batches so far
 };
 

@@ -60,6 +60,14 @@ TEST_P(StatePoolTest, HandsOutEachSlotOnceAndZeroed) {
 
 INSTANTIATE_TEST_SUITE_P(Devices, StatePoolTest, ::testing::ValuesIn(testing::Devices()));
 
+TEST_P(StatePoolTest, HandsOutTheLowestFreeSlot) {
+  Stream stream{ParseDevice(GetParam())};
+  StatePool pool(stream, SmallModel(), 4);
+  for (int slot = 0; slot < 4; ++slot) EXPECT_EQ(pool.Acquire(stream), slot);
+  for (const int slot : {2, 0, 3}) pool.Release(slot);
+  for (const int slot : {0, 2, 3, -1}) EXPECT_EQ(pool.Acquire(stream), slot);
+}
+
 TEST(StatePool, RefusesToReleaseWhatIsFree) {
   Stream stream{Device{}};
   StatePool pool(stream, SmallModel(), 2);
