@@ -1,6 +1,8 @@
 #include "server/request_queue.h"
 
 #include <algorithm>
+#include <thread>
+#include <utility>
 
 namespace fla {
 
@@ -72,10 +74,18 @@ void RequestQueue::Close() {
   closed_ = true;
 }
 
-void RequestQueue::Wait() {
+bool RequestQueue::TakeReason() { return std::exchange(woken_, false) || !queued_.empty(); }
+
+void RequestQueue::Wait(Clock::duration awake) {
+  for (const Clock::time_point end = Clock::now() + awake; Clock::now() < end;) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (TakeReason()) return;
+    }
+    std::this_thread::yield();
+  }
   std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return woken_ || !queued_.empty(); });
-  woken_ = false;
+  changed_.wait(lock, [this] { return TakeReason(); });
 }
 
 void RequestQueue::Wake() {

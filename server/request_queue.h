@@ -53,8 +53,9 @@ class RequestQueue {
   // Refuses every Push from now on. What is queued stays.
   void Close();
 
-  // Blocks until something is queued or Wake was called since the last Wait.
-  void Wait();
+  // Blocks until something is queued or Wake was called since the last Wait. For the first `awake`
+  // it does not let the thread sleep, which would take many microseconds to wake.
+  void Wait(Clock::duration awake = {});
   void Wake();
 
   int size() const;
@@ -63,6 +64,8 @@ class RequestQueue {
  private:
   const int max_requests_;
   const int64_t max_tokens_;
+  bool TakeReason();  // to return from Wait; with mutex_ held
+
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   // All below: guarded by mutex_.

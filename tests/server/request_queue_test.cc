@@ -123,8 +123,10 @@ TEST(RequestQueueTest, ClosedRefusesButKeeps) {
 
 TEST(RequestQueueTest, WakeIsNotLostWhenItComesBeforeWait) {
   RequestQueue queue(1, kManyTokens);
-  queue.Wake();
-  queue.Wait();
+  for (const Clock::duration awake : {Clock::duration::zero(), Clock::duration::max() / 4}) {
+    queue.Wake();
+    queue.Wait(awake);
+  }
   EXPECT_EQ(queue.size(), 0);
 }
 
