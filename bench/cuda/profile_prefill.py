@@ -5,6 +5,7 @@
   profile_prefill.py --lines CSV [TEXT]   one line a kernel from ncu's raw page
 """
 import csv
+import re
 import sys
 
 from prefill_rows import ROWS
@@ -70,7 +71,7 @@ def lines(path, text):
                   if column and column.startswith(STALL) and column.endswith(STALL_END)}
         worst = sorted((-value, reason) for reason, value in stalls.items()
                        if reason not in ("selected", "not_selected") and value == value)[:3]
-        short = kernel.split("<")[0].split("(")[0].split("::")[-1].split()[-1]
+        short = re.search(r"\w*Kernel\b|$", kernel)[0] or kernel
         print(f"{name:29}{short:24}{record.get('Grid Size', '').replace(' ', ''):>12}"
               + "".join(f"{value:8.3f}" if key == "ms" else f"{value:7.1f}%" for key, value in values.items())
               + "  " + ", ".join(f"{reason} {-value:.2f}" for value, reason in worst))
