@@ -1,9 +1,9 @@
 // Times the recurrence's kernels on the shapes that docs/performance.md reports: median of graph
 // replays, as one line a shape.
 //
-//   recurrence_bench [prefill] [step] [follow] [split|whole] [narrow] [one|two] [uncut]
-//                    [width=1|2] [segments=TOKENS] [slices=N] [projected|softplus]
-//                    [only=TEXT]
+//   recurrence_bench [prefill] [step] [split|whole] [narrow] [one|two] [uncut] [ahead|behind]
+//                    [width=1|2] [segments=TOKENS] [slices=N] [window=TOKENS]
+//                    [projected|softplus] [only=TEXT]
 //                                          prefill and step if neither is named; the other words
 //                                          change prefill's plan; `projected`: from a layer's
 //                                          projections, where there are kernels for that (KDA's
@@ -162,12 +162,13 @@ struct Inputs {
 };
 
 struct Overrides {
-  bool follow = false, split = false, whole = false, narrow = false, one = false, two = false;
+  bool ahead = false, behind = false, split = false, whole = false, narrow = false, one = false,
+       two = false;
   std::optional<StepKernel> step_kernel;
   bool shuffled = false;  // slots
   bool uncut = false;
   bool projected = false, softplus = false;
-  int segment_tokens = 0, slices = 0, width = 0;  // 0: as planned
+  int segment_tokens = 0, slices = 0, width = 0, window_tokens = 0;  // 0: as planned
   std::string only;
 };
 
@@ -256,7 +257,8 @@ void BenchPrefill(const Overrides& overrides) {
     }
     PrefillPlan plan =
         PlanPrefill(args, Multiprocessors(), IsHopper() && !overrides.narrow, !overrides.uncut);
-    plan.follow = overrides.follow;
+    if (overrides.ahead || overrides.behind) plan.ahead = overrides.ahead;
+    if (overrides.window_tokens > 0) plan.window_tokens = overrides.window_tokens;
     if (overrides.segment_tokens > 0) plan.segment_tokens = overrides.segment_tokens;
     if (overrides.width > 0) plan.slice_width = overrides.width;
     if (plan.segment_tokens > 0) plan.slice_width = 2;
@@ -279,7 +281,7 @@ void BenchPrefill(const Overrides& overrides) {
     const TokenWindow window = {
         0, std::min<int>({static_cast<int>(args.q.rows), 8192, plan.window_tokens})};
     const double prepare = MedianMilliseconds(4, [&](cudaStream_t stream) {
-      const ChunkWorkspace workspace = {scratch.data(), nullptr};
+      const ChunkWorkspace workspace = {scratch.data()};
       if (plan.wide && shape.update == Update::kAdditive) return;
       if (plan.wide) {
         LaunchWidePrepare(params, window, workspace, stream);
@@ -383,12 +385,14 @@ int main(int argc, char** argv) {
     };
     number("segments", overrides.segment_tokens);
     number("slices", overrides.slices);
+    number("window", overrides.window_tokens);
     number("width", overrides.width);
     if (word.starts_with("only=")) overrides.only = word.substr(5);
     overrides.uncut |= word == "uncut";
     overrides.projected |= word == "projected" || word == "softplus";
     overrides.softplus |= word == "softplus";
-    overrides.follow |= word == "follow";
+    overrides.ahead |= word == "ahead";
+    overrides.behind |= word == "behind";
     overrides.split |= word == "split";
     overrides.whole |= word == "whole";
     overrides.narrow |= word == "narrow";

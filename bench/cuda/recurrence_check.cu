@@ -24,7 +24,7 @@ struct Case {
   int padding = 0;  // columns between rows
   float decay_mean = 0, decay_deviation = 0;
   bool bf16 = true, bf16_state = false, step = false;
-  bool follow = false, hopper = true, wide_slices = false;
+  bool ahead = false, hopper = true, wide_slices = false;
   StepKernel step_kernel = StepKernel::kAny;  // where it can; else as planned
   int skipped = -1;                           // step: a sequence whose slot is -1
   bool projected = false;  // prefill: from RecurrenceProjections, with these norms and gates
@@ -43,7 +43,7 @@ std::string Describe(const Case& c) {
       std::to_string(c.spec.heads) + "/" + std::to_string(c.spec.q_heads) + "/" +
       std::to_string(c.spec.k_heads) + "/" + std::to_string(c.spec.v_heads) + "/" +
       std::to_string(c.spec.decay_heads) + " decay " + std::to_string(c.decay_mean) + " padding " +
-      std::to_string(c.padding) + (c.follow ? " follow" : "") + (c.hopper ? " hopper" : "") +
+      std::to_string(c.padding) + (c.ahead ? " ahead" : "") + (c.hopper ? " hopper" : "") +
       (c.step_kernel == StepKernel::kTiles   ? " tiles"
        : c.step_kernel == StepKernel::kLoads ? " loads"
                                              : " any") +
@@ -318,7 +318,7 @@ Errors RunCase(const Case& c, uint32_t seed) {
   } else {
     // Small problems plan alike on every GPU: pretend to other sizes, and to small windows.
     PrefillPlan plan = PlanPrefill(args, c.multiprocessors, c.hopper);
-    plan.follow = c.follow;
+    plan.ahead = c.ahead;
     if (c.window_tokens > 0) plan.window_tokens = c.window_tokens;
     // What the plan would never cut, being too short: the borders of segments, and M, are the same.
     const int chunk = plan.wide ? kWideChunk : kChunk;
@@ -407,7 +407,7 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
     c.lengths.push_back(small ? 130 + random() % 60 : 700 + random() % 300);
   if (c.step && random() % 4 == 0) c.skipped = random() % N;
   c.step_kernel = static_cast<StepKernel>(random() % 3);
-  c.follow = random() % 4 == 0;
+  c.ahead = random() % 2 == 0;
   c.hopper = random() % 4 != 0;
   c.multiprocessors = pick({1, 8, 132});
   c.window_tokens = pick({0, 0, 48, 160});

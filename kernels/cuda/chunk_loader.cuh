@@ -50,7 +50,6 @@ class ChunkLoader {
     const int lane = threadIdx.x % 32, h = work.head;
     const int64_t number = static_cast<int64_t>(work.chunk_slot) * p.heads + h;
     record_ = workspace.records + number * Stage::kRecord.bytes + 16 * lane;
-    ready_ = workspace.ready ? workspace.ready + number + lane * p.heads : nullptr;
     const int64_t token = work.begin + lane % 8;
     const auto rows = [&](const void* x, int64_t stride, int first_column) {
       return Rows{
@@ -65,16 +64,14 @@ class ChunkLoader {
     safe_ = static_cast<const __nv_bfloat16*>(p.q);
   }
 
-  // Loads all chunks, each as soon as its stage is empty (and its record written). `full` and
-  // `empty` are the barriers of stage 0, `first_stage` its memory.
+  // Loads all chunks, each as soon as its stage is empty. `full` and `empty` are the barriers of
+  // stage 0, `first_stage` its memory.
   __device__ __forceinline__ void Run(int stages, uint32_t full, uint32_t empty,
                                       uint32_t first_stage) {
     const int lane = threadIdx.x % 32;
     const uint32_t row = lane / 8 * kColumns + lane % 8 * 16;
     RingPosition position;
-    int num_ready = ready_ ? 0 : num_chunks_;
     for (int chunk = 0; chunk < num_chunks_; ++chunk) {
-      if (chunk >= num_ready) num_ready = chunk + WaitForRecords(chunk);
       Wait(empty + 8 * position.stage, position.parity ^ 1);
       const uint32_t stage = first_stage + position.stage * Stage::Bytes(slices_);
       constexpr ChunkRecord kRecord = Stage::kRecord;
@@ -127,24 +124,10 @@ class ChunkLoader {
     }
   }
 
-  // Waits until the first kernel has written the record of `chunk`; how many are there from it on.
-  __device__ __forceinline__ int WaitForRecords(int chunk) const {
-    const int lane = threadIdx.x % 32;
-    unsigned missing;
-    do {
-      const bool is_missing =
-          chunk + lane < num_chunks_ && !FlagIsSet(ready_ + static_cast<int64_t>(chunk) * heads_);
-      missing = __ballot_sync(~0u, is_missing);
-    } while (missing & 1);
-    __syncwarp();
-    return missing ? __ffs(missing) - 1 : 32;
-  }
-
   const int tokens_, value_tokens_;  // of M there are no values: 0
   const int num_chunks_, slices_, heads_;
   int key_groups_, value_groups_;  // of 8 columns, from this lane's first one on
   const char* record_;
-  const int* ready_;  // of chunk `lane`, or null
   Rows q_, k_, v_;
   const __nv_bfloat16* safe_;  // an address for copies of nothing
 };

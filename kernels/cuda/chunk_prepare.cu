@@ -1,10 +1,10 @@
 // The token-parallel half of prefill: everything in a chunk that does not need the state.
 //
-// A warp a (chunk, head) at a time, two in a block, the chunks in order; grid: any. A
-// lane l = 4 r + t has tokens r and r + 8 of the chunk and 8 neighbouring channels of every 32,
-// which serves as A operand (rows are tokens) and as B operand (columns are tokens) alike: queries
-// and keys never pass through shared memory. Tokens behind the sequence's end count as q = k = 0,
-// decay 1, beta 0.
+// A warp a (chunk, head) at a time, two in a block, the chunks in order; grid: any, and a last
+// block that only waits (ChunkWorkspace::beside_scan). A lane l = 4 r + t has tokens r and r + 8 of
+// the chunk and 8 neighbouring channels of every 32, which serves as A operand (rows are tokens)
+// and as B operand (columns are tokens) alike: queries and keys never pass through shared memory.
+// Tokens behind the sequence's end count as q = k = 0, decay 1, beta 0.
 //
 // Decay is never divided out. Per channel, the product of decays from token j to token i goes over
 // the boundary m of the largest power-of-two block that parts them, decay(j -> m) decay(m -> i),
@@ -23,8 +23,7 @@ namespace fla::cuda {
 namespace {
 
 constexpr int kWarps = 2;
-constexpr int kMinBlocks = 6;         // an SM, which bounds registers
-constexpr int kBlocksBesideScan = 3;  // an SM, of which the scan has the other half
+constexpr int kMinBlocks = 6;  // an SM, which bounds registers
 
 struct alignas(16) WarpScratch {
   float lower[kChunk][kChunk + 4];  // strictly lower triangle of beta K K^T decay
@@ -91,12 +90,6 @@ __device__ __forceinline__ void StoreTriangles(WarpScratch& scratch, char* recor
   }
   reinterpret_cast<uint4*>(record + layout.attention)[lane] =
       *reinterpret_cast<const uint4*>(&scratch.attention[lane % kChunk][lane / kChunk * 8]);
-}
-
-// Tells the scan that this warp's record is written.
-__device__ __forceinline__ void SetReady(int* ready) {
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) SetFlag(ready);
 }
 
 __device__ __forceinline__ float LoadBeta(const RecurrenceParams& p,
@@ -190,7 +183,6 @@ __device__ __forceinline__ void PrepareScalar(const RecurrenceParams& p, const C
     }
     StoreTriangles<kDelta>(scratch, record, layout, attention, lower,
                            kDelta ? LoadBeta(p, from, work, h) : 0.0f);
-    if (workspace.ready) SetReady(workspace.ready + number);
   }
 }
 
@@ -508,7 +500,6 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
   if constexpr (kProjected) ScaleTriangles<kDelta>(factors, attention, lower);
   StoreTriangles<kDelta>(scratch, record, layout, attention, lower,
                          kDelta ? LoadBeta(p, from, work, h) : 0.0f);
-  if (workspace.ready) SetReady(workspace.ready + number);
 }
 
 // group_size: neighbouring heads with the same queries and keys; 1 per channel.
@@ -518,12 +509,12 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
                        const ChunkRecord layout, const TokenWindow window,
                        const ChunkWorkspace workspace, const int group_size) {
   __shared__ WarpScratch scratch[kWarps];
-  StartNextKernel();
+  if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   const int head_groups = p.heads / group_size;
   const int64_t count =
       static_cast<int64_t>((window.end - window.begin) / kChunk + p.num_sequences) * head_groups;
   for (int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; index < count;
-       index += static_cast<int64_t>(gridDim.x) * kWarps) {
+       index += static_cast<int64_t>(gridDim.x - 1) * kWarps) {
     const ChunkWork work = FindWork(p, window, index, head_groups, group_size);
     if (work.num_tokens == 0) continue;
     if constexpr (kChannel) {
@@ -541,15 +532,11 @@ void Launch(const RecurrenceParams& p, const RecurrenceProjections& from, const 
             TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream) {
   const int group_size = !kChannel && p.q_group == p.k_group ? p.q_group : 1;
   const int64_t slots = (window.end - window.begin) / kChunk + p.num_sequences;
-  int64_t blocks = (slots * (p.heads / group_size) + kWarps - 1) / kWarps;
-  // Followed by the scan, all blocks must be on the GPU from the start.
-  if (workspace.ready) {
-    blocks = std::min<int64_t>(blocks, int64_t{kBlocksBesideScan} * Multiprocessors());
-  }
-  ChunkPrepareKernel<kDelta, kChannel, kProjected>
-      <<<static_cast<unsigned>(blocks), 32 * kWarps, 0, stream>>>(p, from, record, window,
-                                                                  workspace, group_size);
-  CheckLaunch("ChunkPrepareKernel");
+  const int64_t blocks = (slots * (p.heads / group_size) + kWarps - 1) / kWarps;
+  Check(LaunchChained(ChunkPrepareKernel<kDelta, kChannel, kProjected>,
+                      static_cast<unsigned>(blocks + 1), 32 * kWarps, 0, stream,
+                      workspace.beside_scan, p, from, record, window, workspace, group_size),
+        "ChunkPrepareKernel");
 }
 
 }  // namespace

@@ -24,6 +24,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_loader.cuh"
 
 namespace fla::cuda {
@@ -54,6 +55,7 @@ __global__ void __launch_bounds__(32 * (kMaxScanWarps<kWidth> + 1),
   constexpr int kSplits = kSteps >= 8 && kWidth == 1 ? 2 : 1;
   constexpr bool kOutputs = kPass == ScanPass::kFinal;
   extern __shared__ __align__(128) char shared[];
+  BeginNextKernel();  // of the next window
   const ScanWork work =
       FindScanWork<kPass, kDelta, kChunk>(p, window, workspace.segments, 16 * kWidth * slices);
   if (work.begin >= work.end) return;
@@ -388,19 +390,11 @@ void LaunchChunkScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) 
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(ScanColumnBlocks(p, kPass, kDelta, 16 * kWidth * slices), p.heads,
-                        ScanPieces(p, launch.window, launch.workspace.segments));
-  config.blockDim = dim3(32 * (slices * kParts + 1));
-  config.dynamicSmemBytes = bytes;
-  config.stream = launch.stream;
-  cudaLaunchAttribute follow = {};
-  follow.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  follow.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &follow;
-  config.numAttrs = launch.workspace.ready ? 1 : 0;
-  Check(cudaLaunchKernelEx(&config, kernel, p, launch.window, launch.workspace, slices, stages),
-        "ChunkScanKernel");
+  const dim3 grid(ScanColumnBlocks(p, kPass, kDelta, 16 * kWidth * slices), p.heads,
+                  ScanPieces(p, launch.window, launch.workspace.segments));
+  kernel<<<grid, 32 * (slices * kParts + 1), bytes, launch.stream>>>(
+      p, launch.window, launch.workspace, slices, stages);
+  CheckLaunch("ChunkScanKernel");
 }
 
 template <int kMaxK, int kParts, int kWidth, bool kDelta, ScanPass kPass>

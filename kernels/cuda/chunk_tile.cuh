@@ -116,22 +116,4 @@ __device__ __forceinline__ void SyncThreads(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
 }
 
-// A flag in global memory that publishes what its setter wrote before.
-__device__ __forceinline__ void SetFlag(int* flag) {
-  __threadfence();
-  asm volatile("st.release.gpu.global.s32 [%0], 1;" ::"l"(flag) : "memory");
-}
-__device__ __forceinline__ bool FlagIsSet(const int* flag) {
-  int value;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
-  return value != 0;
-}
-
-// Lets a kernel that was launched to follow this one start as soon as all blocks have begun.
-__device__ __forceinline__ void StartNextKernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 }  // namespace fla::cuda

@@ -61,11 +61,11 @@ Matrix Packed(const Matrix& m, char*& target, cudaStream_t stream) {
 int64_t Slots(int64_t tokens, int num_sequences, int piece) {
   return tokens / piece + num_sequences;
 }
-// With the flag that says that it is written.
 int64_t RecordBytes(const RecurrenceSpec& spec, bool wide) {
-  return wide ? WideRecordOf(spec).bytes : ChunkRecordOf(spec).bytes + sizeof(int);
+  return wide ? WideRecordOf(spec).bytes : ChunkRecordOf(spec).bytes;
 }
 
+// Of one window.
 size_t RecordsBytes(const RecurrenceArgs& args, const PrefillPlan& plan) {
   const int64_t tokens = std::min<int64_t>(args.q.rows, plan.window_tokens);
   return RoundUp(Slots(tokens, args.num_sequences, plan.wide ? kWideChunk : kChunk) *
@@ -133,6 +133,26 @@ void PlanBlocks(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& pl
   }
 }
 
+// One long prompt whose scan leaves room on the GPU: in windows, so that the first kernel of one
+// runs beside the scan of the one before. Sequences side by side fill the GPU better than windows
+// of them one after the other; a wide scan's block has a multiprocessor's registers for itself.
+void PlanWindows(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& plan) {
+  const RecurrenceSpec& spec = args.spec;
+  constexpr int kWindows = 3, kMinAhead = 4096, kMaxWindow = 4096;
+  if (args.num_sequences != 1 || args.q.rows < kMinAhead || RecordBytes(spec, plan.wide) == 0) {
+    return;
+  }
+  // A window's end would round it.
+  if (args.state_dtype == DType::kBF16) return;
+  const int scan_blocks = (spec.value_dim + 63) / 64 * spec.heads / plan.slices_per_block;
+  if (plan.wide && 4 * scan_blocks > 3 * multiprocessors) return;
+  const int64_t tokens = std::min<int64_t>((args.q.rows + kWindows - 1) / kWindows, kMaxWindow);
+  const int64_t window = (tokens + kWideChunk - 1) / kWideChunk * kWideChunk;
+  if (2 * window > plan.window_tokens) return;
+  plan.ahead = true;
+  plan.window_tokens = static_cast<int>(window);
+}
+
 template <ScanPass kPass>
 void LaunchScan(const RecurrenceParams& params, Update update, const ScanLaunch& launch) {
   if (launch.plan.wide) {
@@ -198,6 +218,8 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
     plan.slice_width = plan.wide ? 1 : 2;
     plan.key_parts = plan.wide ? 1 : MinKeyParts(spec.key_dim);
     plan.slices_per_block = segments.slices_per_block;
+  } else if (hopper) {
+    PlanWindows(args, multiprocessors, plan);
   }
   return plan;
 }
@@ -325,7 +347,8 @@ size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan) 
           : SegmentSlots(args, plan) * sizeof(float) *
                 SegmentNumbers(spec.key_dim, spec.value_dim, spec.update == Update::kDelta);
   return PackedBytes(args.q) + PackedBytes(args.k) + PackedBytes(args.v) +
-         PackedBytes(args.projections.log_decay.x) + RecordsBytes(args, plan) + segment_bytes;
+         PackedBytes(args.projections.log_decay.x) +
+         RecordsBytes(args, plan) * (plan.ahead ? 2 : 1) + segment_bytes;
 }
 
 void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, void* scratch,
@@ -350,17 +373,15 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
   const Update update = args.spec.update;
   const SegmentWorkspace segments = SegmentsAt(target + RecordsBytes(args, plan), args, plan);
   const int64_t tokens = args.q.rows;
+  bool second = false;  // of the two windows in the workspace
   for (int64_t begin = 0; begin < tokens; begin += plan.window_tokens) {
     const int64_t end = std::min<int64_t>(begin + plan.window_tokens, tokens);
     const TokenWindow window = {static_cast<int>(begin), static_cast<int>(end)};
-    ChunkWorkspace workspace = {target, nullptr, segments};
+    const bool ahead = plan.ahead && segments.tokens == 0;
+    const ChunkWorkspace workspace = {target + (second ? RecordsBytes(args, plan) : 0),
+                                      ahead && begin > 0, segments};
+    second = ahead && !second;
     if (!plan.wide) {
-      if (plan.follow && segments.tokens == 0) {
-        const int64_t records = Slots(end - begin, args.num_sequences, kChunk) * params.heads;
-        workspace.ready = reinterpret_cast<int*>(target + records * record.bytes);
-        Check(cudaMemsetAsync(workspace.ready, 0, records * sizeof(int), stream),
-              "cudaMemsetAsync");
-      }
       LaunchChunkPrepare(params, from, update, record, window, workspace, stream);
     } else if (update == Update::kDelta) {
       LaunchWidePrepare(params, window, workspace, stream);

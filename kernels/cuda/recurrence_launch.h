@@ -112,12 +112,11 @@ struct SegmentWorkspace {
   float* decays;  // kAdditive with decay, [K] or, scalar, [1]: over the whole segment
 };
 
-// A prefill window's workspace. `ready` [slots, H] is null where the scan is launched behind the
-// whole of the first kernel; else it starts at 0, and the first kernel sets it record by record
-// while the scan follows.
+// A prefill window's workspace.
 struct ChunkWorkspace {
   char* records;
-  int* ready;
+  bool beside_scan;  // the first kernel begins beside the scan of the window before, and ends with
+                     // it: an extra last block of its grid does nothing but wait for that
   SegmentWorkspace segments;
 };
 
@@ -139,8 +138,8 @@ struct PrefillPlan {
   int slices_per_block;  // of the scan: a power of two, slice_width * key_parts * slices_per_block
                          // <= 8; wide: 1 or 2
   bool wide;             // chunks of kWideChunk tokens
-  bool follow;  // the scan follows the first kernel chunk by chunk (sm_90) instead of waiting for
-                // it; not where sequences are cut
+  bool ahead;  // the first kernel of a window runs beside the scan of the window before (sm_90), so
+               // that the workspace has two of them; not where sequences are cut
   int segment_tokens;  // a multiple of the chunk: the scan cuts longer sequences into segments of
                        // so many tokens, with slice_width 2; 0: it does not
 };

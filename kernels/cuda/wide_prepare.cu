@@ -1,8 +1,9 @@
 // The token-parallel half of wide prefill, decay none, per head or per token: P and T of every
 // chunk of 64 tokens.
 //
-// Grid (chunk slots x head groups); a block is one warpgroup with one chunk and the heads that
-// share its queries and keys. Q K^T and K K^T are made once, then for each head
+// Grid (chunk slots x head groups, and a last block that only waits: ChunkWorkspace::beside_scan);
+// a block is one warpgroup with one chunk and the heads that share its queries and keys. Q K^T and
+// K K^T are made once, then for each head
 //
 //   P = scale Q K^T decay, lower triangle with the diagonal
 //   T = (I + A)^-1 diag(beta), A = beta K K^T decay, strictly lower
@@ -12,6 +13,7 @@
 // tf32 products. All in place, in shared memory.
 #include <algorithm>
 
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/wide_record.cuh"
 #include "kernels/cuda/wide_triangle.cuh"
 
@@ -163,6 +165,7 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
                       const ChunkWorkspace workspace, const int group_size) {
   constexpr WideRecord kRecord = MakeWideRecord(kPanels, true, false);
   extern __shared__ __align__(1024) char shared[];
+  if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   auto& s = *reinterpret_cast<TriangleScratch*>(shared + kPanelBytes);
   const int head_groups = p.heads / group_size;
   const ChunkWork work = FindWork<kWideChunk>(p, window, blockIdx.x, head_groups, group_size);
@@ -248,9 +251,10 @@ void Launch(const RecurrenceParams& p, TokenWindow window, const ChunkWorkspace&
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes(kPanels)),
         "cudaFuncSetAttribute");
-  WidePrepareKernel<kPanels><<<static_cast<unsigned>(slots * (p.heads / group_size)), kThreads,
-                               SharedBytes(kPanels), stream>>>(p, window, workspace, group_size);
-  CheckLaunch("WidePrepareKernel");
+  Check(LaunchChained(kernel, static_cast<unsigned>(slots * (p.heads / group_size) + 1), kThreads,
+                      SharedBytes(kPanels), stream, workspace.beside_scan, p, window, workspace,
+                      group_size),
+        "WidePrepareKernel");
 }
 
 }  // namespace

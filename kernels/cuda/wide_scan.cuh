@@ -19,6 +19,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/wide_loader.cuh"
 
 namespace fla::cuda {
@@ -42,6 +43,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
   constexpr int kLoaderRegisters = kLoaders == 2 ? 128 : Stage::kMakesAttention ? 96 : 40;
   constexpr bool kOutputs = kPass == ScanPass::kFinal;
   extern __shared__ __align__(1024) char shared[];
+  BeginNextKernel();  // of the next window
   const ScanWork work =
       FindScanWork<kPass, kDelta, kWideChunk>(p, window, workspace.segments, kWideSlice * kSlices);
   if (work.begin >= work.end) return;

@@ -12,7 +12,10 @@ if(FLA_CUDA)
   fla_test(cuda_sampling_test
     SOURCES cuda_sampling_test.cc
     LIBRARIES fla_kernels)
-  # Needs none.
+  # These two need none.
+  fla_test(prefill_plan_test
+    SOURCES prefill_plan_test.cc
+    LIBRARIES fla_kernels)
   fla_test(step_plan_test
     SOURCES step_plan_test.cc
     LIBRARIES fla_kernels)

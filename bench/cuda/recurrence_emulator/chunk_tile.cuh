@@ -117,8 +117,4 @@ inline void SyncThreads(int id) {
   emulator::SyncNamed(id, kThreads);
 }
 
-inline void SetFlag(int* flag) { *flag = 1; }
-inline bool FlagIsSet(const int* flag) { return *flag != 0; }
-inline void StartNextKernel() {}
-
 }  // namespace fla::cuda

@@ -1,0 +1,69 @@
+// When a prefill goes in windows whose first kernel runs beside the scan of the one before: a
+// function of the shape, so no GPU is needed.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "kernels/cuda/recurrence_launch.h"
+
+namespace fla::cuda {
+namespace {
+
+struct Shape {
+  Decay decay;
+  Update update;
+  int heads;
+  std::vector<int> lengths;
+  DType state = DType::kF32;
+  bool hopper = true;
+};
+
+PrefillPlan Plan(const Shape& shape) {
+  std::vector<int> cu_seqlens = {0};
+  for (int length : shape.lengths) cu_seqlens.push_back(cu_seqlens.back() + length);
+  RecurrenceArgs args;
+  RecurrenceSpec& spec = args.spec;
+  spec.decay = shape.decay;
+  spec.update = shape.update;
+  spec.heads = spec.q_heads = spec.k_heads = spec.v_heads = spec.decay_heads = shape.heads;
+  spec.key_dim = spec.value_dim = 128;
+  const int64_t columns = int64_t{128} * shape.heads;
+  args.q = args.k = args.v =
+      args.out = {nullptr, DType::kBF16, cu_seqlens.back(), columns, columns};
+  args.state_dtype = shape.state;
+  args.num_sequences = static_cast<int>(shape.lengths.size());
+  args.cu_seqlens_host = cu_seqlens.data();
+  return PlanPrefill(args, 132, shape.hopper);
+}
+
+TEST(PlanPrefill, OneLongPromptGoesInWindows) {
+  for (int length : {4096, 8192, 65536}) {
+    const PrefillPlan plan = Plan({Decay::kPerChannel, Update::kDelta, 64, {length}});
+    EXPECT_TRUE(plan.ahead);
+    EXPECT_EQ(plan.window_tokens % kWideChunk, 0);
+    EXPECT_LE(plan.window_tokens, 4096);
+    EXPECT_GE(length, 2 * plan.window_tokens);
+  }
+  EXPECT_TRUE(Plan({Decay::kPerToken, Update::kDelta, 32, {8192}}).ahead);
+}
+
+TEST(PlanPrefill, NoWindowsWhereNothingRunsBesideTheScan) {
+  // Its blocks fill the GPU; there is no first kernel; other sequences run beside it; segments do.
+  EXPECT_FALSE(Plan({Decay::kPerToken, Update::kDelta, 64, {8192}}).ahead);
+  EXPECT_FALSE(Plan({Decay::kPerToken, Update::kAdditive, 16, {8192}}).ahead);
+  EXPECT_FALSE(Plan({Decay::kPerChannel, Update::kDelta, 64, {8192, 8192}}).ahead);
+  const PrefillPlan cut = Plan({Decay::kPerChannel, Update::kDelta, 4, {65536}});
+  EXPECT_GT(cut.segment_tokens, 0);
+  EXPECT_FALSE(cut.ahead);
+  // Too short; a GPU without early launches; a state that every window would round.
+  EXPECT_FALSE(Plan({Decay::kPerChannel, Update::kDelta, 64, {2048}}).ahead);
+  Shape shape = {Decay::kPerChannel, Update::kDelta, 64, {8192}};
+  shape.hopper = false;
+  EXPECT_FALSE(Plan(shape).ahead);
+  shape.hopper = true;
+  shape.state = DType::kBF16;
+  EXPECT_FALSE(Plan(shape).ahead);
+}
+
+}  // namespace
+}  // namespace fla::cuda
