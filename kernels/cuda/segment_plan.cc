@@ -10,8 +10,9 @@ namespace {
 // Segments shorter than that are all set-up: states come and go, the ring of stages fills.
 constexpr int kMinSegmentTokens = 256;
 constexpr int kMaxSegments = 128;  // of a sequence
-// What the kernels between and before the passes cost besides their work, in cycles: 35 us.
-constexpr double kPassCycles = 60000;
+// What the kernels between and before the passes cost besides their work, in cycles: 14 us.
+constexpr double kPassCycles = 25000;
+constexpr double kRoundCycles = 12000;  // a block's beginning and end: its state, the first stages
 constexpr double kWorthwhile = 0.75;
 constexpr double kBytesPerCycle = 17;  // of memory, a multiprocessor's share
 constexpr int64_t kMaxWorkspaceNumbers = int64_t{1} << 26;
@@ -84,10 +85,19 @@ double PassCycles(const ScanShape& shape, const ChunkCost& cost, const Blocks& b
                   const Walk& walk) {
   if (walk.blocks == 0) return 0;
   const int64_t places = int64_t{shape.multiprocessors} * blocks.resident;
-  const double rounds = std::max<double>(walk.full * DivideUp(walk.full_blocks, places),
-                                         static_cast<double>(walk.chunks) / places);
+  // Blocks that no longest one leaves a place to come behind these.
+  const int full_rounds = DivideUp(walk.full_blocks, places);
+  const int rest_rounds = DivideUp(walk.blocks, places) - full_rounds;
+  const int64_t rest_blocks = walk.blocks - walk.full_blocks;
+  const double rest =
+      rest_blocks == 0
+          ? 0
+          : static_cast<double>(walk.chunks - walk.full * walk.full_blocks) / rest_blocks;
+  const double rounds = std::max(walk.full * full_rounds + rest * rest_rounds,
+                                 static_cast<double>(walk.chunks) / places);
   const int together = std::min(blocks.resident, DivideUp(walk.blocks, shape.multiprocessors));
-  return rounds * cost.Cycles(together * blocks.slices);
+  return rounds * cost.Cycles(together * blocks.slices) +
+         (full_rounds + rest_rounds) * kRoundCycles;
 }
 
 // The walks of the two passes over segments of `tokens` tokens (or, longer than all: over whole
@@ -130,12 +140,13 @@ Walk Times(Walk walk, int64_t count) {
   return {walk.blocks * count, walk.full_blocks * count, walk.chunks * count, walk.full};
 }
 
-// segment_combine.cu: one step a segment, as long as M takes to come from L2; and the way that
+// segment_combine.cu: one step a segment, by blocks of four or eight columns; and the way that
 // states take to memory and back, twice.
 double CombineCycles(const ScanShape& shape, const Walks& walks) {
   const double k = shape.key_dim / 128.0;
   const int64_t blocks = int64_t{shape.heads} * walks.cut_sequences * shape.value_dim / 8;
-  const double steps = shape.delta ? 1500.0 * k * k * std::max(walks.max_segments - 2, 0) *
+  const double step = 2 * blocks <= shape.multiprocessors ? 5000 : 8000;
+  const double steps = shape.delta ? step * k * k * std::max(walks.max_segments - 2, 0) *
                                          DivideUp(blocks, shape.multiprocessors)
                                    : 300.0 * walks.max_segments;
   const double bytes = 4.0 * sizeof(float) * walks.states.blocks * shape.heads *
