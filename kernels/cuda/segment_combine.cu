@@ -63,26 +63,26 @@ __global__ void __launch_bounds__(kElementThreads)
   }
 }
 
-// Delta rule. Grid (V / kMapColumns, H, N): a block has kMapColumns columns of S in shared memory.
-// A thread has one row of M, and kParts threads share a row's columns. M passes through registers,
+// Delta rule. Grid (V / kColumns, H, N): a block has kColumns columns of S in shared memory. A
+// thread has one row of M, and kParts threads share a row's columns. M passes through registers,
 // the next piece while the last one is multiplied: it does not depend on S.
-constexpr int kMapThreads = 512, kMapColumns = 8;
+constexpr int kMapThreads = 512;
 
-template <int kMaxK>
+template <int kMaxK, int kColumns>
 struct alignas(16) CombineScratch {
   static constexpr int kParts = kMapThreads / kMaxK;
-  float state[kMaxK][kMapColumns];
-  float sums[kParts][kMapColumns][kMaxK + 4];  // 4: rows of 8 columns from different banks
+  float4 state[kMaxK][kColumns / 4];
+  float sums[kParts][kColumns][kMaxK + 4];  // 4: rows of a column from different banks
 };
 
-template <int kMaxK>
+template <int kMaxK, int kColumns>
 __global__ void __launch_bounds__(kMapThreads)
     CombineMapsKernel(const RecurrenceParams p, const TokenWindow window,
                       const SegmentWorkspace segments) {
-  using Scratch = CombineScratch<kMaxK>;
+  using Scratch = CombineScratch<kMaxK, kColumns>;
   constexpr int kPartK = kMaxK / Scratch::kParts, kPiece = kPartK < 32 ? kPartK : 32;
-  constexpr int kOwn = kMaxK * kMapColumns / kMapThreads;  // elements of S that a thread sums up
-  static_assert(kPartK % kPiece == 0 && kOwn * kMapThreads == kMaxK * kMapColumns);
+  constexpr int kOwn = kMaxK * kColumns / kMapThreads;  // elements of S that a thread sums up
+  static_assert(kPartK % kPiece == 0 && kOwn * kMapThreads == kMaxK * kColumns);
   __shared__ Scratch scratch;
   const int n = blockIdx.z, h = blockIdx.y, K = p.key_dim, V = p.value_dim;
   const SegmentsOfSequence cut = FindSegments(p, n, window, segments.tokens);
@@ -90,10 +90,10 @@ __global__ void __launch_bounds__(kMapThreads)
   const int row = threadIdx.x % kMaxK, part = threadIdx.x / kMaxK;
   const auto number = [&](int segment) { return SegmentNumber(p, cut.first_slot + segment, h); };
   // Element i of a thread is (own_row + i * kOwnRows, own_column).
-  constexpr int kOwnRows = kMapThreads / kMapColumns;
-  const int own_row = threadIdx.x / kMapColumns, own_column = threadIdx.x % kMapColumns;
+  constexpr int kOwnRows = kMapThreads / kColumns;
+  const int own_row = threadIdx.x / kColumns, own_column = threadIdx.x % kColumns;
   const auto own_offset = [&](int64_t state, int i) {
-    return (state * K + own_row + i * kOwnRows) * V + blockIdx.x * kMapColumns + own_column;
+    return (state * K + own_row + i * kOwnRows) * V + blockIdx.x * kColumns + own_column;
   };
   const auto is_inside = [&](int i) { return own_row + i * kOwnRows < K; };
   // Of segments in front of the last one only: the last has no M.
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kMapThreads)
     }
     if (segment == cut.count - 1) break;
     if (segment > 0) {
-      float sums[kMapColumns] = {};
+      float sums[kColumns] = {};
 #pragma unroll
       for (int piece = 0; piece < kPartK / kPiece; ++piece) {
         const bool last = piece == kPartK / kPiece - 1;
@@ -133,19 +133,18 @@ __global__ void __launch_bounds__(kMapThreads)
         load_piece(next, last ? segment + 1 : segment, last ? 0 : piece + 1);
 #pragma unroll
         for (int j = 0; j < kPiece; ++j) {
-          const float4* const s =
-              reinterpret_cast<const float4*>(scratch.state[part * kPartK + piece * kPiece + j]);
-          const float4 low = s[0], high = s[1];
-          sums[0] += m[j] * low.x, sums[1] += m[j] * low.y;
-          sums[2] += m[j] * low.z, sums[3] += m[j] * low.w;
-          sums[4] += m[j] * high.x, sums[5] += m[j] * high.y;
-          sums[6] += m[j] * high.z, sums[7] += m[j] * high.w;
+#pragma unroll
+          for (int c = 0; c < kColumns; c += 4) {
+            const float4 s = scratch.state[part * kPartK + piece * kPiece + j][c / 4];
+            sums[c] += m[j] * s.x, sums[c + 1] += m[j] * s.y;
+            sums[c + 2] += m[j] * s.z, sums[c + 3] += m[j] * s.w;
+          }
         }
 #pragma unroll
         for (int j = 0; j < kPiece; ++j) m[j] = next[j];
       }
 #pragma unroll
-      for (int c = 0; c < kMapColumns; ++c) scratch.sums[part][c][row] = sums[c];
+      for (int c = 0; c < kColumns; ++c) scratch.sums[part][c][row] = sums[c];
       __syncthreads();
     }
 #pragma unroll
@@ -157,18 +156,23 @@ __global__ void __launch_bounds__(kMapThreads)
           own[i] += scratch.sums[j][own_column][own_row + i * kOwnRows];
         }
       }
-      scratch.state[own_row + i * kOwnRows][own_column] = own[i];
+      reinterpret_cast<float*>(scratch.state[own_row + i * kOwnRows])[own_column] = own[i];
     }
     __syncthreads();
   }
 }
-static_assert(kMapColumns == 8, "two float4 of a row");
 
-template <int kMaxK>
+template <int kMaxK, int kColumns>
 void LaunchCombineMaps(const RecurrenceParams& p, TokenWindow window,
                        const SegmentWorkspace& segments, cudaStream_t stream) {
-  const dim3 grid(p.value_dim / kMapColumns, p.heads, p.num_sequences);
-  CombineMapsKernel<kMaxK><<<grid, kMapThreads, 0, stream>>>(p, window, segments);
+  const dim3 grid(p.value_dim / kColumns, p.heads, p.num_sequences);
+  // Columns that fewer share a multiprocessor with take less long: where there is room.
+  if constexpr (kMaxK >= 128 && kColumns == 8) {
+    if (2 * grid.x * grid.y * grid.z <= static_cast<unsigned>(Multiprocessors())) {
+      return LaunchCombineMaps<kMaxK, 4>(p, window, segments, stream);
+    }
+  }
+  CombineMapsKernel<kMaxK, kColumns><<<grid, kMapThreads, 0, stream>>>(p, window, segments);
   CheckLaunch("CombineMapsKernel");
 }
 
@@ -185,11 +189,11 @@ void LaunchSegmentCombine(const RecurrenceParams& p, Update update, TokenWindow 
   }
   switch (MaxKeyDim(p.key_dim)) {
     case 64:
-      return LaunchCombineMaps<64>(p, window, segments, stream);
+      return LaunchCombineMaps<64, 8>(p, window, segments, stream);
     case 128:
-      return LaunchCombineMaps<128>(p, window, segments, stream);
+      return LaunchCombineMaps<128, 8>(p, window, segments, stream);
     default:
-      return LaunchCombineMaps<256>(p, window, segments, stream);
+      return LaunchCombineMaps<256, 8>(p, window, segments, stream);
   }
 }
 
