@@ -160,7 +160,7 @@ class Recording {
   void Replay(Stream& stream) const;
 
  private:
-  void* graph_ = nullptr;  // cudaGraphExec_t
+  void* graph_ = nullptr;  // null on a CPU
 };
 
 // While one lives, ops on the stream may try several ways of doing their work and keep the fastest

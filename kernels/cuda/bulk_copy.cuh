@@ -64,6 +64,22 @@ __device__ __forceinline__ void CopyPairedPanelToShared(uint32_t target, const T
       : "memory");
 }
 
+// The tile of a map of MakePanelsMap whose first row and first panel are given. Its data are read
+// once: they leave the caches first.
+__device__ __forceinline__ void CopyPanelsToShared(uint32_t target, const TileMap& map, int row,
+                                                   int panel, uint32_t barrier) {
+  constexpr uint64_t kEvictFirst = 0x12F0000000000000;
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {0, %2, %3}], [%4], %5;" ::"r"(target),
+      "l"(&map.map), "r"(row), "r"(panel), "r"(barrier), "l"(kEvictFirst)
+      : "memory");
+}
+// Where chunk `chunk` of 16 bytes of a panel's row at `row` is.
+__device__ __forceinline__ uint32_t SwizzledChunk(uint32_t row, int chunk) {
+  return row + ((chunk ^ (row >> 7 & 7)) << 4);
+}
+
 // Lets copies that are started after a barrier see what this thread wrote to shared memory.
 __device__ __forceinline__ void PublishToCopies() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

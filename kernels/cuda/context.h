@@ -11,6 +11,7 @@
 namespace fla {
 namespace cuda {
 class LinearPlans;
+class StepCollector;
 }  // namespace cuda
 
 // Thread safety: as Stream's, one thread at a time.
@@ -35,12 +36,14 @@ struct Stream::CudaContext {
   Buffer workspace;  // of cuBLASLt
   Buffer bias;       // [kMaxBiasLength] bf16: the bias of the call in flight
   std::unique_ptr<cuda::LinearPlans> linears;  // chosen algorithms
+  // Of the step that is being recorded; null where there is none, or no GPU that could run it.
+  std::unique_ptr<cuda::StepCollector> collector;
 };
 
 namespace cuda {
 
 // Makes the stream's GPU the calling thread's current one, which kernel launches need, and gives
-// the cudaStream_t to launch on.
+// the cudaStream_t to launch on, with all that was collected before (step_collector.h) queued.
 cudaStream_t MakeCurrent(Stream& stream);
 
 }  // namespace cuda

@@ -1,6 +1,7 @@
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/step_collector.h"
 
 namespace fla::cuda {
 
@@ -10,6 +11,11 @@ int MaxDecodeLinearRows(Stream& stream) {
 }
 
 bool DecodeLinear(Stream& stream, const DecodeLinearArgs& args) {
+  StepCollector* const collector = stream.cuda()->collector.get();
+  if (collector != nullptr && args.x.rows == 1 && HasDecodeLinear(args)) {
+    collector->Add(args);
+    return true;
+  }
   const cudaStream_t cuda_stream = MakeCurrent(stream);
   const bool chained = stream.cuda()->chained;
   return LaunchDecodeLinear(args, cuda_stream, chained) ||
@@ -17,6 +23,11 @@ bool DecodeLinear(Stream& stream, const DecodeLinearArgs& args) {
 }
 
 bool PrepareStep(Stream& stream, const PrepareStepArgs& args) {
+  StepCollector* const collector = stream.cuda()->collector.get();
+  if (collector != nullptr && args.q.rows == 1 && HasPrepareStep(args)) {
+    collector->Add(args);
+    return true;
+  }
   return LaunchPrepareStep(args, MakeCurrent(stream), stream.cuda()->chained);
 }
 

@@ -11,6 +11,10 @@ int MaxDecodeLinearRows(Stream& stream);
 bool DecodeLinear(Stream& stream, const DecodeLinearArgs& args);
 bool PrepareStep(Stream& stream, const PrepareStepArgs& args);
 
+// Whether there is a kernel for it: what the functions return.
+bool HasDecodeLinear(const DecodeLinearArgs& args);
+bool HasPrepareStep(const PrepareStepArgs& args);
+
 // The same on a bare CUDA stream. `chained`: see LaunchChained. Two kernels make up DecodeLinear,
 // LaunchStreamLinear (Hopper, kPlain) up to kMaxStreamLinearRows rows.
 inline constexpr int kMaxStreamLinearRows = 64;

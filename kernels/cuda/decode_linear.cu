@@ -278,7 +278,9 @@ void Launch(const DecodeLinearParams& p, cudaStream_t stream, bool chained) {
   Check(LaunchChained(kernel, grid, dim3(kThreads), shared, stream, chained, p), "DecodeLinear");
 }
 
-bool Fits(const DecodeLinearArgs& args) {
+}  // namespace
+
+bool HasDecodeLinear(const DecodeLinearArgs& args) {
   const Matrix& x = args.x;
   if (x.rows < 1 || x.rows > kMaxTokens || args.weight.dtype != DType::kBF16) return false;
   if (x.cols % kRun != 0 || !Vectorizable(x.cols, {x, args.weight})) return false;
@@ -294,19 +296,17 @@ bool Fits(const DecodeLinearArgs& args) {
   }
   switch (args.output) {
     case Output::kStore:
-      return args.out.dtype != DType::kF16;
+      return args.input == Input::kNormed && args.out.dtype != DType::kF16;
     case Output::kAdd:
-      return args.out.dtype == DType::kF32;
+      return args.input != Input::kNormed && args.out.dtype == DType::kF32;
     case Output::kSwiGlu:
-      return args.out.dtype == DType::kBF16;
+      return args.input == Input::kNormed && args.out.dtype == DType::kBF16;
   }
   return false;
 }
 
-}  // namespace
-
 bool LaunchDecodeLinear(const DecodeLinearArgs& args, cudaStream_t stream, bool chained) {
-  if (!Fits(args)) return false;
+  if (!HasDecodeLinear(args)) return false;
   DecodeLinearParams p = {args};
   p.tokens = static_cast<int>(args.x.rows);
   p.in = static_cast<int>(args.x.cols);
@@ -317,25 +317,20 @@ bool LaunchDecodeLinear(const DecodeLinearArgs& args, cudaStream_t stream, bool 
 
   switch (args.output) {
     case Output::kStore:
-      if (args.input != Input::kNormed) return false;
       Launch<Input::kNormed, Output::kStore>(p, stream, chained);
-      return true;
+      break;
     case Output::kAdd:
       if (args.input == Input::kPlain) {
         Launch<Input::kPlain, Output::kAdd>(p, stream, chained);
-        return true;
-      }
-      if (args.input == Input::kHeadsNormed) {
+      } else {
         Launch<Input::kHeadsNormed, Output::kAdd>(p, stream, chained);
-        return true;
       }
-      return false;
+      break;
     case Output::kSwiGlu:
-      if (args.input != Input::kNormed) return false;
       Launch<Input::kNormed, Output::kSwiGlu>(p, stream, chained);
-      return true;
+      break;
   }
-  return false;
+  return true;
 }
 
 }  // namespace fla::cuda

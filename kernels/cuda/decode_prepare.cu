@@ -271,7 +271,20 @@ bool FitsMap(const Matrix& x, const LowRankMap& map) {
          Vectorizable(x.cols, {x, map.weight});
 }
 
-bool Fits(const PrepareStepArgs& args) {
+// Whether anything happens to the heads of x on their way to `out`.
+bool Changes(const PrepareStepArgs& args, const Matrix& x, const Matrix& out, Activation activation,
+             HeadNorm norm, bool rotary) {
+  return args.width > 0 || x.data != out.data || activation != Activation::kIdentity ||
+         norm != HeadNorm::kNone || rotary;
+}
+
+int PiecesOf(int64_t columns, int of_block) {
+  return static_cast<int>((columns + of_block - 1) / of_block);
+}
+
+}  // namespace
+
+bool HasPrepareStep(const PrepareStepArgs& args) {
   const auto is_bf16 = [](const Matrix& matrix) { return matrix.dtype == DType::kBF16; };
   if (!is_bf16(args.q) || !is_bf16(args.k) || !is_bf16(args.v)) return false;
   if (args.head_k_dim > kThreads * kMaxChannels || args.head_v_dim > kThreads * kMaxChannels) {
@@ -289,21 +302,8 @@ bool Fits(const PrepareStepArgs& args) {
   return args.beta_out == nullptr || is_bf16(args.beta);
 }
 
-// Whether anything happens to the heads of x on their way to `out`.
-bool Changes(const PrepareStepArgs& args, const Matrix& x, const Matrix& out, Activation activation,
-             HeadNorm norm, bool rotary) {
-  return args.width > 0 || x.data != out.data || activation != Activation::kIdentity ||
-         norm != HeadNorm::kNone || rotary;
-}
-
-int PiecesOf(int64_t columns, int of_block) {
-  return static_cast<int>((columns + of_block - 1) / of_block);
-}
-
-}  // namespace
-
 bool LaunchPrepareStep(const PrepareStepArgs& args, cudaStream_t stream, bool chained) {
-  if (!Fits(args)) return false;
+  if (!HasPrepareStep(args)) return false;
   PrepareBlocks blocks = {};
   const bool rotary = args.rotary_base > 0;
   if (Changes(args, args.q, args.q_out, args.qk_activation, args.q_norm, rotary)) {

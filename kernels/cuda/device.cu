@@ -1,12 +1,16 @@
 #include <cuda_runtime.h>
 
 #include <cstring>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/device_cuda.h"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/linear_plans.h"
+#include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/step_collector.h"
 
 namespace fla {
 
@@ -56,6 +60,7 @@ void CheckLaunch(const char* kernel) { Check(cudaGetLastError(), kernel); }
 cudaStream_t MakeCurrent(Stream& stream) {
   Stream::CudaContext& context = *stream.cuda();
   Check(cudaSetDevice(context.index), "cudaSetDevice");
+  if (context.collector != nullptr) context.collector->Flush(context.stream);
   return context.stream;
 }
 
@@ -162,40 +167,62 @@ void SetTuning(Stream::CudaContext& context, bool tuning) {
   if (!tuning) context.linears->EndMeasuring();
 }
 
+namespace {
+
+// A graph, and what its kernels read besides their parameters.
+struct RecordedGraph {
+  cudaGraphExec_t executable = nullptr;
+  std::vector<StepProgram> programs;
+
+  ~RecordedGraph() {
+    if (executable != nullptr) cudaGraphExecDestroy(executable);
+  }
+};
+
+}  // namespace
+
 void* Record(Stream::CudaContext& context, const std::function<void()>& queue_ops) {
   Check(cudaSetDevice(context.index), "cudaSetDevice");
+  auto recorded = std::make_unique<RecordedGraph>();
   Check(cudaStreamBeginCapture(context.stream, cudaStreamCaptureModeThreadLocal),
         "cudaStreamBeginCapture");
   cudaGraph_t graph = nullptr;
   context.chained = context.can_chain;
+  if (IsHopper()) {
+    context.collector = std::make_unique<StepCollector>(Device{Device::Kind::kCuda, context.index},
+                                                        context.num_multiprocessors);
+  }
   try {
     queue_ops();
+    if (context.collector != nullptr) {
+      context.collector->Flush(context.stream);
+      recorded->programs = context.collector->TakePrograms();
+    }
     context.chained = false;
+    context.collector = nullptr;
   } catch (...) {
     context.chained = false;
+    context.collector = nullptr;
     cudaStreamEndCapture(context.stream, &graph);
     if (graph != nullptr) cudaGraphDestroy(graph);
     cudaGetLastError();
     throw;
   }
   Check(cudaStreamEndCapture(context.stream, &graph), "cudaStreamEndCapture");
-  cudaGraphExec_t executable = nullptr;
-  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  const cudaError_t status = cudaGraphInstantiate(&recorded->executable, graph, 0);
   cudaGraphDestroy(graph);
   Check(status, "cudaGraphInstantiate");
-  const cudaError_t uploaded = cudaGraphUpload(executable, context.stream);
-  if (uploaded != cudaSuccess) cudaGraphExecDestroy(executable);
-  Check(uploaded, "cudaGraphUpload");
-  return executable;
+  for (const StepProgram& program : recorded->programs) program.Upload();
+  Check(cudaGraphUpload(recorded->executable, context.stream), "cudaGraphUpload");
+  return recorded.release();
 }
 
 void ReplayGraph(Stream::CudaContext& context, void* graph) {
-  Check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), context.stream), "cudaGraphLaunch");
+  Check(cudaGraphLaunch(static_cast<RecordedGraph*>(graph)->executable, context.stream),
+        "cudaGraphLaunch");
 }
 
-void DestroyGraph(void* graph) noexcept {
-  cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
-}
+void DestroyGraph(void* graph) noexcept { delete static_cast<RecordedGraph*>(graph); }
 
 }  // namespace cuda
 }  // namespace fla

@@ -36,7 +36,7 @@ void CopyToHost(Stream::CudaContext& context, void* target, const void* source, 
 void ZeroDevice(Stream::CudaContext& context, void* target, size_t bytes);
 void Synchronize(Stream::CudaContext& context);
 
-// cudaEvent_t and cudaGraphExec_t behind void*.
+// A cudaEvent_t or a recorded graph behind void*.
 void* CreateEvent(int index);
 void DestroyEvent(void* event) noexcept;
 void RecordEvent(Stream::CudaContext& context, void* event);

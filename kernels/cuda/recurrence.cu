@@ -1,6 +1,7 @@
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/recurrence.h"
 #include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/step_collector.h"
 #include "kernels/cuda/step_generic.h"
 
 namespace fla::cuda {
@@ -10,10 +11,13 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
     return LaunchGenericRecurrent(args, /*step=*/true, MakeCurrent(stream));
   }
   const RecurrenceParams params = ParamsOf(args);
-  const cudaStream_t cuda_stream = MakeCurrent(stream);
   const Stream::CudaContext& context = *stream.cuda();
   const StepPlan plan = PlanStep(params, args.q.dtype, context.num_multiprocessors, IsHopper());
-  LaunchRecurrent(params, args.q.dtype, plan, cuda_stream, context.chained);
+  if (context.collector != nullptr && params.num_sequences == 1) {
+    context.collector->Add(StepRecurrence{params, args.q.dtype, plan});
+    return;
+  }
+  LaunchRecurrent(params, args.q.dtype, plan, MakeCurrent(stream), context.chained);
 }
 
 void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {

@@ -15,7 +15,9 @@ target_sources(fla_kernels PRIVATE
   cuda/norm.cu
   cuda/normalizer.cu
   cuda/sampling.cu
-  cuda/step_generic.cu)
+  cuda/step_collector.cc
+  cuda/step_generic.cu
+  cuda/step_program_compile.cc)
 # CMake 3.25 does not know nvcc's flag for the C++20 that the project asks for. (The option in the
 # root CMakeLists.txt sets it; this says that nothing is missing.)
 if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)

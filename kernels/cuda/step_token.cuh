@@ -9,12 +9,12 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/chained.cuh"
+#include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/recurrence_launch.h"
 
 namespace fla::cuda {
 
-__device__ __forceinline__ float ToFloat(float x) { return x; }
-__device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ void Assign(float& target, float x) { target = x; }
 __device__ __forceinline__ void Assign(__nv_bfloat16& target, float x) {
   target = __float2bfloat16(x);
@@ -84,10 +84,13 @@ __device__ __forceinline__ float4 SumOverRuns(float4 x, int lanes) {
 // What a thread has of its block's columns: a run of rows, four columns. Grid (V / columns, H, N).
 struct StatePart {
   __device__ __forceinline__ StatePart(const RecurrenceParams& p, int lanes, int warps)
+      : StatePart(p, lanes, warps, blockIdx.x, blockIdx.y) {}
+  __device__ __forceinline__ StatePart(const RecurrenceParams& p, int lanes, int warps, int slice,
+                                       int head)
       : lanes(lanes),
-        head(blockIdx.y),
+        head(head),
         column_lane(threadIdx.x % lanes),
-        column((blockIdx.x * lanes + column_lane) * 4),
+        column((slice * lanes + column_lane) * 4),
         rows(p.key_dim * lanes / (32 * warps)),
         first_row(threadIdx.x / lanes * rows),
         active(column < p.value_dim) {}
@@ -146,18 +149,26 @@ __device__ __forceinline__ float4 UpdateOf(const StatePart& part,
   return value;
 }
 
-// The first `lanes` threads store the block's columns of out.
-template <typename T, int kWarps, int kMaxLanes>
-__device__ __forceinline__ void StoreOut(const RecurrenceParams& p, const StatePart& part,
-                                         int64_t token, const StepSums<kWarps, kMaxLanes>& sums,
-                                         float4 u) {
-  if (threadIdx.x >= part.lanes || !part.active) return;
+// The thread's columns of out, but for the scale.
+template <int kWarps, int kMaxLanes>
+__device__ __forceinline__ float4 OutputOf(const StatePart& part,
+                                           const StepSums<kWarps, kMaxLanes>& sums, float4 u) {
   float4 o = make_float4(0, 0, 0, 0);
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
     AddScaled(o, 1.0f, sums.from_q[w][part.column_lane]);
     AddScaled(o, sums.q_dot_k[w], u);
   }
+  return o;
+}
+
+// The first `lanes` threads store the block's columns of out.
+template <typename T, int kWarps, int kMaxLanes>
+__device__ __forceinline__ void StoreOut(const RecurrenceParams& p, const StatePart& part,
+                                         int64_t token, const StepSums<kWarps, kMaxLanes>& sums,
+                                         float4 u) {
+  if (threadIdx.x >= part.lanes || !part.active) return;
+  float4 o = OutputOf(part, sums, u);
   T* const out =
       static_cast<T*>(p.out) + part.head * p.value_dim + part.column + token * p.out_stride;
   Scale(o, p.scale);

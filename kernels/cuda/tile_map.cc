@@ -88,6 +88,16 @@ TileMap MakePanelMap(const Matrix& matrix, int tile_rows) {
   return EncodePanels(matrix, dimensions);
 }
 
+TileMap MakePanelsMap(const Matrix& matrix, int tile_rows, int tile_panels) {
+  const auto element = static_cast<cuuint64_t>(SizeOf(matrix.dtype));
+  const Dimension dimensions[] = {{kPanelColumns, element, kPanelColumns},
+                                  {static_cast<cuuint64_t>(matrix.rows), matrix.stride * element,
+                                   static_cast<cuuint32_t>(tile_rows)},
+                                  {static_cast<cuuint64_t>(matrix.cols) / kPanelColumns,
+                                   kPanelColumns * element, static_cast<cuuint32_t>(tile_panels)}};
+  return EncodePanels(matrix, dimensions);
+}
+
 TileMap MakePairedPanelMap(const Matrix& matrix, int tile_rows) {
   constexpr cuuint32_t kEight = 8;
   const auto element = static_cast<cuuint64_t>(SizeOf(matrix.dtype));

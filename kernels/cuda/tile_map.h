@@ -25,4 +25,7 @@ TileMap MakePanelMap(const Matrix& matrix, int tile_rows);
 // eight of the other. Half of its rows are a multiple of 8.
 TileMap MakePairedPanelMap(const Matrix& matrix, int tile_rows);
 
+// The same where a tile is [tile_rows, 64 tile_panels]: its panels of 64 columns follow each other.
+TileMap MakePanelsMap(const Matrix& matrix, int tile_rows, int tile_panels);
+
 }  // namespace fla::cuda

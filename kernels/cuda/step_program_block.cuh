@@ -1,0 +1,68 @@
+// What a block of StepProgramKernel (step_program.cu) has: the ring that its copying warp fills,
+// and the shared memory of its computing warps.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/chunk_tile.cuh"
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/step_program.h"
+
+namespace fla::cuda {
+
+constexpr int kComputeWarps = 8;
+constexpr int kComputeThreads = 32 * kComputeWarps;
+
+__device__ __forceinline__ void SyncComputeThreads() { SyncThreads<kComputeThreads>(1); }
+
+// A use of a slot of the ring.
+struct RingCursor {
+  int slot = 0, parity = 0;  // parity: of how many times the slot was used before
+};
+
+// Slots of shared memory, filled and emptied in turn; addresses are shared ones.
+struct Ring {
+  const char* begin;
+  uint32_t address, full, empty;
+  int slots, slot_bytes;
+
+  __device__ __forceinline__ void Advance(RingCursor& at, int count) const {
+    at.slot += count;
+    while (at.slot >= slots) at.slot -= slots, at.parity ^= 1;
+  }
+  __device__ __forceinline__ const char* Slot(RingCursor at) const {
+    return begin + at.slot * slot_bytes;
+  }
+  __device__ __forceinline__ uint32_t Address(RingCursor at) const {
+    return address + at.slot * slot_bytes;
+  }
+  __device__ __forceinline__ uint32_t FullBarrier(RingCursor at) const {
+    return full + at.slot * 8;
+  }
+  __device__ __forceinline__ void AwaitFull(RingCursor at) const {
+    Wait(FullBarrier(at), at.parity);
+  }
+  __device__ __forceinline__ void AwaitEmpty(RingCursor at) const {
+    Wait(empty + at.slot * 8, at.parity ^ 1);
+  }
+  // By one thread, behind all reads.
+  __device__ __forceinline__ void Release(RingCursor at) const { Arrive(empty + at.slot * 8); }
+};
+
+struct MixerShared;
+
+struct Block {
+  Ring ring;
+  RingCursor cursor;      // of the next slot, the same in all computing threads
+  int state_slot;         // -1: the row is padding
+  float2 residual;        // this thread's two columns
+  __nv_bfloat16* staged;  // x of a linear, [pieces * 1024]
+  MixerShared* mixer;     // in its place
+  float* sums;            // of slots, [slots, 8]
+  float* squares;         // of warps
+  const MixerItem* first_item;
+};
+
+}  // namespace fla::cuda
