@@ -45,8 +45,8 @@ class StatePool {
   DType state_dtype_;
   Buffer memory_;
   std::vector<LayerState> layers_;
-  int num_regions_ = 0;  // one kind of state of one layer each, a row a slot
-  Buffer regions_;       // [num_regions_] ByteRows
+  int num_regions_ = 0;    // one kind of state of one layer each, a row a slot
+  Buffer regions_;         // [num_regions_] ByteRows
   std::vector<int> free_;  // descending
   std::atomic<int> used_ = 0;
 };

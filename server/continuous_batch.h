@@ -128,7 +128,7 @@ class ContinuousBatch {
   GaugePart states_gauge_;
   GaugePart workspace_gauge_;
   std::vector<Running> running_;  // by slot: a step's rows go through the states in their order
-  int64_t turns_ = 0;  // pieces of batches so far
+  int64_t turns_ = 0;             // pieces of batches so far
 };
 
 }  // namespace fla

@@ -78,9 +78,7 @@ __device__ __forceinline__ void CopyAsync(uint32_t shared, const void* global, b
 }
 
 // Until this thread's copies have landed.
-__device__ __forceinline__ void WaitForCopies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
+__device__ __forceinline__ void WaitForCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // Barriers in shared memory, by address. A phase ends after `count` arrivals.
 __device__ __forceinline__ void InitBarrier(uint32_t barrier, int count) {
