@@ -12,6 +12,7 @@ set(emulated_sources
 set(emulated_headers
   kernels/cuda/elements.cuh
   kernels/cuda/gates.cuh
+  kernels/cuda/head_norm.cuh
   bench/cuda/recurrence_inputs.h)
 list(TRANSFORM emulated_sources PREPEND ${emulated_root}/ OUTPUT_VARIABLE emulated_files)
 list(TRANSFORM emulated_files APPEND .cc)

@@ -315,8 +315,8 @@ __device__ __forceinline__ RowFactors FindNorms(const RecurrenceParams& p,
   TakeDiagonal(kk[0], kk[1], k_squares);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    factors.q[half] = NormFactor(from.q_norm, q_squares[half], from.norm_eps);
-    factors.k[half] = NormFactor(from.k_norm, k_squares[half], from.norm_eps);
+    factors.q[half] = FactorOfSquares(from.q_norm, q_squares[half], from.norm_eps);
+    factors.k[half] = FactorOfSquares(from.k_norm, k_squares[half], from.norm_eps);
   }
   return factors;
 }

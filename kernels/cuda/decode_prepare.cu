@@ -8,6 +8,7 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/gates.cuh"
+#include "kernels/cuda/head_norm.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -107,16 +108,10 @@ __device__ void PrepareHead(const PrepareStepArgs& args, const HeadPart& part, i
     }
     value = Activate<__nv_bfloat16>(part.activation, value);
     values[i] = value;
-    sum += part.norm == HeadNorm::kL2   ? value * value
-           : part.norm == HeadNorm::kL1 ? fabsf(value)
-                                        : value;
+    sum += HeadNormTerm(part.norm, value);
   }
   if (part.norm != HeadNorm::kNone) {
-    sum = BlockSum(sum);
-    float factor = 1.0f;
-    if (part.norm == HeadNorm::kL2) factor = rsqrtf(sum + args.norm_eps);
-    if (part.norm == HeadNorm::kSum) factor = 1.0f / (sum + args.norm_eps);
-    if (part.norm == HeadNorm::kL1) factor = 1.0f / (sum < args.norm_eps ? args.norm_eps : sum);
+    const float factor = HeadNormFactor(part.norm, BlockSum(sum), args.norm_eps);
 #pragma unroll
     for (int i = 0; i < kMaxChannels; ++i) values[i] *= factor;
   }

@@ -1,6 +1,7 @@
 // Norms over heads: ActivateHeads (before the recurrence) and OutputNorm (after it).
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/head_norm.cuh"
 #include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/ops.h"
 
@@ -47,10 +48,7 @@ __global__ void __launch_bounds__(kHeadThreads)
   }
   float factor = 1.0f;
   if (args.norm != HeadNorm::kNone) {
-    sum = GroupSum(groups, sum);
-    if (args.norm == HeadNorm::kL2) factor = rsqrtf(sum + args.eps);
-    if (args.norm == HeadNorm::kSum) factor = 1.0f / (sum + args.eps);
-    if (args.norm == HeadNorm::kL1) factor = 1.0f / (sum < args.eps ? args.eps : sum);
+    factor = HeadNormFactor(args.norm, GroupSum(groups, sum), args.eps);
   }
   if (!at.valid) return;
   for (int column = first; column < args.head_dim; column += step) {

@@ -75,7 +75,7 @@ __device__ __forceinline__ void TakeDiagonal(const float (&left)[4], const float
 }
 
 // What a head of that squared length is multiplied by.
-__device__ __forceinline__ float NormFactor(HeadNorm norm, float squares, float eps) {
+__device__ __forceinline__ float FactorOfSquares(HeadNorm norm, float squares, float eps) {
   return norm == HeadNorm::kL2 ? rsqrtf(squares + eps) : 1.0f;
 }
 

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/gates.cuh"
+#include "kernels/cuda/head_norm.cuh"
 #include "kernels/cuda/step_program_block.cuh"
 #include "kernels/cuda/step_token.cuh"
 
@@ -99,15 +100,6 @@ __device__ __forceinline__ float HalfOf(uint32_t pair, int i) {
   return i % 2 == 0 ? Low(pair) : High(pair);
 }
 
-__device__ __forceinline__ float NormFactor(HeadNorm norm, float sum, float eps) {
-  if (norm == HeadNorm::kNone) return 1.0f;
-  if (norm == HeadNorm::kL2) return rsqrtf(sum + eps);
-  return __fdividef(1.0f, norm == HeadNorm::kSum ? sum + eps : fmaxf(sum, eps));
-}
-__device__ __forceinline__ float NormTerm(HeadNorm norm, float x) {
-  return norm == HeadNorm::kL2 ? x * x : norm == HeadNorm::kL1 ? fabsf(x) : x;
-}
-
 // The rare ones in a function, and the gate too: what a layer runs must stay in the instruction
 // cache.
 __device__ __noinline__ float ActivateRarely(Activation activation, float x) {
@@ -178,7 +170,7 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
 #pragma unroll
       for (int i = 0; i < kChannels; ++i) {
         x[i] = ActivateChannel(args.qk_activation, channels[i].With(args, x[i]));
-        sum += NormTerm(norm, x[i]);
+        sum += HeadNormTerm(norm, x[i]);
       }
       *reinterpret_cast<float4*>(shared.query_key + kChannels * thread) =
           make_float4(x[0], x[1], x[2], x[3]);
@@ -253,8 +245,8 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
   float q_sum = 0.0f, k_sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < kNorms; ++i) q_sum += shared.norms[i], k_sum += shared.norms[kNorms + i];
-  const float q_factor = NormFactor(args.q_norm, q_sum, args.norm_eps);
-  const float k_factor = NormFactor(args.k_norm, k_sum, args.norm_eps);
+  const float q_factor = HeadNormFactor(args.q_norm, q_sum, args.norm_eps);
+  const float k_factor = HeadNormFactor(args.k_norm, k_sum, args.norm_eps);
 
   RingCursor mine = block.cursor, last = block.cursor;
   if (kPieces > 1 && first_row >= kPieceRows) block.ring.Advance(mine, 1);
