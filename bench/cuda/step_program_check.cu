@@ -292,7 +292,7 @@ int Main(int argc, char** argv) {
                              /*least_bytes=*/0);
     if (!program) continue;
     ++programs;
-    program->Upload();
+    program->Upload(nullptr);
     std::vector<std::vector<float>> before, wanted;
     for (const fla::Matrix& matrix : model.results) before.push_back(Download(matrix));
     for (int step = 0; step < kSteps; ++step) RunOneByOne(model);

@@ -77,9 +77,6 @@ __device__ __forceinline__ void CopyAsync(uint32_t shared, const void* global, b
                : "memory");
 }
 
-// Until this thread's copies have landed.
-__device__ __forceinline__ void WaitForCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
 // Barriers in shared memory, by address. A phase ends after `count` arrivals.
 __device__ __forceinline__ void InitBarrier(uint32_t barrier, int count) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");

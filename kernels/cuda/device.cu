@@ -212,7 +212,7 @@ void* Record(Stream::CudaContext& context, const std::function<void()>& queue_op
   const cudaError_t status = cudaGraphInstantiate(&recorded->executable, graph, 0);
   cudaGraphDestroy(graph);
   Check(status, "cudaGraphInstantiate");
-  for (const StepProgram& program : recorded->programs) program.Upload();
+  for (const StepProgram& program : recorded->programs) program.Upload(context.stream);
   Check(cudaGraphUpload(recorded->executable, context.stream), "cudaGraphUpload");
   return recorded.release();
 }

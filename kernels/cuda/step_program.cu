@@ -25,6 +25,7 @@
 #include "kernels/cuda/step_program.h"
 #include "kernels/cuda/step_program_block.cuh"
 #include "kernels/cuda/step_program_mixer.cuh"
+#include "kernels/cuda/warpgroup.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -96,11 +97,13 @@ __device__ __forceinline__ void CopyAll(const ProgramParams& p, const Ring& ring
         const uint32_t full = next(target);
         ArriveExpecting(full, 2 * kHalfTileBytes);
         if (op.ups == 0) {
-          CopyPanelsToShared(target, map, tile * kProgramTileRows, piece * kPanels, full);
+          CopyPanelsToShared(target, map, tile * kProgramTileRows, piece * kPanels, full,
+                             kReadOnce);
         } else {
           const int row = tile * (kProgramTileRows / 2);
-          CopyPanelsToShared(target, map, row, piece * kPanels, full);
-          CopyPanelsToShared(target + kUpsOffset, map, op.ups + row, piece * kPanels, full);
+          CopyPanelsToShared(target, map, row, piece * kPanels, full, kReadOnce);
+          CopyPanelsToShared(target + kUpsOffset, map, op.ups + row, piece * kPanels, full,
+                             kReadOnce);
         }
       }
     }
@@ -424,7 +427,8 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
   }
 #pragma unroll 1
   for (int o = 0; o < p.count; ++o) {
-    WaitForCopies();
+    CommitCopies();
+    WaitForCopies<0>();
     SyncComputeThreads();
     if (o + 1 < p.count) copy_op(o + 1);
     const ProgramOp& op = reinterpret_cast<const ProgramOp&>(ops[o % 2]);

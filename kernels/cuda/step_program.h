@@ -34,6 +34,7 @@ inline constexpr int kProgramStateColumns = 32;
 // Of weights: a step that reads less is faster as kernels of its own, which begin early.
 inline constexpr int64_t kLeastProgramBytes = int64_t{1} << 30;
 
+inline constexpr int kProgramThreads = 256;  // of a block that compute
 inline constexpr int kProgramMaxSlots = 13;
 inline constexpr int kProgramSumSlots = 48;  // whose sums a block has room for
 
@@ -120,7 +121,7 @@ class StepProgram {
                                             int multiprocessors,
                                             int64_t least_bytes = kLeastProgramBytes);
 
-  void Upload() const;
+  void Upload(cudaStream_t stream) const;
   void Launch(cudaStream_t stream) const;
 
  private:

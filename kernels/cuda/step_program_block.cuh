@@ -12,8 +12,8 @@
 
 namespace fla::cuda {
 
-constexpr int kComputeWarps = 8;
-constexpr int kComputeThreads = 32 * kComputeWarps;
+constexpr int kComputeThreads = kProgramThreads;
+constexpr int kComputeWarps = kComputeThreads / 32;
 
 __device__ __forceinline__ void SyncComputeThreads() { SyncThreads<kComputeThreads>(1); }
 

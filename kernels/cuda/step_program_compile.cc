@@ -10,9 +10,8 @@ namespace {
 using Input = DecodeLinearArgs::Input;
 using Output = DecodeLinearArgs::Output;
 
-constexpr int kSharedBytes = 224 * 1024;  // of a block besides what is static
+constexpr int kStaticBytes = 3 * 1024;  // of a block's shared memory, or less
 constexpr int kMinSlots = 6;
-constexpr int kThreads = 256;
 
 int DivideUp(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
@@ -50,6 +49,17 @@ std::optional<LayerOps> LayerAt(std::span<const StepOp> ops) {
     return {};
   }
   return layer;
+}
+
+int64_t WeightBytes(std::span<const StepOp> ops) {
+  int64_t bytes = 0;
+  for (const StepOp& op : ops) {
+    const auto* const linear = std::get_if<DecodeLinearArgs>(&op);
+    if (linear == nullptr) continue;
+    const Matrix& weight = linear->weight;
+    bytes += weight.rows * weight.cols * static_cast<int64_t>(SizeOf(weight.dtype));
+  }
+  return bytes;
 }
 
 // The mixer of a layer, but for its exchanges; nothing where the kernel has no code for it.
@@ -170,14 +180,13 @@ std::optional<StepProgram> StepProgram::Compile(std::span<const StepOp> ops, Dev
   StepProgram program;
   ProgramParams& params = program.params_;
   const Matrix& residual_row = head->x;
-  if (residual_row.rows != 1) return {};
+  if (residual_row.rows != 1 || WeightBytes(ops) < least_bytes) return {};
   params.residual = static_cast<float*>(residual_row.data);
   params.residual_columns = static_cast<int>(residual_row.cols);
-  int64_t packed_columns = 0, mixed_columns = 0, inner_columns = 0, weights = 0;
+  int64_t packed_columns = 0, mixed_columns = 0, inner_columns = 0;
   int staging = ProgramMixerBytes(), fewest_tiles = multiprocessors;
   std::vector<int> gate_words;  // of every layer's output gate among its words, or -1
   const auto add_linear = [&](const DecodeLinearArgs& args) -> ProgramLinear& {
-    weights += args.weight.rows * args.weight.cols;
     const bool pairs = args.output == Output::kSwiGlu;
     const int out = static_cast<int>(args.out.cols);
     const int rows = pairs ? kProgramTileRows / 2 : kProgramTileRows;
@@ -244,7 +253,6 @@ std::optional<StepProgram> StepProgram::Compile(std::span<const StepOp> ops, Dev
     add_linear(*layer->down);
   }
   add_linear(*head);
-  if (2 * weights < least_bytes) return {};
   program.blocks_ = fewest_tiles;
 
   for (size_t i = 0; i < program.ops_.size(); ++i) {
@@ -259,12 +267,12 @@ std::optional<StepProgram> StepProgram::Compile(std::span<const StepOp> ops, Dev
     const int tiles = linear.base + (linear.rest > 0 ? 1 : 0);
     const int at_once = std::min(tiles, linear.tiles_at_once);
     const int pairs_of_tile = args.output == Output::kSwiGlu ? 2 : 4;
-    if (at_once * pairs_of_tile > kThreads) return {};
+    if (at_once * pairs_of_tile > kProgramThreads) return {};
     // A block holds its share of the residual while it adds up.
     if (args.output == Output::kAdd && tiles > linear.tiles_at_once) return {};
     const PrepareStepArgs& prepare = program.ops_[i].mixer.prepare;
-    if (args.input == Input::kHeadsNormed &&
-        prepare.q.cols + prepare.k.cols + prepare.v.cols > int64_t{kThreads} * program.blocks_) {
+    if (args.input == Input::kHeadsNormed && prepare.q.cols + prepare.k.cols + prepare.v.cols >
+                                                 int64_t{kProgramThreads} * program.blocks_) {
       return {};
     }
   }
@@ -273,9 +281,9 @@ std::optional<StepProgram> StepProgram::Compile(std::span<const StepOp> ops, Dev
   params.items = static_cast<int>(program.items_.size());
   params.residual_base = DivideUp(params.residual_columns, kProgramTileRows) / program.blocks_;
   params.residual_rest = DivideUp(params.residual_columns, kProgramTileRows) % program.blocks_;
-  params.slots =
-      std::min(kProgramMaxSlots,
-               (kSharedBytes - ProgramFixedBytes(params.staging_bytes)) / ProgramSlotBytes());
+  params.slots = std::min(kProgramMaxSlots, (MaxSharedBytes() - kStaticBytes -
+                                             ProgramFixedBytes(params.staging_bytes)) /
+                                                ProgramSlotBytes());
   if (params.slots < kMinSlots) return {};
 
   Layout layout;
@@ -326,13 +334,12 @@ std::optional<StepProgram> StepProgram::Compile(std::span<const StepOp> ops, Dev
   return program;
 }
 
-void StepProgram::Upload() const {
-  char* const memory = memory_.as<char>();
-  Check(cudaMemset(memory, 0, memory_.size()), "cudaMemset");
-  const auto copy = [](const void* target, const auto& source) {
-    Check(cudaMemcpy(const_cast<void*>(target), source.data(), source.size() * sizeof(source[0]),
-                     cudaMemcpyHostToDevice),
-          "cudaMemcpy of a step's program");
+void StepProgram::Upload(cudaStream_t stream) const {
+  Check(cudaMemsetAsync(memory_.data(), 0, memory_.size(), stream), "cudaMemsetAsync");
+  const auto copy = [stream](const void* target, const auto& source) {
+    Check(cudaMemcpyAsync(const_cast<void*>(target), source.data(),
+                          source.size() * sizeof(source[0]), cudaMemcpyHostToDevice, stream),
+          "cudaMemcpyAsync of a step's program");
   };
   copy(params_.ops, ops_);
   copy(params_.streams, streams_);
