@@ -315,7 +315,10 @@ StepPlan PlanStep(const RecurrenceParams& p, DType dtype, int multiprocessors, b
       2 * tiles >= (loads && !p.bf16_state ? 20 : 3) * at_once) {
     return {StepKernel::kTiles, kStepTileColumns};
   }
-  const bool few = p.value_dim / 32 * states < 2 * multiprocessors;
+  // How K's rows are dealt out to lanes decides in which order they are summed. In f32 a sequence's
+  // bits do not depend on its company, so that is decided as if it were alone.
+  const int64_t cut_for = dtype == DType::kF32 ? p.heads : states;
+  const bool few = p.value_dim / 32 * cut_for < 2 * multiprocessors;
   return {loads ? StepKernel::kLoads : StepKernel::kAny, few && p.key_dim % 32 == 0 ? 16 : 32};
 }
 

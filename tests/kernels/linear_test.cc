@@ -101,7 +101,9 @@ TEST_P(LinearTest, TakesNoRows) {
 
 // What lets a request give the same tokens alone and in any batch.
 TEST_P(LinearTest, ARowDoesNotDependOnItsCompany) {
-  if (stream().device().is_cuda()) GTEST_SKIP() << "cuBLASLt picks its kernel by the row count";
+  if (stream().device().is_cuda() && dtype() != DType::kF32) {
+    GTEST_SKIP() << "a GPU's kernel for bf16 depends on the number of rows";
+  }
   for (const int in : {384, 1500}) {
     // The last panel has 12 rows.
     constexpr int kRows = 100, kOut = 140;

@@ -227,7 +227,9 @@ TEST_P(RecurrenceTest, PermutedBatchGivesPermutedResults) {
 }
 
 TEST_P(RecurrenceTest, CompanyDoesNotChangeASequence) {
-  if (device().is_cuda()) GTEST_SKIP() << "a GPU may cut a sequence by how full it is";
+  if (device().is_cuda() && dtype() != DType::kF32) {
+    GTEST_SKIP() << "a GPU cuts sequences of bf16 by how full it is";
+  }
   const auto problem = RandomProblem(Spec(64, 160, 2), dtype(), {65, 1, 130, 20}, 15);
   const auto decode = Part(problem, Everyone(problem), 0, 1, problem.state);
   const auto together = RunPrefill(device(), problem);

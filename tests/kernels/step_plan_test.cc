@@ -70,6 +70,13 @@ TEST(PlanStep, FewStatesAreCutInto16Columns) {
   EXPECT_EQ(Plan(Params(1, 1, 48, 512)).columns, 32) << "16 columns want runs of whole rows";
 }
 
+TEST(PlanStep, InF32TheCutDoesNotDependOnTheNumberOfSequences) {
+  for (const int sequences : {1, 2, 17, 256, 65535}) {
+    EXPECT_EQ(Plan(Params(sequences, 16, 256, 512), DType::kF32).columns, 16);
+    EXPECT_EQ(Plan(Params(sequences, 17, 256, 512), DType::kF32).columns, 32);
+  }
+}
+
 TEST(PlanStep, LoadsWantBf16AlignedRowsAndATunedHeadSize) {
   const RecurrenceParams few = Params(1, 4, 128, 96);
   EXPECT_EQ(Plan(few).kernel, StepKernel::kLoads);
