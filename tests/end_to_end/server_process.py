@@ -15,6 +15,7 @@ from fla.v1 import control_pb2, control_pb2_grpc, inference_pb2 as pb, inference
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SERVER = os.environ.get("FLA_SERVER", str(ROOT / "build/cpu/server/fla-server"))
 CLI = os.environ.get("FLA_CLI", str(ROOT / "build/cpu/client/fla-cli"))
+DEVICE = os.environ.get("FLA_TEST_DEVICE", "cpu")  # of the tests' models
 START_SECONDS = 120  # under a sanitizer
 
 
@@ -24,7 +25,7 @@ def demo_config(slots=None, max_batch_tokens=None, limits=None, **others):
     config["listen"] = config["metrics_listen"] = "127.0.0.1:0"
     model = config["models"][0]
     model["path"] = str(ROOT / "configs" / model["path"])
-    model["device"] = os.environ.get("FLA_TEST_DEVICE", "cpu")
+    model["device"] = DEVICE
     if slots is not None:
         model["slots"] = slots
     if max_batch_tokens is not None:

@@ -8,7 +8,7 @@ import grpc
 
 from checkpoints import replace
 from fla.v1 import control_pb2 as control
-from server_process import request
+from server_process import DEVICE, request
 
 LONGEST = 40
 PROMPTS = [[1, 2, 3], [200], list(range(60, 130)), [7, 7, 7, 7, 7, 9, 11]]
@@ -16,7 +16,7 @@ LOADING, WARMING, SERVING, DRAINING, FAILED, UNLOADED = range(1, 7)
 
 
 def model(name, path, **others):
-    return {"name": name, "path": str(path), "device": "cpu", "slots": 16, **others}
+    return {"name": name, "path": str(path), "device": DEVICE, "slots": 16, **others}
 
 
 def edit(server, **changes):

@@ -7,7 +7,7 @@ import pytest
 
 from checkpoints import ROOT, copy_golden
 from fla.v1 import inference_pb2 as pb
-from server_process import request
+from server_process import DEVICE, request
 from test_client import cli
 from test_refusals import refusal
 
@@ -39,7 +39,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def server(folders, start_server):
-    return start_server(models=[{"name": name, "path": str(folders / name), "device": "cpu"}
+    return start_server(models=[{"name": name, "path": str(folders / name), "device": DEVICE}
                                 for name in ("talks", "silent", "broken")], default_model="talks",
                         limits={"max_chat_messages": 8, "max_chat_bytes": 400})
 
