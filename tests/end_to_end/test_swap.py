@@ -26,6 +26,10 @@ def bytes_at_rest(server, paths):
     return min(seen)
 
 
+def threads(server):
+    return len(os.listdir(f"/proc/{server.process.pid}/task"))
+
+
 @pytest.fixture
 def two(tmp_path):
     return copy_demo(tmp_path / "models/a"), copy_golden("kda-d128", tmp_path / "models/b")
@@ -46,9 +50,16 @@ def learn(server, paths):
 def test_fifty_swaps_under_load_lose_nothing(start_server, two):
     server = start_server(models=[model("m", two[0])], default_model="m")
     expected, versions = learn(server, two)
-    with Load(server, 32, expected):  # what gRPC and the allocator take for good
-        for i in range(1, 31):
-            swap_to(server, two[i % 2])
+    # What gRPC and the allocator take for good: with many processors threads come for a while.
+    warm_up = 0
+    while warm_up < 150:
+        before = threads(server)
+        with Load(server, 32, expected):
+            for i in range(1, 31):
+                swap_to(server, two[i % 2])
+        warm_up += 30
+        if threads(server) == before:
+            break
     before = bytes_at_rest(server, two)
     with Load(server, 32, expected) as load:
         for i in range(1, 51):
@@ -60,11 +71,12 @@ def test_fifty_swaps_under_load_lose_nothing(start_server, two):
     print(f"resident: {before} bytes before, {after} after")
     assert after < MEMORY_GROWTH * before
     assert answers(server) == (versions[0], expected[versions[0]])
-    assert server.model_metric("fla_model_swaps_total", "m", result="success") == 94
+    swaps = 2 + warm_up + 6 + 50 + 6
+    assert server.model_metric("fla_model_swaps_total", "m", result="success") == swaps
     assert server.model_metric("fla_model_swaps_total", "m", result="failure") == 0
     assert server.model_metric("fla_model_info", "m", version=versions[0]) == 1
     assert server.model_metric("fla_model_info", "m") == 1
-    assert server.metric("fla_config_reload_total", result="success") == 94
+    assert server.metric("fla_config_reload_total", result="success") == swaps
     for gauge in ("fla_requests_running", "fla_requests_waiting", "fla_state_slots_used"):
         assert server.metric(gauge) == 0
     assert server.metric("fla_state_slots_total") == 16
