@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 #include <utility>
 
@@ -37,11 +38,15 @@ Layer TakeLayer(const ModelConfig& config, int index, int max_tokens, WeightRead
           TakeFeedForward(config, prefix, weights)};
 }
 
-// Rows of the decode batches that are recorded: at most an eighth of the rows is padding,
-// beyond 16.
+// Rows of the decode batches that are recorded: all up to 16, then eight sizes from a power of two
+// to the next, so that at most an eighth of the rows is padding. The powers are among them because
+// kernels have tiles of so many rows: a row more costs a larger tile.
 std::vector<int> RecordedRows(int max_decode) {
   std::vector<int> sizes;
-  for (int rows = 1; rows < max_decode; rows += std::max(1, rows / 8)) sizes.push_back(rows);
+  const auto step = [](int rows) {
+    return std::max(1, static_cast<int>(std::bit_floor<unsigned>(rows)) / 8);
+  };
+  for (int rows = 1; rows < max_decode; rows += step(rows)) sizes.push_back(rows);
   sizes.push_back(max_decode);
   return sizes;
 }
