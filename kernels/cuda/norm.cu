@@ -28,21 +28,23 @@ __device__ float BlockSum(float value) {
 
 // R: dtype of `residual`, which for kAdd is updated with `delta` and otherwise only read; T: of
 // delta and out. The norm is that of the stored, rounded residual. A thread keeps its first N
-// columns in registers, which is all of them where D <= N * block.
+// columns in registers, which is all of them where D <= N * block, and reads their weights while
+// the kernel before still runs.
+//
 // grid (rows), block (D / N rounded up to a warp, at most kMaxThreads)
 template <bool kAdd, typename R, typename T, int N>
 __global__ void __launch_bounds__(kMaxThreads)
     RmsNormKernel(Matrix residual, Matrix delta, const float* weight, float eps, Matrix out) {
   BeginNextKernel();
-  AwaitPreviousKernel();
   const int64_t row = blockIdx.x;
   const int columns = static_cast<int>(out.cols);
   const int first = threadIdx.x * N, step = blockDim.x * N;
   R* x = RowOf<R>(residual, row);
-  float kept[N] = {};
+  float kept[N] = {}, kept_weights[N] = {};
+  if (first < columns) Load(weight + first, kept_weights);
+  AwaitPreviousKernel();
   float sum = 0.0f;
-  for (int column = first; column < columns; column += step) {
-    float values[N];
+  const auto read = [&](int column, float(&values)[N]) {
     Load(x + column, values);
     if constexpr (kAdd) {
       float added[N];
@@ -52,24 +54,26 @@ __global__ void __launch_bounds__(kMaxThreads)
       Store(x + column, values);
     }
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      sum += values[i] * values[i];
-      if (column == first) kept[i] = values[i];
-    }
+    for (int i = 0; i < N; ++i) sum += values[i] * values[i];
+  };
+  if (first < columns) read(first, kept);
+  for (int column = first + step; column < columns; column += step) {
+    float values[N];
+    read(column, values);
   }
   const float scale = rsqrtf(BlockSum(sum) / static_cast<float>(columns) + eps);
-  for (int column = first; column < columns; column += step) {
+  const auto write = [&](int column, const float(&values)[N], const float(&weights)[N]) {
+    float normed[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) normed[i] = values[i] * scale * weights[i];
+    Store(RowOf<T>(out, row) + column, normed);
+  };
+  if (first < columns) write(first, kept, kept_weights);
+  for (int column = first + step; column < columns; column += step) {
     float values[N], weights[N];
+    Load(x + column, values);
     Load(weight + column, weights);
-    if (column == first) {
-#pragma unroll
-      for (int i = 0; i < N; ++i) values[i] = kept[i];
-    } else {
-      Load(x + column, values);
-    }
-#pragma unroll
-    for (int i = 0; i < N; ++i) values[i] = values[i] * scale * weights[i];
-    Store(RowOf<T>(out, row) + column, values);
+    write(column, values, weights);
   }
 }
 
