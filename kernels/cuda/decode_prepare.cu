@@ -1,6 +1,6 @@
 // PrepareStep: from the packed projection of a decode step to the inputs of the recurrence.
 //
-// A block has one head of q, k or v of one sequence, or a piece of its decay or of its output gate,
+// A block has one head of q or k of one sequence, a piece of v, of its decay or of its output gate,
 // or its betas. What the projection does not write (taps, states of the convolution, low-rank maps)
 // is fetched while the projection still runs.
 #include "kernels/cuda/chained.cuh"
@@ -14,18 +14,18 @@ namespace fla::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kMaxChannels = 4;  // of a thread: heads of up to 512
+constexpr int kMaxChannels = 4;  // of a thread: heads of q and k of up to 512
 constexpr int kMaxWidth = 4;
 constexpr int kMaxRank = 256;
 constexpr int kMapLanes = 4;                        // that share a channel of a low-rank map
 constexpr int kMapChannels = kThreads / kMapLanes;  // of a block
 constexpr int kMapPieces = kMaxRank / (kMapLanes * kVector);  // of a lane
 
-// How the blocks of a sequence are dealt out: q's heads, k's, v's, pieces of the decay and of the
+// How the blocks of a sequence are dealt out: q's heads, k's, pieces of v, of the decay and of the
 // output gate, the betas.
 struct PrepareBlocks {
-  int q_heads, k_heads, v_heads, decay_pieces, gate_pieces, betas;
-  int total() const { return q_heads + k_heads + v_heads + decay_pieces + gate_pieces + betas; }
+  int q_heads, k_heads, v_pieces, decay_pieces, gate_pieces, betas;
+  int total() const { return q_heads + k_heads + v_pieces + decay_pieces + gate_pieces + betas; }
 };
 
 __device__ float BlockSum(float value) {
@@ -40,25 +40,27 @@ __device__ float BlockSum(float value) {
 
 struct HeadPart {  // what a block reads and writes
   Matrix x, out;
-  int begin;          // first column of the head
-  int size;           // of the head
-  int first_channel;  // of the head, among those of the convolution
+  int begin;          // first column
+  int size;           // of the head; of v, of the piece
+  int first_channel;  // among those of the convolution
   Activation activation;
   HeadNorm norm;
   bool rotary;
 };
 
+// kChannels of a thread.
+template <int kChannels>
 __device__ void PrepareHead(const PrepareStepArgs& args, const HeadPart& part, int row, int slot) {
-  __shared__ float exchanged[kThreads * kMaxChannels];
+  __shared__ float exchanged[kThreads * kChannels];
   const int old_inputs = args.width > 0 ? args.width - 1 : 0;
-  float taps[kMaxChannels][kMaxWidth], old[kMaxChannels][kMaxWidth - 1];
+  float taps[kChannels][kMaxWidth], old[kChannels][kMaxWidth - 1];
   float* const state = args.width > 0 && slot >= 0
                            ? args.state + slot * args.slot_stride +
                                  static_cast<int64_t>(part.first_channel) * old_inputs
                            : nullptr;
   if (state != nullptr) {
 #pragma unroll
-    for (int i = 0; i < kMaxChannels; ++i) {
+    for (int i = 0; i < kChannels; ++i) {
       const int channel = threadIdx.x + i * kThreads;
       if (channel >= part.size) break;
 #pragma unroll
@@ -74,16 +76,16 @@ __device__ void PrepareHead(const PrepareStepArgs& args, const HeadPart& part, i
   if (slot < 0) return;
 
   const __nv_bfloat16* const x = RowOf<const __nv_bfloat16>(part.x, row) + part.begin;
-  float values[kMaxChannels];
+  float values[kChannels];
   // All at once: a load behind a store of the state would wait for the one before it.
 #pragma unroll
-  for (int i = 0; i < kMaxChannels; ++i) {
+  for (int i = 0; i < kChannels; ++i) {
     const int channel = threadIdx.x + i * kThreads;
     values[i] = channel < part.size ? ToFloat(x[channel]) : 0.0f;
   }
   float sum = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kMaxChannels; ++i) {
+  for (int i = 0; i < kChannels; ++i) {
     const int channel = threadIdx.x + i * kThreads;
     if (channel >= part.size) break;
     float value = values[i];
@@ -113,16 +115,16 @@ __device__ void PrepareHead(const PrepareStepArgs& args, const HeadPart& part, i
   if (part.norm != HeadNorm::kNone) {
     const float factor = HeadNormFactor(part.norm, BlockSum(sum), args.norm_eps);
 #pragma unroll
-    for (int i = 0; i < kMaxChannels; ++i) values[i] *= factor;
+    for (int i = 0; i < kChannels; ++i) values[i] *= factor;
   }
   if (part.rotary) {
 #pragma unroll
-    for (int i = 0; i < kMaxChannels; ++i) exchanged[threadIdx.x + i * kThreads] = values[i];
+    for (int i = 0; i < kChannels; ++i) exchanged[threadIdx.x + i * kThreads] = values[i];
     __syncthreads();
     const int half = part.size / 2;
     const auto position = static_cast<float>(args.positions[row]);
 #pragma unroll
-    for (int i = 0; i < kMaxChannels; ++i) {
+    for (int i = 0; i < kChannels; ++i) {
       const int channel = threadIdx.x + i * kThreads;
       if (channel >= part.size) break;
       const bool upper = channel >= half;
@@ -136,7 +138,7 @@ __device__ void PrepareHead(const PrepareStepArgs& args, const HeadPart& part, i
   }
   __nv_bfloat16* const out = RowOf<__nv_bfloat16>(part.out, row) + part.begin;
 #pragma unroll
-  for (int i = 0; i < kMaxChannels; ++i) {
+  for (int i = 0; i < kChannels; ++i) {
     const int channel = threadIdx.x + i * kThreads;
     if (channel < part.size) out[channel] = FromFloat<__nv_bfloat16>(values[i]);
   }
@@ -179,18 +181,20 @@ __device__ float MapChannel(const Matrix& x, const LowRankMap& map, int channel,
   return value;
 }
 
+template <bool kMaps>
 __device__ void PrepareDecay(const PrepareStepArgs& args, int piece, int row, int slot) {
   const LogDecayArgs& decay = args.decay;
-  const bool mapped = args.decay_map.weight.data != nullptr;
+  const bool mapped = kMaps && args.decay_map.weight.data != nullptr;
   const int columns = static_cast<int>(mapped ? args.decay_map.weight.rows : decay.x.cols);
   const int column = ChannelOf(piece, mapped), readable = min(column, columns - 1);
   const int head = readable / (columns / decay.heads);
   const float bias = decay.dt_bias != nullptr ? decay.dt_bias[readable] : 0.0f;
   if (decay.a_log != nullptr) PrefetchToL2(decay.a_log + head);
-  float value;
-  if (mapped) {
-    value = MapChannel(decay.x, args.decay_map, readable, row);
-  } else {
+  float value = 0.0f;
+  if constexpr (kMaps) {
+    if (mapped) value = MapChannel(decay.x, args.decay_map, readable, row);
+  }
+  if (!mapped) {
     AwaitPreviousKernel();
     value = ToFloat(RowOf<const __nv_bfloat16>(decay.x, row)[readable]);
   }
@@ -207,7 +211,9 @@ __device__ void PrepareGate(const PrepareStepArgs& args, int piece, int row, int
   RowOf<__nv_bfloat16>(args.gate_out, row)[column] = FromFloat<__nv_bfloat16>(value);
 }
 
+// kMaps: a decay or an output gate goes through a low-rank map, whose row takes registers.
 // grid (blocks.total(), N), block (kThreads)
+template <int kChannels, bool kMaps>
 __global__ void __launch_bounds__(kThreads)
     PrepareStepKernel(const PrepareStepArgs args, const PrepareBlocks blocks) {
   BeginNextKernel();
@@ -216,47 +222,50 @@ __global__ void __launch_bounds__(kThreads)
   int index = blockIdx.x;
   const int q_columns = static_cast<int>(args.q.cols);
   const int k_columns = static_cast<int>(args.k.cols);
-  if (index < blocks.q_heads) {
-    const int begin = index * args.head_k_dim;
-    PrepareHead(args,
-                {args.q, args.q_out, begin, args.head_k_dim, begin, args.qk_activation, args.q_norm,
-                 args.rotary_base > 0},
-                row, slot);
+  const int heads = blocks.q_heads + blocks.k_heads;
+  if (index < heads + blocks.v_pieces) {
+    // One call, so that all these blocks fetch the same code.
+    const bool rotary = args.rotary_base > 0;
+    const int piece = kThreads * kChannels;
+    HeadPart part;
+    if (index < blocks.q_heads) {
+      const int begin = index * args.head_k_dim;
+      part = {args.q, args.q_out,         begin,       args.head_k_dim,
+              begin,  args.qk_activation, args.q_norm, rotary};
+    } else if (index < heads) {
+      const int begin = (index - blocks.q_heads) * args.head_k_dim;
+      part = {
+          args.k,      args.k_out, begin, args.head_k_dim, q_columns + begin, args.qk_activation,
+          args.k_norm, rotary};
+    } else {
+      const int begin = (index - heads) * piece;
+      const int size = min(piece, static_cast<int>(args.v.cols) - begin);
+      part = {args.v,
+              args.v_out,
+              begin,
+              size,
+              q_columns + k_columns + begin,
+              args.v_activation,
+              HeadNorm::kNone,
+              false};
+    }
+    PrepareHead<kChannels>(args, part, row, slot);
     return;
   }
-  index -= blocks.q_heads;
-  if (index < blocks.k_heads) {
-    const int begin = index * args.head_k_dim;
-    PrepareHead(args,
-                {args.k, args.k_out, begin, args.head_k_dim, q_columns + begin, args.qk_activation,
-                 args.k_norm, args.rotary_base > 0},
-                row, slot);
-    return;
-  }
-  index -= blocks.k_heads;
-  if (index < blocks.v_heads) {
-    const int begin = index * args.head_v_dim;
-    PrepareHead(args,
-                {args.v, args.v_out, begin, args.head_v_dim, q_columns + k_columns + begin,
-                 args.v_activation, HeadNorm::kNone, false},
-                row, slot);
-    return;
-  }
-  index -= blocks.v_heads;
+  index -= heads + blocks.v_pieces;
   if (index < blocks.decay_pieces) {
-    PrepareDecay(args, index, row, slot);
+    PrepareDecay<kMaps>(args, index, row, slot);
     return;
   }
   index -= blocks.decay_pieces;
-  if (index < blocks.gate_pieces) {
-    PrepareGate(args, index, row, slot);
-    return;
+  if constexpr (kMaps) {
+    if (index < blocks.gate_pieces) return PrepareGate(args, index, row, slot);
   }
   AwaitPreviousKernel();
   if (slot < 0) return;
-  const int heads = static_cast<int>(args.beta.cols);
-  for (int head = threadIdx.x; head < heads; head += kThreads) {
-    args.beta_out[static_cast<int64_t>(row) * heads + head] =
+  const int columns = static_cast<int>(args.beta.cols);
+  for (int head = threadIdx.x; head < columns; head += kThreads) {
+    args.beta_out[static_cast<int64_t>(row) * columns + head] =
         args.beta_scale * Sigmoid(ToFloat(RowOf<const __nv_bfloat16>(args.beta, row)[head]));
   }
 }
@@ -282,9 +291,7 @@ int PiecesOf(int64_t columns, int of_block) {
 bool HasPrepareStep(const PrepareStepArgs& args) {
   const auto is_bf16 = [](const Matrix& matrix) { return matrix.dtype == DType::kBF16; };
   if (!is_bf16(args.q) || !is_bf16(args.k) || !is_bf16(args.v)) return false;
-  if (args.head_k_dim > kThreads * kMaxChannels || args.head_v_dim > kThreads * kMaxChannels) {
-    return false;
-  }
+  if (args.head_k_dim > kThreads * kMaxChannels) return false;
   if (args.width > kMaxWidth || args.q.rows > 65535) return false;
   if (args.decay.out != nullptr) {
     if (!is_bf16(args.decay.x)) return false;
@@ -299,6 +306,9 @@ bool HasPrepareStep(const PrepareStepArgs& args) {
 
 bool LaunchPrepareStep(const PrepareStepArgs& args, cudaStream_t stream, bool chained) {
   if (!HasPrepareStep(args)) return false;
+  // Two channels a thread and no maps take half the registers: twice as many blocks stand beside
+  // the end of the projection, and what they fetch has come when it ends.
+  const int channels = args.head_k_dim <= 2 * kThreads ? 2 : kMaxChannels;
   PrepareBlocks blocks = {};
   const bool rotary = args.rotary_base > 0;
   if (Changes(args, args.q, args.q_out, args.qk_activation, args.q_norm, rotary)) {
@@ -308,7 +318,7 @@ bool LaunchPrepareStep(const PrepareStepArgs& args, cudaStream_t stream, bool ch
     blocks.k_heads = static_cast<int>(args.k.cols / args.head_k_dim);
   }
   if (Changes(args, args.v, args.v_out, args.v_activation, HeadNorm::kNone, false)) {
-    blocks.v_heads = static_cast<int>(args.v.cols / args.head_v_dim);
+    blocks.v_pieces = PiecesOf(args.v.cols, kThreads * channels);
   }
   if (args.decay.out != nullptr) {
     const bool mapped = args.decay_map.weight.present();
@@ -319,7 +329,12 @@ bool LaunchPrepareStep(const PrepareStepArgs& args, cudaStream_t stream, bool ch
   blocks.betas = args.beta_out != nullptr ? 1 : 0;
   if (args.q.rows == 0 || blocks.total() == 0) return true;
   const dim3 grid(blocks.total(), static_cast<unsigned>(args.q.rows));
-  Check(LaunchChained(PrepareStepKernel, grid, dim3(kThreads), 0, stream, chained, args, blocks),
+  const bool maps = args.decay_map.weight.present() || blocks.gate_pieces > 0;
+  const auto kernel = channels == 2
+                          ? maps ? PrepareStepKernel<2, true> : PrepareStepKernel<2, false>
+                      : maps ? PrepareStepKernel<kMaxChannels, true>
+                             : PrepareStepKernel<kMaxChannels, false>;
+  Check(LaunchChained(kernel, grid, dim3(kThreads), 0, stream, chained, args, blocks),
         "PrepareStep");
   return true;
 }
