@@ -11,8 +11,9 @@
 namespace fla::cuda {
 
 // Cache policies, as createpolicy would make them: what is read once leaves the L2 cache first,
-// what all blocks read stays longest.
-constexpr uint64_t kReadOnce = 0x12f0000000000000, kReadByAll = 0x14f0000000000000;
+// what all blocks read stays longest, and so does what is written back a little later.
+constexpr uint64_t kReadOnce = 0x12f0000000000000, kReadByAll = 0x14f0000000000000,
+                   kWrittenBack = kReadByAll;
 
 // After InitBarrier, in the thread that called it: copies may then use the barrier.
 __device__ __forceinline__ void PublishBarriers() {
@@ -39,6 +40,15 @@ __device__ __forceinline__ void CopyTileToShared(uint32_t target, const TileMap&
       : "memory");
 }
 
+__device__ __forceinline__ void CopyTileToShared(uint32_t target, const TileMap& map, int row,
+                                                 int column, uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(target),
+      "l"(&map.map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
 // Begins to fetch the map, which the first copy by it would wait for.
 __device__ __forceinline__ void PrefetchTileMap(const TileMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map.map) : "memory");
@@ -47,11 +57,7 @@ __device__ __forceinline__ void PrefetchTileMap(const TileMap& map) {
 // The same by a map of MakePanelMap, to a panel.
 __device__ __forceinline__ void CopyPanelToShared(uint32_t target, const TileMap& map, int row,
                                                   int column, uint32_t barrier, uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(target),
-      "l"(&map.map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
-      : "memory");
+  CopyTileToShared(target, map, row, column, barrier, policy);
 }
 // By a map of MakePairedPanelMap. `row`, of a half, is a multiple of 8.
 __device__ __forceinline__ void CopyPairedPanelToShared(uint32_t target, const TileMap& map,

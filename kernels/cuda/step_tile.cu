@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kMaxK, StepTilesAtOnce(kMaxK, sizeof(S)))
     InitBarrier(loaded, 1);
     PublishBarriers();
     ArriveExpecting(loaded, tile_size * sizeof(S));
-    CopyTileToShared(SharedAddress(tile), states, row, column, loaded);
+    CopyTileToShared(SharedAddress(tile), states, row, column, loaded, kWrittenBack);
   }
   AwaitPreviousKernel();
   if (threadIdx.x < p.key_dim) inputs[threadIdx.x] = RowInputsOf(p, part.head, n, threadIdx.x);

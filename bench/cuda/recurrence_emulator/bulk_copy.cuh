@@ -27,6 +27,8 @@ inline TileMap MakeTileMap(void* matrix, DType dtype, int columns, int tile_rows
   return map;
 }
 
+constexpr uint64_t kWrittenBack = 0;
+
 inline void PublishBarriers() {}
 
 // `unused` counts the bytes that are awaited, in units of 16.
@@ -62,6 +64,10 @@ inline void CopyTileToShared(uint32_t target, const TileMap& map, int row, int c
   EmulatedBarrier& b = BarrierAt(barrier);
   b.unused = static_cast<uint16_t>(b.unused - map.tile_rows * map.tile_bytes / 16);
   EndPhaseIfComplete(b);
+}
+inline void CopyTileToShared(uint32_t target, const TileMap& map, int row, int column,
+                             uint32_t barrier, uint64_t /*policy*/) {
+  CopyTileToShared(target, map, row, column, barrier);
 }
 inline void PublishToCopies() {}
 inline void CopyTileToGlobal(const TileMap& map, int row, int column, uint32_t source) {
