@@ -40,8 +40,8 @@ constexpr int kSharedBytes = 112 * 1024;  // of the 227 KB of a multiprocessor, 
 constexpr int kPiece = 4;                 // neighbouring outputs that a thread stores
 
 // When so many stages are left to be asked for, the next kernel may begin: its launch takes as long
-// as their weights.
-constexpr int kStagesLeft = 4;
+// as their weights. Behind kStore comes PrepareStep, which has the convolution's states to fetch.
+constexpr int StagesLeft(Output output) { return output == Output::kStore ? 8 : 4; }
 
 // Between tokens of a block's sums in shared memory: no bank conflicts.
 constexpr int kSumPitch = kMaxTileRows + 4;
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kThreads)
     PrefetchTileMap(weights);
     PrefetchTileMap(x);
     const auto fetch_weights = [&](int i, int stage) {
-      if (i == max(count - kStagesLeft, 0)) BeginNextKernel();
+      if (i == max(count - StagesLeft(kOutput), 0)) BeginNextKernel();
       ArriveExpecting(full(stage), weight_bytes + kInputBytes);
       const uint32_t target = ring + stage * weight_bytes;
       const int column = (first_run + i) * kRun;
