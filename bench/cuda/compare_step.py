@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Times flash-linear-attention's recurrent kernels on the decode shapes of recurrence_bench and puts both side by side,
-in bytes of f32 state read and written a second.
+in bytes of f32 state read and written a second: one call repeated, some of whose states the L2 cache still has, and
+calls one after the other on states of LAYERS layers, as a model makes them.
 
-  compare_step.py RECURRENCE_BENCH
+  compare_step.py RECURRENCE_BENCH [TEXT]
+                                 TEXT: only shapes with it in their names
   compare_step.py --warm I/N     only compiles shapes I, I + N, ... of fla, for N processes side by side to fill
                                  Triton's cache before a run
 
 Needs a GPU, torch and flash-linear-attention 0.5.2 or later. Both sides are medians of CUDA graph replays in this run.
 (Prefill: compare_prefill.py.)
 """
+import itertools
 import re
 import subprocess
 import sys
@@ -32,7 +35,8 @@ SHAPES = {
     "KDA 256x512 H4": ("kda", 4, 256, 512),
     "GDN 128x128 H16": ("gdn", 16, 128, 128),
 }
-CALLS = 40  # of a graph
+COUNTS = (1, 8, 32, 64, 128, 256, 1024)
+LAYERS = 8  # as in recurrence_bench
 
 
 def step_call(op, heads, key_dim, value_dim, count):
@@ -52,6 +56,25 @@ def step_call(op, heads, key_dim, value_dim, count):
     }[op]
 
 
+def calls_of(count):
+    """Of a graph."""
+    return 5 * LAYERS if count <= 64 else LAYERS
+
+
+def chain(op, heads, key_dim, value_dim, count):
+    """A call whose n-th is the step of layer n % LAYERS. Each layer's new states stay until that layer's next call, so
+    that no two layers write to the same memory."""
+    layers = [step_call(op, heads, key_dim, value_dim, count) for _ in range(LAYERS)]
+    results = [None] * LAYERS
+    turn = itertools.cycle(range(LAYERS))
+
+    def call():
+        layer = next(turn)
+        results[layer] = layers[layer]()
+
+    return call
+
+
 def measured(call, calls):
     try:
         with torch.no_grad():
@@ -69,18 +92,26 @@ def main():
             measured(step_call(*shape, 64), 1)
         return
     ours = {}
-    output = subprocess.run([sys.argv[1], "step"], check=True, capture_output=True, text=True).stdout
-    for match in re.finditer(r"^step (.*?)\s+N\s+(\d+) state f32\s+([\d.]+) ms", output, re.MULTILINE):
-        ours[match[1], int(match[2])] = float(match[3])
+    only = sys.argv[2] if len(sys.argv) > 2 else ""
+    output = subprocess.run([sys.argv[1], "step", "only=" + only], check=True, capture_output=True, text=True).stdout
+    pattern = r"^(step|chained step) (.*?)\s+N\s+(\d+) state f32\s+([\d.]+) ms"
+    for kind, name, count, ms in re.findall(pattern, output, re.MULTILINE):
+        ours[kind, name, int(count)] = float(ms)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}")
-    print(f"{'step, TB/s of f32 state':34}{'ours':>9}{'fla':>9}{'ours/fla':>9}")
+    print(f"{'TB/s of f32 state':26}{'one call repeated':>27}{f'calls of {LAYERS} layers':>27}")
+    print(" " * 26 + f"{'ours':>9}{'fla':>9}{'ours/fla':>9}" * 2)
     for name, shape in SHAPES.items():
-        for count in (1, 8, 64, 256, 1024):
-            fla = measured(step_call(*shape, count), CALLS)
+        if only not in name:
+            continue
+        for count in COUNTS:
             _, heads, key_dim, value_dim = shape
             terabytes = count * heads * key_dim * value_dim * 8e-9
-            ms = ours[name, count]
-            print(f"{name + ' N=' + str(count):34}{terabytes / ms:9.2f}{terabytes / fla:9.2f}{fla / ms:9.2f}", flush=True)
+            row = f"{name + ' N=' + str(count):26}"
+            for kind, call in (("step", step_call), ("chained step", chain)):
+                fla = measured(call(*shape, count), calls_of(count))
+                ms = ours[kind, name, count]
+                row += f"{terabytes / ms:9.2f}{terabytes / fla:9.2f}{fla / ms:9.2f}"
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

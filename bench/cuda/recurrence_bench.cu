@@ -9,8 +9,12 @@
 //                                          projections, where there are kernels for that (KDA's
 //                                          with a lower bound, or without); `only`: rows with TEXT
 //                                          in them
-//   recurrence_bench step [tiles|loads|any] [shuffled]
-//                                          by one kernel only, where it can; slots in random order
+//   recurrence_bench step [tiles|loads|any] [shuffled] [sequences=N] [only=TEXT]
+//                                          by one kernel only, where it can; slots in random order.
+//                                          A "step" is one call repeated, some of whose states the
+//                                          L2 cache still has; a "chained step" is a call as a
+//                                          recorded step makes it: on states of its own, begun
+//                                          while the one before it ends
 //   recurrence_bench profile               each kernel once, for a profiler
 #include <algorithm>
 #include <chrono>
@@ -169,6 +173,7 @@ struct Overrides {
   bool uncut = false;
   bool projected = false, softplus = false;
   int segment_tokens = 0, slices = 0, width = 0, window_tokens = 0;  // 0: as planned
+  int sequences = 0;  // of a step; 0: all that are reported
   std::string only;
 };
 
@@ -310,7 +315,9 @@ void BenchStep(const Overrides& overrides) {
       {"GLA 64x64 H16", channel, add, 16, 16, 64, 64, {}},
   };
   for (Shape shape : shapes) {
-    for (int count : {1, 8, 64, 256, 1024}) {
+    if (std::string(shape.name).find(overrides.only) == std::string::npos) continue;
+    for (int count : {1, 8, 32, 64, 128, 256, 1024}) {
+      if (overrides.sequences > 0 && count != overrides.sequences) continue;
       shape.lengths.assign(count, 1);
       for (bool bf16_state : {false, true}) {
         const Inputs inputs(shape, bf16_state, overrides.shuffled);
@@ -322,20 +329,20 @@ void BenchStep(const Overrides& overrides) {
                     count, bf16_state ? "state bf16" : "state f32 ", milliseconds,
                     inputs.state.size() * (bf16_state ? 4 : 8) / milliseconds * 1e-9,
                     NameOf(plan.kernel), plan.columns);
-        // As in a recorded step: each call has a layer's states, and begins while the one before it
-        // ends.
-        constexpr int kLayers = 10;
+        constexpr int kLayers = 8;
+        const int calls = count <= 64 ? 5 * kLayers : kLayers;
         const size_t layer_bytes = inputs.state.size() * (bf16_state ? 2 : 4);
         const DeviceArray<char> states(kLayers * layer_bytes);
         int layer = 0;
-        const double chained = MedianMilliseconds(kLayers, [&](cudaStream_t stream) {
+        const double chained = MedianMilliseconds(calls, [&](cudaStream_t stream) {
           RecurrenceParams of_layer = params;
           of_layer.state = states.data() + layer++ % kLayers * layer_bytes;
           LaunchRecurrent(of_layer, DType::kBF16, plan, stream, /*chained=*/true);
         });
-        std::printf("chained step %-10s N %4d %s  %9.4f ms  %.2f TB/s\n", shape.name, count,
-                    bf16_state ? "state bf16" : "state f32 ", chained,
-                    inputs.state.size() * (bf16_state ? 4 : 8) / chained * 1e-9);
+        std::printf("chained step %-10s N %4d %s  %9.4f ms  %.2f TB/s  %s of %d columns\n",
+                    shape.name, count, bf16_state ? "state bf16" : "state f32 ", chained,
+                    inputs.state.size() * (bf16_state ? 4 : 8) / chained * 1e-9,
+                    NameOf(plan.kernel), plan.columns);
         std::fflush(stdout);
       }
     }
@@ -387,6 +394,7 @@ int main(int argc, char** argv) {
     number("slices", overrides.slices);
     number("window", overrides.window_tokens);
     number("width", overrides.width);
+    number("sequences", overrides.sequences);
     if (word.starts_with("only=")) overrides.only = word.substr(5);
     overrides.uncut |= word == "uncut";
     overrides.projected |= word == "projected" || word == "softplus";
