@@ -307,7 +307,7 @@ Errors RunCase(const Case& c, uint32_t seed) {
   if (c.step) {
     // Small problems never take tiles, and shapes in use only what is made for them: force others.
     const RecurrenceParams params = ParamsOf(args);
-    StepPlan plan = PlanStep(params, DTypeOf<T>(), c.multiprocessors, IsHopper());
+    StepPlan plan = PlanStep(params, DTypeOf<T>(), c.multiprocessors, IsHopper(), /*chained=*/true);
     if (c.step_kernel == StepKernel::kAny ||
         (c.step_kernel == StepKernel::kTiles && IsHopper() && HasTileStep(params, DTypeOf<T>()))) {
       plan.kernel = c.step_kernel;

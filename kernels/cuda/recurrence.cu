@@ -12,7 +12,8 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
   }
   const RecurrenceParams params = ParamsOf(args);
   const Stream::CudaContext& context = *stream.cuda();
-  const StepPlan plan = PlanStep(params, args.q.dtype, context.num_multiprocessors, IsHopper());
+  const StepPlan plan =
+      PlanStep(params, args.q.dtype, context.num_multiprocessors, IsHopper(), context.chained);
   if (context.collector != nullptr && params.num_sequences == 1) {
     context.collector->Add(StepRecurrence{params, args.q.dtype, plan});
     return;

@@ -303,16 +303,22 @@ bool HasTileStep(const RecurrenceParams& p, DType dtype) {
   return dtype == DType::kBF16 && p.cu_seqlens == nullptr && p.value_dim >= kStepTileColumns;
 }
 
-StepPlan PlanStep(const RecurrenceParams& p, DType dtype, int multiprocessors, bool hopper) {
+StepPlan PlanStep(const RecurrenceParams& p, DType dtype, int multiprocessors, bool hopper,
+                  bool chained) {
   const int64_t states = static_cast<int64_t>(p.heads) * p.num_sequences;
   const bool loads = HasLoadStep(p, dtype);
   const int64_t tiles = p.value_dim / kStepTileColumns * states;
+  const int max_k = MaxKeyDim(p.key_dim);
+  const int at_once = StepTilesAtOnce(max_k, p.bf16_state ? 2 : 4) * multiprocessors;
   // From one and a half rounds of tiles on, a round's copies in hide behind the last one's copies
-  // out; LoadStepKernel does as well for up to ten rounds of f32. Tiles that hang over the state's
-  // right side waste threads.
-  const int at_once = StepTilesAtOnce(MaxKeyDim(p.key_dim), p.bf16_state ? 2 : 4) * multiprocessors;
+  // out. LoadStepKernel does as well for up to ten rounds of f32; between the projections of a step
+  // for up to eight, or, where tiles are large and their rows have no decays of their own, three
+  // (README.md, "Decode").
+  const bool large = max_k == 256 && p.decay != Decay::kPerChannel;
+  const int half_rounds = !loads || p.bf16_state ? 3 : !chained ? 20 : large ? 6 : 16;
+  // Tiles that hang over the state's right side waste threads.
   if (hopper && HasTileStep(p, dtype) && p.value_dim % kStepTileColumns == 0 &&
-      2 * tiles >= (loads && !p.bf16_state ? 20 : 3) * at_once) {
+      2 * tiles >= int64_t{half_rounds} * at_once) {
     return {StepKernel::kTiles, kStepTileColumns};
   }
   // How K's rows are dealt out to lanes decides in which order they are summed. In f32 a sequence's
@@ -360,7 +366,8 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
   params.cu_seqlens = args.cu_seqlens;
   if (args.num_sequences == 0 || args.q.rows == 0) return;
   if (args.q.dtype == DType::kF32) {
-    const StepPlan step = PlanStep(params, DType::kF32, Multiprocessors(), IsHopper());
+    const StepPlan step =
+        PlanStep(params, DType::kF32, Multiprocessors(), IsHopper(), /*chained=*/false);
     return LaunchRecurrent(params, DType::kF32, step, stream);
   }
   char* target = static_cast<char*>(scratch);

@@ -175,8 +175,9 @@ struct StepPlan {
   int columns;  // of a state that a block has. kTiles: kStepTileColumns; else 32, or 16 where K is
                 // a multiple of 32
 };
-// `hopper`: compute capability 9.0.
-StepPlan PlanStep(const RecurrenceParams& params, DType dtype, int multiprocessors, bool hopper);
+// `hopper`: compute capability 9.0; `chained`: among the kernels of a recorded step.
+StepPlan PlanStep(const RecurrenceParams& params, DType dtype, int multiprocessors, bool hopper,
+                  bool chained);
 bool HasLoadStep(const RecurrenceParams& params, DType dtype);
 // On Hopper.
 bool HasTileStep(const RecurrenceParams& params, DType dtype);

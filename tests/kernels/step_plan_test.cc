@@ -18,8 +18,9 @@ RecurrenceParams Params(int num_sequences, int heads, int key_dim, int value_dim
   return p;
 }
 
-StepPlan Plan(const RecurrenceParams& p, DType dtype = DType::kBF16, bool hopper = true) {
-  return PlanStep(p, dtype, kMultiprocessors, hopper);
+StepPlan Plan(const RecurrenceParams& p, DType dtype = DType::kBF16, bool hopper = true,
+              bool chained = false) {
+  return PlanStep(p, dtype, kMultiprocessors, hopper, chained);
 }
 
 TEST(PlanStep, TilesWhereThereAreManyRounds) {
@@ -44,6 +45,20 @@ TEST(PlanStep, TilesWhereThereAreManyRounds) {
   EXPECT_EQ(Plan(Params(297, 1, 192, 128)).kernel, StepKernel::kTiles);
   // No product overflows.
   EXPECT_EQ(Plan(Params(65535, 65535, 256, 512)).kernel, StepKernel::kTiles);
+}
+
+TEST(PlanStep, TilesOfFewerRoundsInARecordedStep) {
+  const auto in_step = [](RecurrenceParams p, Decay decay) {
+    p.decay = decay;
+    return Plan(p, DType::kBF16, /*hopper=*/true, /*chained=*/true).kernel;
+  };
+  // Three rounds of large tiles, eight of others and where each row has a decay of its own.
+  EXPECT_EQ(in_step(Params(148, 1, 256, 512), Decay::kPerToken), StepKernel::kLoads);
+  EXPECT_EQ(in_step(Params(149, 1, 256, 512), Decay::kPerToken), StepKernel::kTiles);
+  EXPECT_EQ(in_step(Params(395, 1, 256, 512), Decay::kPerChannel), StepKernel::kLoads);
+  EXPECT_EQ(in_step(Params(396, 1, 256, 512), Decay::kPerChannel), StepKernel::kTiles);
+  EXPECT_EQ(in_step(Params(3167, 1, 128, 128), Decay::kPerToken), StepKernel::kLoads);
+  EXPECT_EQ(in_step(Params(3168, 1, 128, 128), Decay::kPerToken), StepKernel::kTiles);
 }
 
 TEST(PlanStep, TilesWantHopperAndBf16ActivationsAndOneToken) {
