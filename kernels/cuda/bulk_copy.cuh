@@ -14,6 +14,7 @@ namespace fla::cuda {
 // what all blocks read stays longest, and so does what is written back a little later.
 constexpr uint64_t kReadOnce = 0x12f0000000000000, kReadByAll = 0x14f0000000000000,
                    kWrittenBack = kReadByAll;
+constexpr uint64_t kReadAgain = 0x1000000000000000;  // as loads are
 
 // After InitBarrier, in the thread that called it: copies may then use the barrier.
 __device__ __forceinline__ void PublishBarriers() {

@@ -9,6 +9,9 @@ if(FLA_CUDA)
   fla_test(cuda_ops_test
     SOURCES cuda_ops_test.cc
     LIBRARIES fla_kernels)
+  fla_test(cuda_prefill_test
+    SOURCES cuda_prefill_test.cc
+    LIBRARIES fla_kernels)
   fla_test(cuda_sampling_test
     SOURCES cuda_sampling_test.cc
     LIBRARIES fla_kernels)

@@ -1,0 +1,227 @@
+// Linear of many rows on Hopper, bound by its products, with SwiGlu behind it.
+//
+// A tile is 128 tokens by 256 rows of the weight. Blocks stay, one a multiprocessor, and walk the
+// tiles. One warp has the copy engine bring x and weights, 64 inputs at a time, into a ring of
+// stages; two warpgroups multiply, 64 tokens each. Weights are written by no kernel: the first of
+// them are on their way before the kernel waits for the one before it.
+//
+// SwiGlu is computed between the sums in registers and their way to memory: the tile map lays eight
+// gates, eight ups, eight gates, so that a thread has both.
+#include <algorithm>
+
+#include "kernels/cuda/bulk_copy.cuh"
+#include "kernels/cuda/chained.cuh"
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/errors.h"
+#include "kernels/cuda/prefill.h"
+#include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/warpgroup.cuh"
+
+namespace fla::cuda {
+namespace {
+
+constexpr int kGroups = 2;  // warpgroups that multiply
+constexpr int kGroupThreads = 128;
+constexpr int kConsumers = kGroups * kGroupThreads;
+constexpr int kThreads = kConsumers + 32;
+constexpr int kTileTokens = kPrefillTileTokens, kTileRows = kPrefillTileRows;
+constexpr int kGroupTokens = kTileTokens / kGroups;
+static_assert(kGroupTokens == 64 && kTileRows == 256);  // of a wgmma
+constexpr int kRun = 64;                                // inputs of a stage
+constexpr int kRowBytes = kRun * 2;
+constexpr int kInputBytes = kTileTokens * kRowBytes, kWeightBytes = kTileRows * kRowBytes;
+constexpr int kStageBytes = kInputBytes + kWeightBytes;
+constexpr int kStages = 4;
+constexpr int kBand = 16;  // tiles of tokens that are walked together
+constexpr int kPanelAlignment = 1024;
+constexpr int kOutPanels = 2;  // of a warpgroup, on their way to memory
+constexpr int kShared =
+    kPanelAlignment + kStages * kStageBytes + kGroups * kOutPanels * kPanelBytes;
+static_assert(kShared <= 227 * 1024 - 256);
+
+struct PrefillLinearParams {
+  int runs;  // stages of a tile
+  int token_tiles, row_tiles;
+};
+
+struct Tile {
+  int token, row;  // the first
+};
+
+// Bands of kBand tiles of tokens, within them the rows: what is read at the same time stays in L2.
+__device__ __forceinline__ Tile TileOf(const PrefillLinearParams& p, int index) {
+  const int band = index / (kBand * p.row_tiles), in_band = index - band * (kBand * p.row_tiles);
+  const int height = min(kBand, p.token_tiles - band * kBand);
+  const int row = in_band / height, token = band * kBand + in_band - row * height;
+  return {token * kTileTokens, row * kTileRows};
+}
+
+// A position in the ring, and how often it has been gone round.
+struct RingPosition {
+  int stage = 0, parity = 0;
+
+  __device__ int Before() const { return (stage + kStages - 1) % kStages; }
+  __device__ void Advance() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+// silu(a) and silu(b) with one reciprocal: these are what an epilogue waits for. From -43 on, where
+// silu is 0 to any reader, 1 + e^-x stays what it is there, so that the product is finite.
+__device__ __forceinline__ void Silu(float& a, float& b) {
+  constexpr float kLog2e = 1.44269504f, kMost = 62.0f;
+  const float of_a = 1.0f + Exp2(fminf(a * -kLog2e, kMost));
+  const float of_b = 1.0f + Exp2(fminf(b * -kLog2e, kMost));
+  const float both = Reciprocal(of_a * of_b);
+  a *= of_b * both;
+  b *= of_a * both;
+}
+
+// One warpgroup's tokens of a tile, from sums of gates and ups to memory, by way of `panels` in
+// shared memory.
+__device__ __forceinline__ void StoreOutputs(const TileMap& out, Tile tile, int group,
+                                             uint32_t panels, float (&sums)[32][4]) {
+  const int thread = threadIdx.x % kGroupThreads, lane = thread % 32;
+  if (thread == 0) WaitForTileReads();
+  SyncThreads<kGroupThreads>(1 + group);
+  const int row = thread / 32 * 16 + lane % 16;
+#pragma unroll
+  for (int q = 0; q < kTileRows / 32; ++q) {  // 16 columns of out
+    uint32_t m[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int e = i % 2 * 2, t = 4 * q + i / 2 * 2;
+      float a = sums[t][e], b = sums[t][e + 1];
+      Silu(a, b);
+      m[i] = Pack(a * sums[t + 1][e], b * sums[t + 1][e + 1]);
+    }
+    StoreMatrices(panels + q / 4 * kPanelBytes + PanelOffset(row, q % 4 * 2 + lane / 16), m);
+  }
+  PublishToCopies();
+  SyncThreads<kGroupThreads>(1 + group);
+  if (thread != 0) return;
+#pragma unroll
+  for (int panel = 0; panel < kOutPanels; ++panel) {
+    CopyTileToGlobal(out, tile.token + group * kGroupTokens, tile.row / 2 + panel * 64,
+                     panels + panel * kPanelBytes);
+  }
+}
+
+// grid (multiprocessors), block (kThreads), shared kShared
+__global__ void __launch_bounds__(kThreads, 1)
+    PrefillLinearKernel(const PrefillLinearParams p, const __grid_constant__ TileMap x,
+                        const __grid_constant__ TileMap weights,
+                        const __grid_constant__ TileMap out) {
+  __shared__ uint64_t full_barriers[kStages], empty_barriers[kStages];
+  const uint32_t ring =
+      (SharedAddress(DynamicShared()) + kPanelAlignment - 1) & ~(kPanelAlignment - 1u);
+  const auto full = [&](int stage) { return SharedAddress(full_barriers + stage); };
+  const auto empty = [&](int stage) { return SharedAddress(empty_barriers + stage); };
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < kStages; ++stage) {
+      InitBarrier(full(stage), 1);
+      InitBarrier(empty(stage), kConsumers / 32);
+    }
+    PublishBarriers();
+  }
+  __syncthreads();
+  BeginNextKernel();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int tiles = p.token_tiles * p.row_tiles;
+  const int first = blockIdx.x, step = gridDim.x;  // of tiles
+  if (warp == kConsumers / 32) {
+    if (lane == 0) {
+      PrefetchTileMap(weights);
+      PrefetchTileMap(x);
+      const auto fetch_weights = [&](const RingPosition& at, Tile tile, int run) {
+        const uint32_t target = ring + at.stage * kStageBytes + kInputBytes;
+        ArriveExpecting(full(at.stage), kStageBytes);
+        CopyPairedPanelToShared(target, weights, tile.row / 2, run * kRun, full(at.stage),
+                                kReadAgain);
+      };
+      const auto fetch_inputs = [&](const RingPosition& at, Tile tile, int run) {
+        CopyPanelToShared(ring + at.stage * kStageBytes, x, tile.token, run * kRun, full(at.stage),
+                          kReadAgain);
+      };
+      RingPosition ahead, at;
+      const int waiting = min(p.runs, kStages);  // stages of weights, which no kernel writes
+      for (int run = 0; run < waiting; ++run, ahead.Advance()) {
+        fetch_weights(ahead, TileOf(p, first), run);
+      }
+      AwaitPreviousKernel();
+      int filled = 0;
+      for (int index = first; index < tiles; index += step) {
+        const Tile tile = TileOf(p, index);
+        for (int run = 0; run < p.runs; ++run, ++filled, at.Advance()) {
+          if (filled >= kStages) Wait(empty(at.stage), at.parity ^ 1);
+          if (filled >= waiting) fetch_weights(at, tile, run);
+          fetch_inputs(at, tile, run);
+        }
+      }
+    }
+  } else {
+    AwaitPreviousKernel();
+    const int group = warp / 4;
+    const uint32_t panels = ring + kStages * kStageBytes + group * kOutPanels * kPanelBytes;
+    const auto release = [&](int stage) {
+      if (lane == 0) Arrive(empty(stage));
+    };
+    RingPosition at;
+    for (int index = first; index < tiles; index += step) {
+      const Tile tile = TileOf(p, index);
+      float sums[32][4];
+      for (int run = 0; run < p.runs; ++run) {
+        Wait(full(at.stage), at.parity);
+        const uint32_t stage = ring + at.stage * kStageBytes;
+        const uint64_t a = RowsDescriptor(stage + group * kGroupTokens * kRowBytes);
+        const uint64_t b = RowsDescriptor(stage + kInputBytes);
+        BeginProducts();
+#pragma unroll
+        for (int k = 0; k < kRun / 16; ++k) {
+          WarpgroupMultiplyAdd(sums, a + 2 * k, b + 2 * k, run > 0 || k > 0);
+        }
+        CommitProducts();
+        WaitForProducts<1>();
+        if (run > 0) release(at.Before());
+        at.Advance();
+      }
+      WaitForProducts<0>();
+      Settle(sums);
+      release(at.Before());
+      StoreOutputs(out, tile, group, panels, sums);
+    }
+    if (threadIdx.x % kGroupThreads == 0) WaitForTileReads();
+  }
+}
+
+constexpr int Ceiling(int a, int b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out) {
+  for (const Matrix& matrix : {x, weight, out}) {
+    if (matrix.dtype != DType::kBF16) return false;
+  }
+  if (!Vectorizable(out.cols, {x, weight, out}) || !IsHopper() ||
+      !FillsRounds(x.rows, weight.rows, Multiprocessors())) {
+    return false;
+  }
+  const cudaStream_t cuda_stream = MakeCurrent(stream);
+  const PrefillLinearParams p = {Ceiling(static_cast<int>(x.cols), kRun),
+                                 Ceiling(static_cast<int>(x.rows), kTileTokens),
+                                 Ceiling(static_cast<int>(weight.rows), kTileRows)};
+  const int blocks = std::min(Multiprocessors(), p.token_tiles * p.row_tiles);
+  Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(PrefillLinearKernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+        "cudaFuncSetAttribute");
+  Check(LaunchChained(PrefillLinearKernel, dim3(blocks), dim3(kThreads), kShared, cuda_stream,
+                      stream.cuda()->can_chain, p, MakePanelMap(x, kTileTokens),
+                      MakePairedPanelMap(weight, kTileRows), MakePanelMap(out, kGroupTokens)),
+        "LinearSwiGlu");
+  return true;
+}
+
+}  // namespace fla::cuda

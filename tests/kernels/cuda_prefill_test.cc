@@ -1,0 +1,123 @@
+// A prompt's projections with the op behind them on a GPU against their definitions, over shapes
+// that fill no tile.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/prefill.h"
+#include "kernels/device.h"
+#include "kernels/prefill.h"
+#include "tests/kernels/op_arena.h"
+#include "tests/testing/compare.h"
+
+namespace fla {
+namespace {
+
+constexpr double kTolerance = 4e-3;  // of results in bf16
+
+struct Shape {
+  int64_t tokens, in, out;
+};
+
+float Rounded(float x) { return static_cast<float>(BFloat16(x)); }
+
+// x weight^T of the rounded values.
+std::vector<float> Product(const Input& x, const Input& weight) {
+  std::vector<float> rounded_x, rounded_weight;
+  std::transform(x.values.begin(), x.values.end(), std::back_inserter(rounded_x), Rounded);
+  std::transform(weight.values.begin(), weight.values.end(), std::back_inserter(rounded_weight),
+                 Rounded);
+  std::vector<float> product;
+  for (int64_t token = 0; token < x.rows; ++token) {
+    for (int64_t row = 0; row < weight.rows; ++row) {
+      const float* const a = rounded_x.data() + token * x.cols;
+      const float* const b = rounded_weight.data() + row * x.cols;
+      float sum = 0;
+      for (int64_t i = 0; i < x.cols; ++i) sum += a[i] * b[i];
+      product.push_back(sum);
+    }
+  }
+  return product;
+}
+
+class CudaPrefill : public ::testing::TestWithParam<Shape> {
+ protected:
+  void SetUp() override {
+    if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  }
+
+  // The matrix's values; its gaps are as they were.
+  static std::vector<float> Values(Arena& arena, const Matrix& matrix) {
+    const std::vector<float> all = arena.Get(matrix);
+    std::vector<float> values;
+    for (int64_t row = 0; row < matrix.rows; ++row) {
+      const auto begin = all.begin() + row * matrix.stride;
+      values.insert(values.end(), begin, begin + matrix.cols);
+      EXPECT_TRUE(std::all_of(begin + matrix.cols, begin + matrix.stride,
+                              [](float value) { return std::isnan(value); }));
+    }
+    return values;
+  }
+
+  Input X() { return Random(random_, GetParam().tokens, GetParam().in); }
+  Input Weight(int64_t rows) {
+    const int64_t in = GetParam().in;
+    return Random(random_, rows, in, 1.0f / std::sqrt(static_cast<float>(in)));
+  }
+
+  std::mt19937 random_{12};
+};
+
+TEST_P(CudaPrefill, SwiGlu) {
+  const auto [tokens, in, out] = GetParam();
+  const Input x = X(), weight = Weight(2 * out);
+  const std::vector<float> product = Product(x, weight);
+  std::vector<float> wanted;
+  for (int64_t token = 0; token < tokens; ++token) {
+    const float* const gates = product.data() + token * 2 * out;
+    for (int64_t i = 0; i < out; ++i) {
+      wanted.push_back(gates[i] / (1 + std::exp(-gates[i])) * gates[out + i]);
+    }
+  }
+  for (const int64_t gap : {0, 8}) {
+    Arena arena(ParseDevice("cuda"));
+    // Memory behind the last row, too.
+    const Matrix all = arena.Poisoned(tokens + 1, out, DType::kBF16, gap);
+    const Matrix rows = all.Rows(0, tokens);
+    if (!LinearSwiGlu(arena.stream(), arena.Put(x, DType::kBF16, gap),
+                      arena.Put(weight, DType::kBF16, gap), rows)) {
+      GTEST_SKIP() << "this GPU has no such kernel for this shape";
+    }
+    EXPECT_LE((testing::RelativeError<float, float>(Values(arena, rows), wanted)), kTolerance);
+    for (const float value : arena.Get(all.Rows(tokens, 1))) EXPECT_TRUE(std::isnan(value));
+  }
+}
+
+// They fill an H200's multiprocessors.
+INSTANTIATE_TEST_SUITE_P(All, CudaPrefill,
+                         ::testing::Values(Shape{2048, 64, 2048}, Shape{2000, 200, 2000},
+                                           Shape{1030, 72, 3504}, Shape{1500, 320, 2560},
+                                           Shape{3969, 64, 1000}, Shape{16895, 64, 248}),
+                         [](const ::testing::TestParamInfo<Shape>& shape) {
+                           return "T" + std::to_string(shape.param.tokens) + "In" +
+                                  std::to_string(shape.param.in) + "Out" +
+                                  std::to_string(shape.param.out);
+                         });
+
+// Of an H200's 132 multiprocessors.
+TEST(PrefillPlan, FillsRounds) {
+  EXPECT_TRUE(cuda::FillsRounds(8192, 11264, 132));
+  EXPECT_TRUE(cuda::FillsRounds(2048, 2048, 132));
+  EXPECT_FALSE(cuda::FillsRounds(2200, 2048, 132));  // 144 tiles
+  EXPECT_FALSE(cuda::FillsRounds(1024, 2048, 132));
+  EXPECT_FALSE(cuda::FillsRounds(64, 11264, 132));
+  EXPECT_FALSE(cuda::FillsRounds(0, 11264, 132));
+}
+
+}  // namespace
+}  // namespace fla
