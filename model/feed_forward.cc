@@ -1,6 +1,7 @@
 #include "model/feed_forward.h"
 
 #include "kernels/ops.h"
+#include "kernels/prefill.h"
 
 namespace fla {
 
@@ -23,13 +24,18 @@ FeedForward TakeFeedForward(const ModelConfig& config, const std::string& prefix
 }
 
 void FeedForward::Forward(Stream& stream, ActivationArena& arena, Matrix x, Matrix out) const {
+  // Taken even where nothing is written there: a smaller batch, of which that is not so, finds the
+  // memory that the largest one has left.
   const Matrix wide = arena.Take(x.rows, in.rows, x.dtype);
-  Linear(stream, x, in, in_bias, wide);
   if (kind == FeedForwardKind::kSwiGlu) {
     const Matrix inner = arena.Take(x.rows, down.cols, x.dtype);
-    SwiGlu(stream, wide, inner);
+    if (!LinearSwiGlu(stream, x, in, inner)) {
+      Linear(stream, x, in, in_bias, wide);
+      SwiGlu(stream, wide, inner);
+    }
     return Linear(stream, inner, down, down_bias, out);
   }
+  Linear(stream, x, in, in_bias, wide);
   ActivateHeads(stream, {.x = wide,
                          .head_dim = static_cast<int>(wide.cols),
                          .activation = Activation::kGelu,
