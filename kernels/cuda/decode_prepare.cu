@@ -9,6 +9,7 @@
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/gates.cuh"
 #include "kernels/cuda/head_norm.cuh"
+#include "kernels/cuda/rotary.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -122,18 +123,15 @@ __device__ void PrepareHead(const PrepareStepArgs& args, const HeadPart& part, i
     for (int i = 0; i < kChannels; ++i) exchanged[threadIdx.x + i * kThreads] = values[i];
     __syncthreads();
     const int half = part.size / 2;
-    const auto position = static_cast<float>(args.positions[row]);
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) {
       const int channel = threadIdx.x + i * kThreads;
       if (channel >= part.size) break;
       const bool upper = channel >= half;
       const int pair = upper ? channel - half : channel;
-      const float exponent = static_cast<float>(2 * pair) / static_cast<float>(part.size);
-      float sine, cosine;
-      sincosf(position * (1.0f / powf(args.rotary_base, exponent)), &sine, &cosine);
-      const float other = exchanged[upper ? channel - half : channel + half];
-      values[i] = values[i] * cosine + (upper ? other : -other) * sine;
+      float low = exchanged[pair], high = exchanged[pair + half];
+      RotationOf(pair, part.size, args.rotary_base, args.positions[row]).Turn(low, high);
+      values[i] = upper ? high : low;
     }
   }
   __nv_bfloat16* const out = RowOf<__nv_bfloat16>(part.out, row) + part.begin;

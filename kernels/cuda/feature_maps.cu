@@ -2,6 +2,7 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/rotary.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(kHeadThreads)
   const HeadLane at = FindHeadLane(groups);
   if (!at.valid) return;
   const int half = head_dim / 2;
-  const float position = static_cast<float>(positions[at.token]);
+  const int position = positions[at.token];
   T* head = RowOf<T>(x, at.token) + static_cast<int64_t>(at.head) * head_dim;
   for (int column = at.lane * N; column < half; column += groups.lanes * N) {
     float low[N], high[N];
@@ -88,12 +89,7 @@ __global__ void __launch_bounds__(kHeadThreads)
     Load(head + half + column, high);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const float exponent = static_cast<float>(2 * (column + i)) / static_cast<float>(head_dim);
-      float sine, cosine;
-      sincosf(position * (1.0f / powf(base, exponent)), &sine, &cosine);
-      const float rotated = low[i] * cosine - high[i] * sine;
-      high[i] = low[i] * sine + high[i] * cosine;
-      low[i] = rotated;
+      RotationOf(column + i, head_dim, base, position).Turn(low[i], high[i]);
     }
     Store(head + column, low);
     Store(head + half + column, high);
