@@ -1,6 +1,7 @@
 // Compares a decode step as one kernel (kernels/cuda/step_program.h) with the same ops one by one,
 // on random models: what a step leaves in the residual, the logits and the states after several
-// steps. Exit code 1 if any case is out of bounds, 77 where there is no GPU that has the kernel.
+// steps, alone and with another model's steps on another stream. Exit code 1 if any case is out of
+// bounds, 77 where there is no GPU that has the kernel.
 //
 //   step_program_check [cases] [seed] [small]
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -69,7 +71,17 @@ struct Shape {
   int width;
   bool delta, gated, rotary;
   Decay decay;
+  int decay_rank, gate_rank;  // of low-rank maps, or 0
   HeadNorm norm;
+
+  // Decays per channel without a rate of their own are their keys'.
+  bool HasKeyDecays() const { return decay == Decay::kPerChannel && !delta; }
+  int DecayHeads() const { return HasKeyDecays() ? k_heads : heads; }
+  int DecayChannels() const {
+    return decay == Decay::kPerToken     ? DecayHeads()
+           : decay == Decay::kPerChannel ? DecayHeads() * key_dim
+                                         : 0;
+  }
 };
 
 Shape RandomShape(std::mt19937& random, bool small) {
@@ -87,10 +99,13 @@ Shape RandomShape(std::mt19937& random, bool small) {
   s.value_dim = pick({32, 64, 128, 256, 512});
   s.width = pick({0, 3, 4, 4});
   s.delta = pick({0, 1}) != 0;
-  s.decay = std::array{Decay::kNone, Decay::kPerHead, Decay::kPerToken}[pick({0, 1, 2, 2})];
+  s.decay = std::array{Decay::kNone, Decay::kPerHead, Decay::kPerToken,
+                       Decay::kPerChannel}[pick({0, 1, 2, 2, 3, 3, 3})];
   s.gated = pick({0, 1, 1}) != 0;
   s.rotary = pick({0, 0, 1}) != 0;
   s.norm = pick({0, 1}) != 0 ? HeadNorm::kL2 : HeadNorm::kNone;
+  if (s.decay == Decay::kPerChannel) s.decay_rank = pick({0, 16, s.key_dim == 256 ? 64 : 128});
+  if (s.gated) s.gate_rank = pick({0, 0, 16, 128});
   return s;
 }
 
@@ -98,10 +113,10 @@ std::string NameOf(const Shape& s) {
   char text[256];
   std::snprintf(
       text, sizeof text,
-      "layers %d D %d inner %d vocabulary %d H %d/%d K %d V %d width %d decay %d gated %d "
+      "layers %d D %d inner %d vocabulary %d H %d/%d K %d V %d width %d decay %d/%d gated %d/%d "
       "delta %d rotary %d",
       s.layers, s.hidden, s.inner, s.vocabulary, s.heads, s.k_heads, s.key_dim, s.value_dim,
-      s.width, static_cast<int>(s.decay), s.gated, s.delta, s.rotary);
+      s.width, static_cast<int>(s.decay), s.decay_rank, s.gated, s.gate_rank, s.delta, s.rotary);
   return text;
 }
 
@@ -114,8 +129,8 @@ Model RandomModel(const Shape& s, Arena& arena) {
   Model model;
   const int rows = 1, q_columns = s.k_heads * s.key_dim, v_columns = s.heads * s.value_dim;
   const int channels = 2 * q_columns + v_columns, slots = 3;
-  const int decay_columns = s.decay == Decay::kPerToken ? s.heads : 0;
-  const int gate_columns = s.gated ? v_columns : 0;
+  const int decay_columns = s.decay_rank > 0 ? s.decay_rank : s.DecayChannels();
+  const int gate_columns = s.gate_rank > 0 ? s.gate_rank : s.gated ? v_columns : 0;
   const int beta_columns = s.delta ? s.heads : 0;
   // Single values last, so that all before them begin on pairs.
   int packed_columns = channels + gate_columns + decay_columns + beta_columns;
@@ -129,7 +144,8 @@ Model RandomModel(const Shape& s, Arena& arena) {
   const fla::Matrix mixed = arena.Random<__nv_bfloat16>(rows, v_columns, 0);
   const fla::Matrix inner = arena.Random<__nv_bfloat16>(rows, s.inner, 0);
   const fla::Matrix logits = arena.Random<float>(rows, s.vocabulary, 0);
-  const fla::Matrix decays = arena.Random<float>(rows, s.heads, 0);
+  const fla::Matrix decays = arena.Random<float>(rows, std::max(s.DecayChannels(), 1), 0);
+  const fla::Matrix gates = arena.Random<__nv_bfloat16>(rows, v_columns, 0);
   const fla::Matrix betas = arena.Random<float>(rows, s.heads, 0);
   const auto weight = [&](int out, int in) {
     return arena.Random<__nv_bfloat16>(out, in, 1 / std::sqrt(static_cast<float>(in)));
@@ -184,8 +200,9 @@ Model RandomModel(const Shape& s, Arena& arena) {
     p.slots = slots_of_rows;
     p.num_sequences = rows;
     p.q_group = p.k_group = s.heads / s.k_heads;
-    p.v_group = p.decay_group = 1;
-    p.decay_heads = s.heads;
+    p.v_group = 1;
+    p.decay_heads = s.DecayHeads();
+    p.decay_group = s.heads / p.decay_heads;
     p.decay = s.decay;
     p.scale = 1 / std::sqrt(static_cast<float>(s.key_dim));
     p.aligned_rows = p.paired_out = p.aligned_out = true;
@@ -194,14 +211,31 @@ Model RandomModel(const Shape& s, Arena& arena) {
     if (s.gated) {
       gate = packed.Columns(column, gate_columns);
       column += gate_columns;
+      if (s.gate_rank > 0) {
+        prepare.gate_x = gate;
+        prepare.gate_out = gate = gates;
+        prepare.gate_map = {weight(v_columns, s.gate_rank),
+                            arena.Floats(arena.Random<float>(1, v_columns, 0.5f))};
+      }
     }
-    if (s.decay == Decay::kPerToken) {
+    if (s.DecayChannels() > 0) {
       prepare.decay.x = packed.Columns(column, decay_columns);
       column += decay_columns;
-      prepare.decay.kind = GateKind::kSoftplus;
-      prepare.decay.heads = s.heads;
-      prepare.decay.a_log = arena.Floats(arena.Random<float>(1, s.heads, 0.5f));
-      prepare.decay.dt_bias = arena.Floats(arena.Random<float>(1, s.heads, 0.5f));
+      prepare.decay.heads = s.DecayHeads();
+      if (s.HasKeyDecays()) {
+        prepare.decay.kind = GateKind::kLogSigmoid;
+        prepare.decay.normalizer = 16;
+      } else {
+        prepare.decay.kind = GateKind::kSoftplus;
+        prepare.decay.a_log = arena.Floats(arena.Random<float>(1, s.heads, 0.5f));
+        prepare.decay.dt_bias = arena.Floats(arena.Random<float>(1, s.DecayChannels(), 0.5f));
+      }
+      if (s.decay_rank > 0) {
+        prepare.decay_map.weight = weight(s.DecayChannels(), s.decay_rank);
+        if (s.HasKeyDecays()) {
+          prepare.decay_map.bias = arena.Floats(arena.Random<float>(1, s.DecayChannels(), 0.5f));
+        }
+      }
       prepare.decay.out = arena.Floats(decays);
       p.log_decay = prepare.decay.out;
     } else if (s.decay == Decay::kPerHead) {
@@ -271,6 +305,47 @@ double Difference(const std::vector<float>& actual, const std::vector<float>& wa
   return std::isfinite(result) ? result : 1e9;
 }
 
+// A model, its program, and what its steps should leave.
+struct Case {
+  Case(const Shape& shape, uint32_t seed)
+      : shape(shape),
+        arena(seed),
+        model(RandomModel(shape, arena)),
+        program(StepProgram::Compile(model.ops, {Device::Kind::kCuda, 0}, Multiprocessors(),
+                                     /*least_bytes=*/0)) {
+    if (!program) return;
+    program->Upload(nullptr);
+    for (const fla::Matrix& matrix : model.results) before.push_back(Download(matrix));
+    for (int step = 0; step < kSteps; ++step) RunOneByOne(model);
+    for (const fla::Matrix& matrix : model.results) wanted.push_back(Download(matrix));
+  }
+
+  void Reset() const {
+    for (size_t i = 0; i < before.size(); ++i) Restore(model.results[i], before[i]);
+  }
+  // The largest difference of a result; prints those out of bounds.
+  double Compare(const char* how) const {
+    double worst = 0;
+    std::string bad;
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const double difference = Difference(Download(model.results[i]), wanted[i]);
+      worst = std::max(worst, difference);
+      if (difference > kBound) bad += " " + std::to_string(i) + ": " + std::to_string(difference);
+    }
+    if (!bad.empty()) {
+      std::printf("%s: %s: results%s of %zu\n", NameOf(shape).c_str(), how, bad.c_str(),
+                  wanted.size());
+    }
+    return worst;
+  }
+
+  Shape shape;
+  Arena arena;
+  Model model;
+  std::optional<StepProgram> program;
+  std::vector<std::vector<float>> before, wanted;
+};
+
 int Main(int argc, char** argv) {
   const int cases = argc > 1 ? std::atoi(argv[1]) : 100;
   const int seed = argc > 2 ? std::atoi(argv[2]) : 1;
@@ -280,39 +355,39 @@ int Main(int argc, char** argv) {
     std::puts("skipped: no Hopper GPU");
     return 77;
   }
+  cudaStream_t streams[2];
+  for (cudaStream_t& stream : streams) {
+    Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  }
   std::mt19937 random(seed);
   double worst = 0;
   int failures = 0, programs = 0;
+  const auto note = [&](double difference) {
+    worst = std::max(worst, difference);
+    failures += difference > kBound ? 1 : 0;
+  };
+  std::unique_ptr<Case> previous;
   for (int i = 0; i < cases; ++i) {
     const Shape shape = RandomShape(random, small);
-    Arena arena(random());
-    const Model model = RandomModel(shape, arena);
-    std::optional<StepProgram> program =
-        StepProgram::Compile(model.ops, {Device::Kind::kCuda, 0}, Multiprocessors(),
-                             /*least_bytes=*/0);
-    if (!program) continue;
+    auto current = std::make_unique<Case>(shape, random());
+    if (!current->program) continue;
     ++programs;
-    program->Upload(nullptr);
-    std::vector<std::vector<float>> before, wanted;
-    for (const fla::Matrix& matrix : model.results) before.push_back(Download(matrix));
-    for (int step = 0; step < kSteps; ++step) RunOneByOne(model);
-    for (const fla::Matrix& matrix : model.results) wanted.push_back(Download(matrix));
-    for (size_t j = 0; j < before.size(); ++j) Restore(model.results[j], before[j]);
-    for (int step = 0; step < kSteps; ++step) program->Launch(nullptr);
+    current->Reset();
+    for (int step = 0; step < kSteps; ++step) current->program->Launch(nullptr);
     Check(cudaDeviceSynchronize(), NameOf(shape).c_str());
-    std::string bad;
-    for (size_t j = 0; j < before.size(); ++j) {
-      const double difference = Difference(Download(model.results[j]), wanted[j]);
-      worst = std::max(worst, difference);
-      if (difference > kBound) bad += " " + std::to_string(j) + ": " + std::to_string(difference);
+    note(current->Compare("alone"));
+    if (previous != nullptr) {  // whose blocks wait for each other, as this one's do
+      const Case* const both[] = {previous.get(), current.get()};
+      for (const Case* one : both) one->Reset();
+      for (int step = 0; step < kSteps; ++step) {
+        for (int j : {0, 1}) both[j]->program->Launch(streams[j]);
+      }
+      Check(cudaDeviceSynchronize(), NameOf(shape).c_str());
+      for (const Case* one : both) note(one->Compare("beside another"));
     }
-    if (!bad.empty()) {
-      ++failures;
-      std::printf("case %d %s: results%s of %zu\n", i, NameOf(shape).c_str(), bad.c_str(),
-                  before.size());
-    }
+    previous = std::move(current);
   }
-  std::printf("%d cases, %d of them programs, %d failed, largest difference %.2e\n", cases,
+  std::printf("%d cases, %d of them programs, %d failures, largest difference %.2e\n", cases,
               programs, failures, worst);
   return failures == 0 && programs > cases / 4 ? 0 : 1;
 }

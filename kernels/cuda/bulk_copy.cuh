@@ -71,13 +71,14 @@ __device__ __forceinline__ void CopyPairedPanelToShared(uint32_t target, const T
       : "memory");
 }
 
-// The tile of a map of MakePanelsMap whose first row and first panel are given.
+// The tile of a map of MakePanelsMap (row of a half where it is paired) or MakeFloatPanelMap whose
+// first row and first panel are given.
 __device__ __forceinline__ void CopyPanelsToShared(uint32_t target, const TileMap& map, int row,
                                                    int panel, uint32_t barrier, uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".L2::cache_hint [%0], [%1, {0, %2, %3}], [%4], %5;" ::"r"(target),
-      "l"(&map.map), "r"(row), "r"(panel), "r"(barrier), "l"(policy)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %2, %4}], [%5], %6;" ::"r"(target),
+      "l"(&map.map), "r"(0), "r"(row), "r"(panel), "r"(barrier), "l"(policy)
       : "memory");
 }
 // Where chunk `chunk` of 16 bytes of a panel's row at `row` is.

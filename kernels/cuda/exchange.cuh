@@ -26,32 +26,55 @@ __device__ __forceinline__ uint32_t AwaitWord(const uint64_t* word, uint32_t num
   return static_cast<uint32_t>(value);
 }
 
-// values[i] = the two words at words + i * step, for i < count: all on their way at once. Pairs lie
-// on 16 bytes.
+// values[i] = the pair of words at words + i * step, for i < count, and, unless `other` is null,
+// values[kCount] = the pair there: all on their way at once. Pairs lie on 16 bytes. What is not
+// asked for is 0: registers that were set on some paths only would be taken throughout the kernel.
 template <int kCount>
 __device__ __forceinline__ void AwaitPairs(const uint64_t* words, int step, int count,
-                                           uint32_t number, uint2 (&values)[kCount]) {
-  uint32_t missing = (1u << count) - 1;
-  do {
-    uint64_t low[kCount], high[kCount];
+                                           const uint64_t* other, uint32_t number,
+                                           uint2 (&values)[kCount + 1]) {
+  uint32_t missing = ((1u << count) - 1) | (other != nullptr ? 1u << kCount : 0u);
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
+  for (uint2& value : values) value = make_uint2(0, 0);
+  while (missing != 0) {
+    uint64_t low[kCount + 1] = {}, high[kCount + 1] = {};
+#pragma unroll
+    for (int i = 0; i <= kCount; ++i) {
       if (missing >> i & 1) {
         asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
-                     : "=l"(low[i]), "=l"(high[i])
-                     : "l"(words + i * step)
+                     : "+l"(low[i]), "+l"(high[i])
+                     : "l"(i < kCount ? words + i * step : other)
                      : "memory");
       }
     }
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
+    for (int i = 0; i <= kCount; ++i) {
       if ((missing >> i & 1) && static_cast<uint32_t>(low[i] >> 32) == number &&
           static_cast<uint32_t>(high[i] >> 32) == number) {
         values[i] = make_uint2(static_cast<uint32_t>(low[i]), static_cast<uint32_t>(high[i]));
         missing &= ~(1u << i);
       }
     }
-  } while (missing != 0);
+  }
+}
+
+// One pair.
+__device__ __forceinline__ uint2 AwaitPair(const uint64_t* words, uint32_t number) {
+  uint64_t low, high;
+  do {
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(low), "=l"(high)
+                 : "l"(words)
+                 : "memory");
+  } while (static_cast<uint32_t>(low >> 32) != number ||
+           static_cast<uint32_t>(high >> 32) != number);
+  return make_uint2(static_cast<uint32_t>(low), static_cast<uint32_t>(high));
+}
+__device__ __forceinline__ void PutPair(uint64_t* words, uint2 bits, uint32_t number) {
+  const uint64_t high = static_cast<uint64_t>(number) << 32;
+  asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(words), "l"(high | bits.x),
+               "l"(high | bits.y)
+               : "memory");
 }
 
 }  // namespace fla::cuda

@@ -6,12 +6,13 @@
 // (exchange.cuh). What tiles a block will need does not depend on anything that the step computes:
 // its copying warp brings them, one after the other, to a ring of slots in shared memory, through
 // the ends of ops and of layers, so that memory never waits for them. Only so much is on its way
-// at a time as memory needs to be busy (kInFlight): what is more stands in the way of the words
-// that blocks wait for.
+// at a time as memory needs to be busy (kInFlightWorking): what is more stands in the way of the
+// words that blocks wait for.
 //
 // Linear: a warp takes a whole slot, 8 rows of the weight and 1024 inputs, multiplies it with x by
-// mma (m16n8k16: x is one of the 16) and leaves its sums in shared memory; when the block's tiles
-// are through, its threads add up the pieces.
+// mma and leaves its sums in shared memory; when the block's tiles are through, its threads add up
+// the pieces. A layer's norms are never a step of their own: their weights are in the words of
+// their input, whose squares are added up where they are made.
 //
 // No buffer of an exchange is written before all have read what was there: a block writes op o's
 // words after it has read all of op o - 1's, which are complete only when every block has done
@@ -30,365 +31,286 @@
 namespace fla::cuda {
 namespace {
 
-using Input = DecodeLinearArgs::Input;
-using Output = DecodeLinearArgs::Output;
+using Output = ProgramLinear::Output;
 
-constexpr int kInFlight = 2;  // slots whose copies have been started and have not landed
-constexpr int kPanel = 64;    // inputs
+// Slots whose copies have been started and have not landed: while the block waits for words, which
+// would stand in line behind more, and while it multiplies.
+constexpr int kInFlightWaiting = 2, kInFlightWorking = kProgramInFlight;
+constexpr int kPanel = 64;  // inputs
 constexpr int kPanels = kProgramPiece / kPanel;
-// Ups lie half a kilobyte off a multiple of one behind the gates: the rows of a pair are then in
-// other banks.
-constexpr int kHalfTileBytes = kProgramPiece * kProgramTileRows;
-constexpr int kUpsOffset = kHalfTileBytes + 512;
-constexpr int kSlotBytes = 2 * kHalfTileBytes + 512;
 constexpr int kRingAlignment = 1024;
 
-static_assert(kProgramStateRows * kProgramStateColumns * sizeof(float) <= kSlotBytes);
-
-struct Share {
-  int begin, count;
-};
-__device__ __forceinline__ Share ShareOf(int base, int rest) {
-  const int b = blockIdx.x;
-  return {b * base + min(b, rest), base + (b < rest ? 1 : 0)};
-}
+static_assert(kProgramTileRows * kProgramPiece * sizeof(__nv_bfloat16) == kProgramSlotBytes);
+static_assert(kProgramStateRows * kProgramStateColumns * sizeof(float) <= kProgramSlotBytes);
 
 // The warp that copies; one of its lanes does.
-__device__ __forceinline__ void CopyAll(const ProgramParams& p, const Ring& ring, int state_slot) {
+__device__ __forceinline__ void CopyAll(const ProgramParams& p, const Block& block) {
+  const Ring& ring = block.ring;
   RingCursor at, landed;
   int on_the_way = 0;
-  // The barrier of the next slot, once it is free and little enough is on its way.
-  const auto next = [&](uint32_t& target) {
-    if (on_the_way < kInFlight) {
-      ++on_the_way;
-    } else {
-      ring.AwaitFull(landed);
-      ring.Advance(landed, 1);
-    }
-    ring.AwaitEmpty(at);
-    target = ring.Address(at);
-    const uint32_t full = ring.FullBarrier(at);
-    ring.Advance(at, 1);
-    return full;
-  };
   ProgramStream op = p.streams[0], after = op;
+#pragma unroll 1
   for (int o = 0; o < p.count; ++o, op = after) {
     if (o + 1 < p.count) after = p.streams[o + 1];
     const TileMap& map = p.maps[op.map];
-    uint32_t target;
-    if (op.items > 0) {
-      for (int i = blockIdx.x; i < op.items; i += gridDim.x) {
-        if (state_slot < 0) break;
-        const MixerItem& item = p.plan[i];
-        const int rows = op.key_dim / op.pieces;
-        const int first = (state_slot * p.heads + item.head) * op.key_dim;
-        for (int piece = 0; piece < op.pieces; ++piece) {
-          const uint32_t full = next(target);
-          ArriveExpecting(full, rows * kProgramStateColumns * sizeof(float));
-          CopyTileToShared(target, map, first + piece * rows, item.slice * kProgramStateColumns,
-                           full);
-        }
+    const bool states = op.items > 0;
+    if (states && block.state_slot < 0) continue;
+    Share share = ShareOf(op.base, op.rest);
+    const int step = states ? gridDim.x : 1;
+    const int end = states ? op.items : share.begin + share.count;
+#pragma unroll 1
+    for (int unit = states ? blockIdx.x : share.begin; unit < end; unit += step) {
+      int row = unit * op.unit_rows, panel = 0;
+      if (states) {
+        const bool first = unit == blockIdx.x;
+        const MixerItem& item = first ? *block.first_item : p.plan[unit];
+        row = (block.state_slot * p.heads + item.head) * op.unit_rows;
+        panel = item.slice;
       }
-      continue;
-    }
-    const Share share = ShareOf(op.base, op.rest);
-    for (int tile = share.begin; tile < share.begin + share.count; ++tile) {
+#pragma unroll 1
       for (int piece = 0; piece < op.pieces; ++piece) {
-        const uint32_t full = next(target);
-        ArriveExpecting(full, 2 * kHalfTileBytes);
-        if (op.ups == 0) {
-          CopyPanelsToShared(target, map, tile * kProgramTileRows, piece * kPanels, full,
-                             kReadOnce);
-        } else {
-          const int row = tile * (kProgramTileRows / 2);
-          CopyPanelsToShared(target, map, row, piece * kPanels, full, kReadOnce);
-          CopyPanelsToShared(target + kUpsOffset, map, op.ups + row, piece * kPanels, full,
-                             kReadOnce);
+        // The next slot, once it is free and little enough is on its way.
+        while (on_the_way >= *block.in_flight) {
+          ring.AwaitFull(landed);
+          ring.Advance(landed, 1);
+          --on_the_way;
         }
+        ++on_the_way;
+        ring.AwaitEmpty(at);
+        const uint32_t full = ring.FullBarrier(at);
+        ArriveExpecting(full, op.slot_bytes);
+        CopyPanelsToShared(ring.Address(at), map, row, panel, full, kReadOnce);
+        ring.Advance(at, 1);
+        row += op.piece_rows, panel += op.piece_panels;
       }
     }
   }
 }
 
-// x [1024] times weights 2t and 2t + 1 of a slot, in lane t of the first four.
-// x_address: of this lane's chunk as ldmatrix wants it, which finds the same x in all eight rows.
-template <bool kPairs>
-__device__ __forceinline__ float2 MultiplySlot(uint32_t slot, uint32_t x_address) {
+// Row l / 4 of a slot's weights [8, 1024] times x, in lanes l % 4 = 0.
+//
+// By m16n8k16, a product of which has room for 16 rows and 8 vectors: its lower rows are the same
+// weights 16 inputs further on, and its second vector is x from there. Their two other products and
+// those with the six vectors that nobody has set are left alone.
+// x_address: of this lane's row as LoadMatrices wants it of four chunks, XChunk's, of a panel.
+__device__ __forceinline__ int XChunk(int lane) {
+  const int matrix = lane / 8;
+  return matrix / 2 * 4 + matrix % 2 + lane % 2 * 2;
+}
+__device__ __forceinline__ float MultiplySlot(int lane, uint32_t slot, uint32_t x_address) {
   constexpr int kAtOnce = 4;  // panels
-  constexpr int kPanelBytes = (kPairs ? kProgramTileRows / 2 : kProgramTileRows) * 2 * kPanel;
-  const int lane = threadIdx.x % 32, weight = lane % 8, chunk = lane / 8;
-  const uint32_t row = kPairs ? slot + (weight >= 4 ? kUpsOffset : 0) + weight % 4 * 2 * kPanel
-                              : slot + weight * 2 * kPanel;
-  float even[4] = {}, odd[4] = {};
+  constexpr int kPanelBytes = kProgramTileRows * 2 * kPanel;
+  const int matrix = lane / 8;
+  const int chunk = matrix / 2 + matrix % 2 * 2;
+  const uint32_t row = slot + lane % 8 * 2 * kPanel;
+  const uint32_t rows[2] = {SwizzledChunk(row, chunk), SwizzledChunk(row, chunk + 4)};
+  // A warp that is the last to come is bound by the chain of its products.
+  float sums[kAtOnce][2][4] = {};
 #pragma unroll 1
   for (int first = 0; first < kPanels; first += kAtOnce) {
-    uint32_t w[kAtOnce][2][4], x[kAtOnce][2][4];
+    uint32_t w[kAtOnce][2][4], x[kAtOnce][4];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const uint32_t at = row + (first + i) * kPanelBytes;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        LoadMatrices(w[i][half], SwizzledChunk(at, chunk + 4 * half));
-        LoadMatrices(x[i][half], x_address + ((first + i) * kPanel + 32 * half) * 2);
-      }
+      LoadMatrices(w[i][0], rows[0] + (first + i) * kPanelBytes);
+      LoadMatrices(w[i][1], rows[1] + (first + i) * kPanelBytes);
+      LoadMatrices(x[i], x_address + (first + i) * kPanel * 2);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const uint32_t(&a)[4] = x[i][half], (&b)[4] = w[i][half];
-        MultiplyAdd(even, a[0], 0, a[1], 0, b[0], b[1]);
-        MultiplyAdd(odd, a[2], 0, a[3], 0, b[2], b[3]);
+        const uint32_t(&a)[4] = w[i][half];
+        MultiplyAdd(sums[i][half], a[0], a[1], a[2], a[3], x[i][2 * half], x[i][2 * half + 1]);
       }
     }
   }
-  return make_float2(even[0] + odd[0], even[1] + odd[1]);
-}
-
-constexpr int kPairsAtOnce = 4;
-// How many of `begin`, `begin` + step ... lie before `end`, of those at once.
-__device__ __forceinline__ int CountOf(int begin, int step, int end) {
-  int count = 0;
+  float total = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kPairsAtOnce; ++i) count += begin + i * step < end ? 1 : 0;
-  return count;
+  for (int i = 0; i < kAtOnce; ++i) {
+    total += (sums[i][0][0] + sums[i][0][3]) + (sums[i][1][0] + sums[i][1][3]);
+  }
+  return total;
 }
 
-// The residual times the norm's weights; the root mean square is divided out of the sums.
-__device__ __forceinline__ void StageNormed(const ProgramOp& op, Block& block, uint32_t number) {
-  constexpr int kStep = 2 * kComputeThreads;
-  const int in = static_cast<int>(op.linear.args.x.cols);
-  const float* const weights = op.linear.args.norm_weight;
-  float sum = 0.0f;
+__device__ __forceinline__ float SumOfLanes(float x, int lanes) {
 #pragma unroll 1
-  for (int begin = 2 * threadIdx.x; begin < in; begin += kPairsAtOnce * kStep) {
-    const int count = CountOf(begin, kStep, in);
-    float2 scale[kPairsAtOnce];
-#pragma unroll
-    for (int i = 0; i < kPairsAtOnce; ++i) {
-      if (i < count) scale[i] = __ldg(reinterpret_cast<const float2*>(weights + begin + i * kStep));
+  for (int offset = lanes / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
+  return x;
+}
+
+// The input to shared memory. Where a head's norm is its own, heads are multiplied by it here; what
+// is one norm's is left in block.of_parts, a warp's sum each, and multiplied into the outputs.
+__device__ __forceinline__ void Stage(const ProgramOp& op, Block& block, uint32_t number) {
+  constexpr int kPairsAtOnce = 6;
+  constexpr int kStep = kComputeThreads;  // pairs
+  const ProgramLinear& linear = op.linear;
+  const int thread = ThreadOfBlock();
+  const bool by_head = linear.head_shift >= 0;
+  const uint64_t* sums = thread < linear.sum_count ? linear.sums + 2 * thread : nullptr;
+#pragma unroll 1
+  for (int first = 0; first < linear.in_pairs; first += kPairsAtOnce * kStep) {
+    const int begin = first + thread;
+    const int count = max(0, min(kPairsAtOnce, (linear.in_pairs - begin + kStep - 1) / kStep));
+    uint2 pairs[kPairsAtOnce + 1];
+    AwaitPairs<kPairsAtOnce>(op.from + 2 * begin, 2 * kStep, count, sums, number, pairs);
+    if (first == 0 && linear.sum_count > 0) {
+      float sum = sums != nullptr ? __uint_as_float(pairs[kPairsAtOnce].x) : 0.0f;
+      sum = SumOfLanes(sum, linear.sum_lanes);
+      sums = nullptr;
+      if (by_head) sum = rsqrtf(sum * linear.inverse_size + linear.eps);
+      if ((thread & (linear.sum_lanes - 1)) == 0) block.of_parts[thread / linear.sum_lanes] = sum;
+      if (by_head) SyncComputeThreads();
     }
-    uint2 pairs[kPairsAtOnce];
-    AwaitPairs(op.from + begin, kStep, count, number, pairs);
 #pragma unroll
     for (int i = 0; i < kPairsAtOnce; ++i) {
       if (i >= count) break;
-      const float a = __uint_as_float(pairs[i].x), b = __uint_as_float(pairs[i].y);
-      sum += a * a + b * b;
-      *reinterpret_cast<uint32_t*>(block.staged + begin + i * kStep) =
-          Pack(a * scale[i].x, b * scale[i].y);
+      const int pair = begin + i * kStep;
+      uint2 x = pairs[i];
+      if (by_head) {
+        const float factor = block.of_parts[pair >> linear.head_shift];
+        x = make_uint2(Pack(Low(x.x) * factor, High(x.x) * factor),
+                       Pack(Low(x.y) * factor, High(x.y) * factor));
+      }
+      *reinterpret_cast<uint2*>(block.staged + 4 * pair) = x;
     }
   }
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-  if (threadIdx.x % 32 == 0) block.squares[threadIdx.x / 32] = sum;
-}
-
-// bf16 pairs as they are.
-__device__ __forceinline__ void StagePlain(const ProgramOp& op, Block& block, uint32_t number) {
-  constexpr int kStep = 2 * kComputeThreads;
-  const int words = static_cast<int>(op.linear.args.x.cols) / 2;
+  // Behind the input, where the last piece ends.
 #pragma unroll 1
-  for (int begin = 2 * threadIdx.x; begin < words; begin += kPairsAtOnce * kStep) {
-    const int count = CountOf(begin, kStep, words);
-    uint2 pairs[kPairsAtOnce];
-    AwaitPairs(op.from + begin, kStep, count, number, pairs);
-#pragma unroll
-    for (int i = 0; i < kPairsAtOnce; ++i) {
-      if (i < count) *reinterpret_cast<uint2*>(block.staged + 2 * (begin + i * kStep)) = pairs[i];
-    }
+  for (int pair = linear.in_pairs + thread; pair < linear.pieces * kProgramPiece / 4;
+       pair += kStep) {
+    *reinterpret_cast<uint2*>(block.staged + 4 * pair) = make_uint2(0, 0);
   }
 }
 
-// OutputNorm of the recurrence's output: a warp has a head.
-__device__ __forceinline__ void StageHeads(const ProgramOp& op, Block& block, uint32_t number) {
-  const DecodeLinearArgs& args = op.linear.args;
-  const int lane = threadIdx.x % 32, words = args.head_dim / 2;
-  const bool has_weights = args.normalize && args.norm_weight != nullptr;
-  const bool gated = op.linear.gate != nullptr;
-  const bool silu = args.gate_activation == Activation::kSilu;
-  const int count = CountOf(2 * lane, 64, words);
-#pragma unroll 1
-  for (int head = threadIdx.x / 32; head < op.linear.heads; head += kComputeWarps) {
-    uint2 values[kPairsAtOnce], gates[kPairsAtOnce];
-    float4 weights[kPairsAtOnce];
-    if (has_weights) {
-#pragma unroll
-      for (int i = 0; i < kPairsAtOnce; ++i) {
-        if (i < count) {
-          weights[i] =
-              __ldg(reinterpret_cast<const float4*>(args.norm_weight + 2 * (2 * lane + 64 * i)));
-        }
-      }
-    }
-    if (gated) {
-      AwaitPairs(op.linear.gate + head * words + 2 * lane, 64, count, number - 1, gates);
-    }
-    AwaitPairs(op.from + head * words + 2 * lane, 64, count, number, values);
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kPairsAtOnce; ++i) {
-      if (i >= count) break;
-      const float a = Low(values[i].x), b = High(values[i].x), c = Low(values[i].y),
-                  d = High(values[i].y);
-      sum += a * a + b * b + c * c + d * d;
-    }
-    for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-    const float factor = args.normalize
-                             ? rsqrtf(__fdividef(sum, static_cast<float>(args.head_dim)) + args.eps)
-                             : 1.0f;
-    const auto gate_of = [silu](float x) { return Sigmoid<__nv_bfloat16>(x) * (silu ? x : 1.0f); };
-#pragma unroll
-    for (int i = 0; i < kPairsAtOnce; ++i) {
-      if (i >= count) break;
-      float4 x =
-          make_float4(Low(values[i].x), High(values[i].x), Low(values[i].y), High(values[i].y));
-      x.x *= factor, x.y *= factor, x.z *= factor, x.w *= factor;
-      if (has_weights) {
-        x.x *= weights[i].x, x.y *= weights[i].y, x.z *= weights[i].z, x.w *= weights[i].w;
-      }
-      if (gated) {
-        x.x *= gate_of(Low(gates[i].x)), x.y *= gate_of(High(gates[i].x));
-        x.z *= gate_of(Low(gates[i].y)), x.w *= gate_of(High(gates[i].y));
-      }
-      *reinterpret_cast<uint2*>(block.staged + head * args.head_dim + 2 * (2 * lane + 64 * i)) =
-          make_uint2(Pack(x.x, x.y), Pack(x.z, x.w));
-    }
+// Hands on the block's share of the residual stream, this thread's two columns where it has some,
+// as what reads it next wants it. All threads of the first warp.
+__device__ __forceinline__ void PutResidual(float2 residual, bool has_columns, int column,
+                                            float2 weight, uint64_t* words, uint64_t* sums,
+                                            uint32_t number) {
+  float square = 0.0f;
+  if (has_columns) {
+    PutWord(words + column / 2, Pack(residual.x * weight.x, residual.y * weight.y), number);
+    square = residual.x * residual.x + residual.y * residual.y;
   }
-}
-
-// Two neighbouring outputs. ups: kSwiGlu.
-__device__ __forceinline__ void StoreOutputs(const ProgramOp& op, Block& block, int column,
-                                             float2 value, float2 ups, uint32_t number) {
-  switch (op.linear.args.output) {
-    case Output::kSwiGlu: {
-      const auto gated = [](float gate, float up) {
-        return gate * Sigmoid<__nv_bfloat16>(gate) * up;
-      };
-      PutWord(op.to + column / 2, Pack(gated(value.x, ups.x), gated(value.y, ups.y)), number);
-      return;
-    }
-    case Output::kAdd: {
-      float2& sum = block.residual;
-      sum.x += value.x, sum.y += value.y;
-      PutWord(op.to + column, __float_as_uint(sum.x), number);
-      PutWord(op.to + column + 1, __float_as_uint(sum.y), number);
-      return;
-    }
-    case Output::kStore:
-      if (op.to != nullptr) {
-        PutWord(op.to + column / 2, Pack(value.x, value.y), number);
-      } else {
-        auto* const out = static_cast<float*>(op.linear.args.out.data);
-        *reinterpret_cast<float2*>(out + column) = value;
-      }
-      return;
+  square = SumOfLanes(square, 32);
+  if (threadIdx.x == 0) {
+    PutPair(sums + 2 * blockIdx.x, make_uint2(__float_as_uint(square), 0), number);
   }
 }
 
 // number: of the words that the op before wrote; this one's are number + 1.
 __device__ __forceinline__ void RunLinear(const ProgramOp& op, Block& block, uint32_t number) {
-  const DecodeLinearArgs& args = op.linear.args;
-  const int in = static_cast<int>(args.x.cols), out = static_cast<int>(args.out.cols);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const bool paired = args.output == Output::kSwiGlu;
-  const int rows_of_tile = paired ? kProgramTileRows / 2 : kProgramTileRows;
-  const int pieces = op.linear.pieces, padded = pieces * kProgramPiece;
-  const Share share = ShareOf(op.linear.base, op.linear.rest);
+  const ProgramLinear& linear = op.linear;
+  const int thread = ThreadOfBlock(), lane = thread % 32, warp = thread / 32;
+  const int pieces = linear.pieces;
+  const Share share = ShareOf(linear.base, linear.rest);
 
-  switch (args.input) {
-    case Input::kNormed:
-      StageNormed(op, block, number);
-      break;
-    case Input::kPlain:
-      StagePlain(op, block, number);
-      break;
-    case Input::kHeadsNormed:
-      StageHeads(op, block, number);
-      break;
-  }
-  for (int column = in + 2 * threadIdx.x; column < padded; column += 2 * kComputeThreads) {
-    *reinterpret_cast<uint32_t*>(block.staged + column) = 0;
-  }
+  if (thread == 0) *block.in_flight = kInFlightWaiting;
+  Stage(op, block, number);
   SyncComputeThreads();
-
-  const bool moves_convolution = args.input == Input::kHeadsNormed;
-  MovedChannel moved;
-  if (moves_convolution) moved = LoadMovedChannel(op.mixer, block.state_slot, number - 1);
-  if (op.linear.before_mixer) PrefetchMixer(op.mixer, block);
-  float factor = 1.0f;
-  if (args.input == Input::kNormed) {
-    float total = 0.0f;
-#pragma unroll
-    for (int w = 0; w < kComputeWarps; ++w) total += block.squares[w];
-    factor = rsqrtf(__fdividef(total, static_cast<float>(in)) + args.eps);
+  if (thread == 0) *block.in_flight = kInFlightWorking;
+  if (linear.before_mixer) PrefetchMixer(op.mixer, block);
+  float2 next_norm = make_float2(0.0f, 0.0f);  // of the thread's columns of the residual
+  if (linear.output == Output::kAdd) {
+    const int column = share.begin * kProgramTileRows + 2 * thread;
+    if (thread < share.count * kProgramTileRows / 2 && column < linear.out) {
+      next_norm = __ldg(reinterpret_cast<const float2*>(linear.next_norm + column));
+    }
   }
 
-  // A thread finishes two neighbouring outputs of a tile.
-  const int my_tile = static_cast<int>(threadIdx.x) >> (paired ? 1 : 2);
-  const int my_pair = 2 * (static_cast<int>(threadIdx.x) & (paired ? 1 : 3));
-  const uint32_t x_address = SharedAddress(block.staged + lane / 8 * 8);
+  const uint32_t x_address = SharedAddress(block.staged + 8 * XChunk(lane));
 #pragma unroll 1
-  for (int first = 0; first < share.count; first += op.linear.tiles_at_once) {
-    const int tiles = min(op.linear.tiles_at_once, share.count - first), slots = tiles * pieces;
+  for (int first = 0; first < share.count; first += linear.tiles_at_once) {
+    const int tiles = min(linear.tiles_at_once, share.count - first), slots = tiles * pieces;
     RingCursor at = block.cursor;
     block.ring.Advance(at, warp);
     int piece = warp;
 #pragma unroll 1
     for (int i = warp; i < slots; i += kComputeWarps) {
+#pragma unroll 1
       while (piece >= pieces) piece -= pieces;
       block.ring.AwaitFull(at);
-      const uint32_t x = x_address + piece * kProgramPiece * 2;
-      const uint32_t slot = block.ring.Address(at);
-      const float2 sum = paired ? MultiplySlot<true>(slot, x) : MultiplySlot<false>(slot, x);
+      const float sum =
+          MultiplySlot(lane, block.ring.Address(at), x_address + piece * kProgramPiece * 2);
       __syncwarp();
       if (lane == 0) block.ring.Release(at);
-      if (lane < 4) {
-        *reinterpret_cast<float2*>(block.sums + i * kProgramTileRows + 2 * lane) = sum;
-      }
+      if (lane % 4 == 0) block.sums[i * kProgramTileRows + lane / 4] = sum;
       block.ring.Advance(at, kComputeWarps);
       piece += kComputeWarps;
     }
     block.ring.Advance(block.cursor, slots);
     SyncComputeThreads();
 
-    const int column = (share.begin + first + my_tile) * rows_of_tile + my_pair;
-    if (my_tile < tiles && column < out) {
-      float2 value = make_float2(0.0f, 0.0f), ups = value;
+    // A thread finishes two neighbouring rows of a tile.
+    const int my_tile = thread / 4;
+    const int my_pair = 2 * (thread % 4);
+    float2 value = make_float2(0.0f, 0.0f);
+    if (my_tile < tiles) {
       const float* from = block.sums + my_tile * pieces * kProgramTileRows + my_pair;
+#pragma unroll 1
       for (int i = 0; i < pieces; ++i, from += kProgramTileRows) {
         const float2 part = *reinterpret_cast<const float2*>(from);
         value.x += part.x, value.y += part.y;
-        if (paired) {
-          const float2 up = *reinterpret_cast<const float2*>(from + rows_of_tile);
-          ups.x += up.x, ups.y += up.y;
-        }
       }
-      StoreOutputs(op, block, column, make_float2(value.x * factor, value.y * factor),
-                   make_float2(ups.x * factor, ups.y * factor), number + 1);
+    }
+    if (linear.sum_count > 0 && linear.head_shift < 0) {
+      float total = 0.0f;
+#pragma unroll
+      for (int w = 0; w < kComputeWarps; ++w) total += block.of_parts[w];
+      const float factor = rsqrtf(total * linear.inverse_size + linear.eps);
+      value.x *= factor, value.y *= factor;
+    }
+    int column = (share.begin + first + my_tile) * kProgramTileRows + my_pair;
+    bool stores = my_tile < tiles;
+    if (linear.output == Output::kSwiGlu) {
+      const auto gated = [](float gate, float up) {
+        return gate * Sigmoid<__nv_bfloat16>(gate) * up;
+      };
+      const float2 up =
+          make_float2(__shfl_down_sync(~0u, value.x, 2), __shfl_down_sync(~0u, value.y, 2));
+      value = make_float2(gated(value.x, up.x), gated(value.y, up.y));
+      column = (share.begin + first + my_tile) * (kProgramTileRows / 2) + my_pair;
+      stores = stores && my_pair < kProgramTileRows / 2;
+    }
+    stores = stores && column < linear.out;
+    if (linear.output == Output::kAdd) {
+      if (warp == 0) {
+        float2& residual = block.residual;
+        residual.x += value.x, residual.y += value.y;
+        PutResidual(residual, stores, column, next_norm, op.to, linear.next_sums, number + 1);
+      }
+    } else if (linear.output == Output::kLogits) {
+      if (stores) *reinterpret_cast<float2*>(linear.logits + column) = value;
+    } else if (stores) {
+      PutWord(op.to + column / 2, Pack(value.x, value.y), number + 1);
     }
     if (first + tiles < share.count) SyncComputeThreads();
   }
-  if (moves_convolution) StoreMovedChannel(op.mixer, moved);
+  // Nobody waits for it.
+  if (linear.moved_channels > 0) {
+    MoveConvolution(op.mixer, linear.moved_channels, block.state_slot, number - 1);
+  }
 }
 
 template <int kKeyDim>
 __global__ void __launch_bounds__(kComputeThreads + 32, 1)
     StepProgramKernel(const ProgramParams p) {
   __shared__ uint64_t full[kProgramMaxSlots], empty[kProgramMaxSlots];
-  __shared__ float squares[kComputeWarps];
+  __shared__ float of_parts[kComputeThreads];
   __shared__ alignas(ProgramOp) char ops[2][sizeof(ProgramOp)];
   __shared__ MixerItem item;
+  __shared__ int in_flight;
   // Where a kilobyte begins, in which the swizzle repeats.
   const uint32_t dynamic = SharedAddress(DynamicShared());
   char* const ring = DynamicShared() + (kRingAlignment - dynamic % kRingAlignment) % kRingAlignment;
-  char* const behind_ring = ring + p.slots * kSlotBytes;
+  char* const behind_ring = ring + p.slots * kProgramSlotBytes;
   Block block;
-  block.ring = {ring,    SharedAddress(ring), SharedAddress(full), SharedAddress(empty),
-                p.slots, kSlotBytes};
+  block.ring = {ring, SharedAddress(ring), SharedAddress(full), SharedAddress(empty), p.slots};
   block.staged = reinterpret_cast<__nv_bfloat16*>(behind_ring);
-  block.mixer = reinterpret_cast<MixerShared*>(behind_ring);
-  block.sums = reinterpret_cast<float*>(behind_ring + p.staging_bytes);
-  block.squares = squares;
+  block.mixer = reinterpret_cast<MixerShared*>(behind_ring + p.staging_bytes);
+  block.sums = reinterpret_cast<float*>(behind_ring + p.staging_bytes + sizeof(MixerShared));
+  block.of_parts = of_parts;
+  block.in_flight = &in_flight;
   block.first_item = &item;
   block.state_slot = *p.state_slot;
 
@@ -397,12 +319,15 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
       InitBarrier(SharedAddress(full + i), 1);
       InitBarrier(SharedAddress(empty + i), 1);
     }
+    in_flight = kInFlightWaiting;
+    // What lies behind a map's rank is multiplied by 0.
+    for (float& x : block.mixer->low_rank) x = 0.0f;
     PublishBarriers();
     if (blockIdx.x < p.items) item = p.plan[blockIdx.x];
   }
   __syncthreads();
   if (threadIdx.x >= kComputeThreads) {
-    if (threadIdx.x == kComputeThreads) CopyAll(p, block.ring, block.state_slot);
+    if (threadIdx.x == kComputeThreads) CopyAll(p, block);
     return;
   }
 
@@ -420,10 +345,14 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
   const int column = share.begin * kProgramTileRows + 2 * static_cast<int>(threadIdx.x);
   const bool has_residual =
       threadIdx.x < share.count * kProgramTileRows / 2 && column < p.residual_columns;
+  float2 norm = make_float2(0.0f, 0.0f);
   if (has_residual) {
     block.residual = *reinterpret_cast<const float2*>(p.residual + column);
-    PutWord(p.residual_words + column, __float_as_uint(block.residual.x), number);
-    PutWord(p.residual_words + column + 1, __float_as_uint(block.residual.y), number);
+    norm = __ldg(reinterpret_cast<const float2*>(p.residual_norm + column));
+  }
+  if (threadIdx.x < 32) {
+    PutResidual(block.residual, has_residual, column, norm, p.residual_words, p.residual_sums,
+                number);
   }
 #pragma unroll 1
   for (int o = 0; o < p.count; ++o) {
@@ -445,11 +374,9 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
 }  // namespace
 
 int ProgramFixedBytes(int staging_bytes) {
-  return kRingAlignment + staging_bytes +
+  return kRingAlignment + staging_bytes + static_cast<int>(sizeof(MixerShared)) +
          kProgramSumSlots * kProgramTileRows * static_cast<int>(sizeof(float));
 }
-int ProgramSlotBytes() { return kSlotBytes; }
-int ProgramMixerBytes() { return sizeof(MixerShared); }
 
 void LaunchStepProgram(const ProgramParams& params, int blocks, cudaStream_t stream) {
   const auto kernel = [&] {
@@ -462,7 +389,7 @@ void LaunchStepProgram(const ProgramParams& params, int blocks, cudaStream_t str
         return StepProgramKernel<256>;
     }
   }();
-  const int shared = params.slots * kSlotBytes + ProgramFixedBytes(params.staging_bytes);
+  const int shared = params.slots * kProgramSlotBytes + ProgramFixedBytes(params.staging_bytes);
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
         "cudaFuncSetAttribute");

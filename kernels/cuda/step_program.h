@@ -35,18 +35,26 @@ inline constexpr int kProgramStateColumns = 32;
 inline constexpr int64_t kLeastProgramBytes = int64_t{1} << 30;
 
 inline constexpr int kProgramThreads = 256;  // of a block that compute
+inline constexpr int kProgramInFlight = 3;   // slots that are being filled, at most
+inline constexpr int kProgramSlotBytes = 16 * 1024;
 inline constexpr int kProgramMaxSlots = 13;
-inline constexpr int kProgramSumSlots = 48;  // whose sums a block has room for
+inline constexpr int kProgramSumSlots = 48;      // whose sums a block has room for
+inline constexpr int kProgramMaxRank = 128;      // of the maps of decays and gates
+inline constexpr int kProgramMaxMapPieces = 8;   // of 8 inputs each that a thread has of a row
+inline constexpr int kProgramResidualTiles = 8;  // of a block, at most: a warp has them
 
-// What the copying warp needs of an op: of a mixer if it has items.
+// What the copying warp needs of an op: units, tiles of a linear or items of a mixer, of so many
+// slots, each a tile of a map of MakePanelsMap or its like.
 struct alignas(16) ProgramStream {
   int map = 0;
-  int pieces = 0;  // slots of a tile, or of a mixer's state tile
-  int ups = 0;     // SwiGLU: the first row of the ups, else 0
-  int base = 0;    // tiles of every block
-  int rest = 0;    // so many of the first blocks have one more
-  int items = 0, key_dim = 0;
-  int unused[2] = {};
+  int pieces = 0;                        // slots of a unit
+  int slot_bytes = 0;                    // what a copy brings
+  int piece_rows = 0, piece_panels = 0;  // from a piece to the next
+  int items = 0;                         // of a mixer; of a linear 0
+  int base = 0;                          // tiles of every block
+  int rest = 0;                          // so many of the last blocks have one more
+  int unit_rows = 0;                     // from a tile to the next, or of a head's state
+  int unused[3] = {};
 };
 
 // A block's work in a mixer: 32 columns of a head, and where in the packed projection (words)
@@ -61,19 +69,34 @@ struct alignas(16) MixerItem {
   friend bool operator==(const MixerItem&, const MixerItem&) = default;
 };
 
-// Linear (kernels/decode.h). A kHeadsNormed one also moves on the states of the convolution that
-// the mixer before it read, which no block reads any more by then.
+// Linear (kernels/decode.h) of a vector of bf16 pairs, a pair a word. What its norm wants to know
+// of the whole vector are sums of squares, parts of which come with it; what it multiplies every
+// element by is in the words already.
 struct ProgramLinear {
-  DecodeLinearArgs args;
-  int base, rest;  // tiles of a block, as in ProgramStream
+  enum class Output : int { kStore, kAdd, kSwiGlu, kLogits };
+  Output output;
+  int in_pairs;  // of words
+  int out;       // columns
   int pieces;
+  int base, rest;        // tiles of a block, as in ProgramStream
   int tiles_at_once;     // before their sums are added up
-  int heads;             // kHeadsNormed
-  const uint64_t* gate;  // kHeadsNormed: its words in the packed projection, or null
+  const uint64_t* sums;  // pairs of a word and 0
+  int sum_count;         // 0: no norm
+  int sum_lanes;         // so many neighbours belong together, a power of two up to 32
+  int head_shift;        // a head has so many pairs of words, as a power of 2; -1: one norm for all
+  float inverse_size;    // of what is normalised
+  float eps;
+  const float* next_norm;  // kAdd: [out] of the norm that reads the residual next
+  uint64_t* next_sums;     // and its sums
+  float* logits;           // kLogits
+  // What it does for the mixer's sake: before it, fetch what that will read; behind it, move on the
+  // states of the convolution, so many channels a block, which no block reads any more by then.
   bool before_mixer;
+  int moved_channels;
 };
 
-// PrepareStep and RecurrentStep. The words are those of the packed projection.
+// PrepareStep, RecurrentStep and of OutputNorm what an element is multiplied by. The words are
+// those of the packed projection.
 struct ProgramMixer {
   PrepareStepArgs prepare;
   RecurrenceParams recurrence;
@@ -81,7 +104,14 @@ struct ProgramMixer {
   const MixerItem* plan;
   int items;
   int q_word, k_word, v_word;
-  int decay_column, beta_column;  // of single values
+  int decay_column, beta_column;  // of single values; of a map's input
+  int decay_rank;                 // of the decay's map; 0: it has none
+  float inverse_normalizer;
+  int gate_word;               // of the output gate, or -1
+  int gate_x_word, gate_rank;  // of its map's input; 0: it has none
+  bool silu_gate;              // else a sigmoid
+  const float* norm_weight;    // of OutputNorm [V], or null
+  uint64_t* sums;              // of an item's outputs' squares
 };
 
 struct alignas(16) ProgramOp {
@@ -107,7 +137,9 @@ struct ProgramParams {
   const int* state_slot;  // [1]
   float* residual;
   int residual_columns, residual_base, residual_rest;  // tiles of 8 columns
+  const float* residual_norm;                          // of the first linear
   uint64_t* residual_words;
+  uint64_t* residual_sums;
   uint64_t* launches;  // so far
 };
 
@@ -134,11 +166,9 @@ class StepProgram {
   Buffer memory_;
 };
 
-// Shared memory of a block besides the ring, bytes of which `staging_bytes` are for the input.
+// Shared memory of a block besides the ring, bytes of which `staging_bytes` are for the input of a
+// linear.
 int ProgramFixedBytes(int staging_bytes);
-int ProgramSlotBytes();
-// The least that staging_bytes may be.
-int ProgramMixerBytes();
 void LaunchStepProgram(const ProgramParams& params, int blocks, cudaStream_t stream);
 
 }  // namespace fla::cuda

@@ -17,6 +17,14 @@ constexpr int kComputeWarps = kComputeThreads / 32;
 
 __device__ __forceinline__ void SyncComputeThreads() { SyncThreads<kComputeThreads>(1); }
 
+// threadIdx.x, as the compiler does not know: it would keep what all ops derive from it in
+// registers throughout the kernel, and leave none for the products' operands.
+__device__ __forceinline__ int ThreadOfBlock() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 // A use of a slot of the ring.
 struct RingCursor {
   int slot = 0, parity = 0;  // parity: of how many times the slot was used before
@@ -26,17 +34,18 @@ struct RingCursor {
 struct Ring {
   const char* begin;
   uint32_t address, full, empty;
-  int slots, slot_bytes;
+  int slots;
 
   __device__ __forceinline__ void Advance(RingCursor& at, int count) const {
     at.slot += count;
+#pragma unroll 1
     while (at.slot >= slots) at.slot -= slots, at.parity ^= 1;
   }
   __device__ __forceinline__ const char* Slot(RingCursor at) const {
-    return begin + at.slot * slot_bytes;
+    return begin + at.slot * kProgramSlotBytes;
   }
   __device__ __forceinline__ uint32_t Address(RingCursor at) const {
-    return address + at.slot * slot_bytes;
+    return address + at.slot * kProgramSlotBytes;
   }
   __device__ __forceinline__ uint32_t FullBarrier(RingCursor at) const {
     return full + at.slot * 8;
@@ -59,10 +68,21 @@ struct Block {
   int state_slot;         // -1: the row is padding
   float2 residual;        // this thread's two columns
   __nv_bfloat16* staged;  // x of a linear, [pieces * 1024]
-  MixerShared* mixer;     // in its place
-  float* sums;            // of slots, [slots, 8]
-  float* squares;         // of warps
+  MixerShared* mixer;
+  float* sums;      // of slots, [slots, 8]
+  float* of_parts;  // what the input's norm makes of its sums, [256]
   const MixerItem* first_item;
+  volatile int* in_flight;  // slots whose copies may be on their way
 };
+
+// Tiles that a block has.
+struct Share {
+  int begin, count;
+};
+// The last blocks have one more: the first ones have a mixer's items.
+__device__ __forceinline__ Share ShareOf(int base, int rest) {
+  const int b = blockIdx.x, without = gridDim.x - rest;
+  return {b * base + max(0, b - without), base + (b >= without ? 1 : 0)};
+}
 
 }  // namespace fla::cuda

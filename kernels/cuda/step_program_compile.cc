@@ -1,5 +1,6 @@
 // From the ops of a recorded step to the program that step_program.cu runs.
 #include <algorithm>
+#include <bit>
 
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/step_program.h"
@@ -10,8 +11,15 @@ namespace {
 using Input = DecodeLinearArgs::Input;
 using Output = DecodeLinearArgs::Output;
 
-constexpr int kStaticBytes = 3 * 1024;  // of a block's shared memory, or less
-constexpr int kMinSlots = 6;
+constexpr int kStaticBytes = 4 * 1024;  // of a block's shared memory, or less
+// A warp that has used a slot waits for the one that comes a slot a warp later. Where that is in
+// the ring there must not be one that is still on its way: copies land out of order, and the
+// barrier's parity would name the phase before last.
+constexpr int kMinSlots = kProgramThreads / 32 + kProgramInFlight;
+
+constexpr int kLayerOps = 6;  // as they are recorded
+
+bool IsAligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 int DivideUp(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
@@ -69,7 +77,11 @@ std::optional<ProgramMixer> MixerOf(const LayerOps& layer) {
   const Matrix& packed = layer.in->out;
   const int k = p.key_dim, v = p.value_dim;
   if (layer.recurrence->dtype != DType::kBF16 || p.bf16_state || p.cu_seqlens != nullptr) return {};
-  if ((k != 64 && k != 128 && k != 256) || v % kProgramStateColumns != 0 || v > 512) return {};
+  if ((k != 64 && k != 128 && k != 256) || v % kProgramStateColumns != 0 ||
+      !std::has_single_bit(static_cast<unsigned>(v)) || v > 512 ||
+      p.heads * (v / kProgramStateColumns) > kProgramThreads) {
+    return {};
+  }
   if (prepare.head_k_dim != k || prepare.head_v_dim != v || prepare.width > 4) return {};
   if (p.q != prepare.q_out.data || p.k != prepare.k_out.data || p.v != prepare.v_out.data ||
       p.slots != prepare.slots || layer.out->x.data != p.out) {
@@ -80,7 +92,7 @@ std::optional<ProgramMixer> MixerOf(const LayerOps& layer) {
   mixer.recurrence = p;
   const auto words_of = [&](const Matrix& part, int& word) {
     const std::optional<int> column = ColumnOf(packed, part);
-    if (!column || *column % 2 != 0) return false;
+    if (!column || *column % 4 != 0) return false;  // pairs of words
     word = *column / 2;
     return true;
   };
@@ -88,17 +100,53 @@ std::optional<ProgramMixer> MixerOf(const LayerOps& layer) {
       !words_of(prepare.v, mixer.v_word)) {
     return {};
   }
-  if (prepare.gate_out.present()) return {};
-  if (p.decay == Decay::kPerChannel) return {};  // no faster than kernels one by one
-  if (p.decay == Decay::kPerToken) {
+  const bool reads_decay = p.decay == Decay::kPerToken || p.decay == Decay::kPerChannel;
+  if (reads_decay) {
     const std::optional<int> column = ColumnOf(packed, prepare.decay.x);
-    if (!column || p.log_decay != prepare.decay.out || prepare.decay_map.weight.present())
-      return {};
+    if (!column || p.log_decay != prepare.decay.out) return {};
     mixer.decay_column = *column;
+    mixer.inverse_normalizer = 1.0f / prepare.decay.normalizer;
   }
+  const auto takes_map = [&](const Matrix& x, const LowRankMap& map, int lanes) {
+    const int64_t rank = x.cols;
+    return rank % 8 == 0 && rank <= kProgramMaxRank &&
+           DivideUp(rank / 8, lanes) <= kProgramMaxMapPieces && map.weight.cols == rank &&
+           map.weight.dtype == DType::kBF16 && map.weight.stride % 8 == 0 &&
+           IsAligned(map.weight.data);
+  };
+  if (prepare.decay_map.weight.present()) {
+    if (p.decay != Decay::kPerChannel || mixer.decay_column % 4 != 0 ||
+        !takes_map(prepare.decay.x, prepare.decay_map, kProgramThreads / k)) {
+      return {};
+    }
+    mixer.decay_rank = static_cast<int>(prepare.decay.x.cols);
+  }
+  if (prepare.gate_out.present()) {
+    if (layer.out->gate.data != prepare.gate_out.data ||
+        !words_of(prepare.gate_x, mixer.gate_x_word) ||
+        !takes_map(prepare.gate_x, prepare.gate_map, kProgramThreads / kProgramStateColumns)) {
+      return {};
+    }
+    mixer.gate_rank = static_cast<int>(prepare.gate_x.cols);
+  }
+  if (prepare.width == 4 &&
+      (!IsAligned(prepare.taps) || !IsAligned(prepare.state) || prepare.slot_stride % 4 != 0)) {
+    return {};
+  }
+  const DecodeLinearArgs& out = *layer.out;
+  mixer.norm_weight = out.normalize ? out.norm_weight : nullptr;
+  if (mixer.norm_weight != nullptr && !IsAligned(mixer.norm_weight)) return {};
+  mixer.gate_word = -1;
+  const bool gate_is_packed = out.gate.present() && mixer.gate_rank == 0;
+  if (gate_is_packed && !words_of(out.gate, mixer.gate_word)) return {};
+  if (out.gate_activation != Activation::kSilu && out.gate_activation != Activation::kSigmoid) {
+    return {};
+  }
+  mixer.silu_gate = out.gate_activation == Activation::kSilu;
   // Every block must have something that another waits for: no tile of columns without a use.
-  const int64_t used = prepare.q.cols + prepare.k.cols + prepare.v.cols + layer.out->gate.cols +
-                       (p.decay == Decay::kPerToken ? prepare.decay.x.cols : 0) +
+  const int64_t used = prepare.q.cols + prepare.k.cols + prepare.v.cols +
+                       (gate_is_packed ? out.gate.cols : mixer.gate_rank) +
+                       (reads_decay ? prepare.decay.x.cols : 0) +
                        (prepare.beta_out != nullptr ? prepare.beta.cols : 0);
   if (packed.cols >= used + kProgramTileRows) return {};
   if (prepare.beta_out != nullptr) {
@@ -115,9 +163,8 @@ std::vector<MixerItem> ItemsOf(const ProgramMixer& mixer) {
   const RecurrenceParams& p = mixer.recurrence;
   const int q_columns = static_cast<int>(prepare.q.cols);
   const int k_columns = static_cast<int>(prepare.k.cols);
-  const int channels_of_rate = p.decay == Decay::kPerToken
-                                   ? static_cast<int>(prepare.decay.x.cols) / prepare.decay.heads
-                                   : 1;
+  // Decays of heads, as many of which as share a rate.
+  const int decays = p.decay_heads / std::max(prepare.decay.heads, 1);
   std::vector<MixerItem> items;
   for (int head = 0; head < p.heads; ++head) {
     for (int slice = 0; slice < p.value_dim / kProgramStateColumns; ++slice) {
@@ -132,7 +179,7 @@ std::vector<MixerItem> ItemsOf(const ProgramMixer& mixer) {
       item.k_channel = q_columns + k_head * p.key_dim;
       item.v_channel = q_columns + k_columns + v_column;
       item.decay_column = head / p.decay_group;
-      item.rate_head = item.decay_column / channels_of_rate;
+      item.rate_head = item.decay_column / std::max(decays, 1);
       item.out_word = (head * p.value_dim + slice * kProgramStateColumns) / 2;
       items.push_back(item);
     }
@@ -154,6 +201,172 @@ bool IsLayer(const LayerOps& layer, const Matrix& residual) {
          layer.out->head_dim == layer.prepare->head_v_dim;
 }
 
+ProgramLinear LinearOf(const DecodeLinearArgs& args) {
+  ProgramLinear linear = {};
+  linear.output = args.output == Output::kSwiGlu  ? ProgramLinear::Output::kSwiGlu
+                  : args.output == Output::kAdd   ? ProgramLinear::Output::kAdd
+                  : args.out.dtype == DType::kF32 ? ProgramLinear::Output::kLogits
+                                                  : ProgramLinear::Output::kStore;
+  linear.in_pairs = static_cast<int>(args.x.cols) / 4;
+  linear.out = static_cast<int>(args.out.cols);
+  linear.pieces = DivideUp(args.x.cols, kProgramPiece);
+  linear.tiles_at_once = kProgramSumSlots / linear.pieces;
+  linear.eps = args.eps;
+  linear.head_shift = -1;
+  if (args.input == Input::kNormed) {
+    linear.inverse_size = 1.0f / static_cast<float>(args.x.cols);
+    linear.sum_lanes = 32;
+  } else if (args.input == Input::kHeadsNormed && args.normalize) {
+    linear.inverse_size = 1.0f / static_cast<float>(args.head_dim);
+    linear.sum_lanes = args.head_dim / kProgramStateColumns;
+    linear.head_shift = std::countr_zero(static_cast<unsigned>(args.head_dim / 4));
+  }
+  if (linear.output == ProgramLinear::Output::kLogits) {
+    linear.logits = static_cast<float*>(args.out.data);
+  }
+  return linear;
+}
+
+// A linear's tiles, and shared among blocks.
+int TilesOf(const DecodeLinearArgs& args) {
+  const bool paired = args.output == Output::kSwiGlu;
+  return DivideUp(args.out.cols, paired ? kProgramTileRows / 2 : kProgramTileRows);
+}
+bool ShareTiles(const DecodeLinearArgs& args, int blocks, ProgramLinear& linear,
+                ProgramStream& stream) {
+  if (args.x.rows != 1 || linear.tiles_at_once == 0) return false;
+  linear.base = stream.base = TilesOf(args) / blocks;
+  linear.rest = stream.rest = TilesOf(args) % blocks;
+  const int tiles = linear.base + (linear.rest > 0 ? 1 : 0);
+  if (std::min(tiles, linear.tiles_at_once) * 4 > kProgramThreads) return false;
+  // A block holds its share of the residual while it adds up.
+  return args.output != Output::kAdd ||
+         tiles <= std::min(linear.tiles_at_once, kProgramResidualTiles);
+}
+
+// The streams of a linear, but for its share of tiles, and of a mixer.
+ProgramStream StreamOf(const DecodeLinearArgs& args, int map) {
+  const bool paired = args.output == Output::kSwiGlu;
+  return {.map = map,
+          .pieces = DivideUp(args.x.cols, kProgramPiece),
+          .slot_bytes = kProgramSlotBytes,
+          .piece_panels = kProgramPiece / 64,
+          .unit_rows = paired ? kProgramTileRows / 2 : kProgramTileRows};
+}
+ProgramStream StreamOf(const ProgramMixer& mixer, int map) {
+  const int key_dim = mixer.recurrence.key_dim, rows = std::min(key_dim, kProgramStateRows);
+  return {.map = map,
+          .pieces = key_dim / rows,
+          .slot_bytes = rows * kProgramStateColumns * static_cast<int>(sizeof(float)),
+          .piece_rows = rows,
+          .items = mixer.items,
+          .unit_rows = key_dim};
+}
+
+// The vectors that a step's ops hand each other.
+enum class Vector { kResidual, kPacked, kMixed, kInner, kLogits };
+
+// A program that is being put together: its tables without the addresses of what its vectors are
+// exchanged in.
+struct Draft {
+  int blocks = 0;
+  std::vector<ProgramOp> ops;
+  std::vector<std::pair<Vector, Vector>> vectors;  // that an op reads and writes
+  std::vector<ProgramStream> streams;
+  std::vector<TileMap> maps;
+  std::vector<MixerItem> items;
+  ProgramParams params = {};
+  int64_t packed_columns = 0, mixed_columns = 0, inner_columns = 0;
+  int pieces = 0;  // of the widest linear
+};
+
+bool AddLinear(Draft& draft, const DecodeLinearArgs& args, Vector from, Vector to) {
+  ProgramOp op;
+  op.linear = LinearOf(args);
+  ProgramStream stream = StreamOf(args, static_cast<int>(draft.maps.size()));
+  if (!ShareTiles(args, draft.blocks, op.linear, stream)) return false;
+  if (args.input == Input::kNormed) {
+    op.linear.sum_count = draft.blocks;
+    // Whoever makes the residual multiplies it by the weights of the norm that reads it.
+    (draft.ops.empty() ? draft.params.residual_norm : draft.ops.back().linear.next_norm) =
+        args.norm_weight;
+  } else if (op.linear.head_shift >= 0) {
+    op.linear.sum_count = static_cast<int>(draft.items.size());
+  }
+  draft.pieces = std::max(draft.pieces, op.linear.pieces);
+  draft.ops.push_back(op);
+  draft.vectors.emplace_back(from, to);
+  draft.streams.push_back(stream);
+  draft.maps.push_back(MakePanelsMap(args.weight, kProgramTileRows, kProgramPiece / 64,
+                                     args.output == Output::kSwiGlu));
+  return true;
+}
+
+void AddMixer(Draft& draft, const ProgramMixer& mixer) {
+  const RecurrenceParams& p = mixer.recurrence;
+  ProgramOp op;
+  op.kind = ProgramOp::Kind::kMixer;
+  op.mixer = mixer;
+  draft.ops.push_back(op);
+  draft.vectors.emplace_back(Vector::kPacked, Vector::kMixed);
+  draft.streams.push_back(StreamOf(mixer, static_cast<int>(draft.maps.size())));
+  draft.maps.push_back(MakeFloatPanelMap(static_cast<float*>(p.state), p.value_dim,
+                                         std::min(p.key_dim, kProgramStateRows)));
+}
+
+bool AddLayer(Draft& draft, const LayerOps& layer) {
+  std::optional<ProgramMixer> mixer = MixerOf(layer);
+  if (!mixer) return false;
+  const RecurrenceParams& p = mixer->recurrence;
+  const PrepareStepArgs& prepare = mixer->prepare;
+  ProgramParams& params = draft.params;
+  std::vector<MixerItem> items = ItemsOf(*mixer);
+  if (draft.items.empty()) {
+    params.state_slot = p.slots;
+    params.key_dim = p.key_dim;
+    params.heads = p.heads;
+    draft.items = std::move(items);
+  } else if (params.state_slot != p.slots || params.key_dim != p.key_dim ||
+             params.heads != p.heads || items != draft.items) {
+    return false;  // layers of different kinds
+  }
+  mixer->items = static_cast<int>(draft.items.size());
+  draft.packed_columns = std::max(draft.packed_columns, layer.in->out.cols);
+  draft.mixed_columns = std::max(draft.mixed_columns, layer.out->x.cols);
+  draft.inner_columns = std::max(draft.inner_columns, layer.down->x.cols);
+
+  if (!AddLinear(draft, *layer.in, Vector::kResidual, Vector::kPacked)) return false;
+  draft.ops.back().linear.before_mixer = true;
+  draft.ops.back().mixer = *mixer;
+  AddMixer(draft, *mixer);
+  if (!AddLinear(draft, *layer.out, Vector::kMixed, Vector::kResidual)) return false;
+  if (prepare.width > 1) {
+    const int64_t channels = prepare.q.cols + prepare.k.cols + prepare.v.cols;
+    const int moved = DivideUp(channels, draft.blocks);
+    if (moved > kProgramThreads) return false;
+    draft.ops.back().linear.moved_channels = moved;
+  }
+  draft.ops.back().mixer = *mixer;
+  return AddLinear(draft, *layer.gate_up, Vector::kResidual, Vector::kInner) &&
+         AddLinear(draft, *layer.down, Vector::kInner, Vector::kResidual);
+}
+
+// The rest of the parameters, but for addresses.
+bool Size(Draft& draft, int residual_columns) {
+  ProgramParams& params = draft.params;
+  const int tiles = DivideUp(residual_columns, kProgramTileRows);
+  params.residual_columns = residual_columns;
+  params.residual_base = tiles / draft.blocks;
+  params.residual_rest = tiles % draft.blocks;
+  params.count = static_cast<int>(draft.ops.size());
+  params.items = static_cast<int>(draft.items.size());
+  params.staging_bytes = draft.pieces * kProgramPiece * 2;
+  params.slots = std::min(kProgramMaxSlots, (MaxSharedBytes() - kStaticBytes -
+                                             ProgramFixedBytes(params.staging_bytes)) /
+                                                kProgramSlotBytes);
+  return params.slots >= kMinSlots;
+}
+
 // Puts arrays one after the other into one piece of device memory.
 class Layout {
  public:
@@ -168,169 +381,82 @@ class Layout {
   size_t size_ = 0;
 };
 
+// A place for all that a draft has; gives its ops and parameters their addresses.
+Buffer Place(Draft& draft, Device device) {
+  ProgramParams& params = draft.params;
+  Layout layout;
+  const auto bytes_of = [](const auto& table) { return table.size() * sizeof(table[0]); };
+  const size_t ops = layout.Take(bytes_of(draft.ops)), maps = layout.Take(bytes_of(draft.maps));
+  const size_t streams = layout.Take(bytes_of(draft.streams));
+  const size_t items = layout.Take(bytes_of(draft.items));
+  const size_t launches = layout.Take(sizeof(uint64_t));
+  const auto exchange_of = [&](int64_t words) { return layout.Take(words * sizeof(uint64_t)); };
+  const size_t words[] = {
+      exchange_of(params.residual_columns / 2), exchange_of(draft.packed_columns / 2),
+      exchange_of(draft.mixed_columns / 2), exchange_of(draft.inner_columns / 2)};
+  const size_t residual_sums = exchange_of(2 * draft.blocks);
+  const size_t mixed_sums = exchange_of(2 * params.items);
+  Buffer memory(device, layout.size());
+  char* const begin = memory.as<char>();
+  const auto exchange = [begin](size_t at) { return reinterpret_cast<uint64_t*>(begin + at); };
+  const auto words_of = [&](Vector vector) {
+    return vector == Vector::kLogits ? nullptr : exchange(words[static_cast<int>(vector)]);
+  };
+  params.residual_words = words_of(Vector::kResidual);
+  params.residual_sums = exchange(residual_sums);
+  params.ops = reinterpret_cast<const ProgramOp*>(begin + ops);
+  params.streams = reinterpret_cast<const ProgramStream*>(begin + streams);
+  params.maps = reinterpret_cast<const TileMap*>(begin + maps);
+  params.plan = reinterpret_cast<const MixerItem*>(begin + items);
+  params.launches = exchange(launches);
+  for (size_t i = 0; i < draft.ops.size(); ++i) {
+    ProgramOp& op = draft.ops[i];
+    const auto [from, to] = draft.vectors[i];
+    op.from = words_of(from);
+    op.to = words_of(to);
+    op.linear.sums = exchange(from == Vector::kMixed ? mixed_sums : residual_sums);
+    op.linear.next_sums = params.residual_sums;
+    op.mixer.sums = exchange(mixed_sums);
+    op.mixer.packed = words_of(Vector::kPacked);
+    op.mixer.plan = params.plan;
+  }
+  return memory;
+}
+
 }  // namespace
 
 std::optional<StepProgram> StepProgram::Compile(std::span<const StepOp> ops, Device device,
                                                 int multiprocessors, int64_t least_bytes) {
-  constexpr size_t kOpsOfLayer = 6;
-  if (ops.size() < kOpsOfLayer + 1 || ops.size() % kOpsOfLayer != 1) return {};
+  if (ops.size() < kLayerOps + 1 || ops.size() % kLayerOps != 1) return {};
   const auto* const head = std::get_if<DecodeLinearArgs>(&ops.back());
   if (head == nullptr || !IsLinear(*head, Input::kNormed, Output::kStore, DType::kF32)) return {};
+  const Matrix& residual = head->x;
+  if (residual.rows != 1 || WeightBytes(ops) < least_bytes) return {};
+
+  Draft draft;
+  draft.blocks = std::min(multiprocessors, kProgramThreads);
+  for (const StepOp& op : ops) {  // every block has tiles of every linear
+    const auto* const linear = std::get_if<DecodeLinearArgs>(&op);
+    if (linear != nullptr) draft.blocks = std::min(draft.blocks, TilesOf(*linear));
+  }
+  for (size_t i = 0; i + 1 < ops.size(); i += kLayerOps) {
+    const std::optional<LayerOps> layer = LayerAt(ops.subspan(i, kLayerOps));
+    if (!layer || !IsLayer(*layer, residual) || !AddLayer(draft, *layer)) return {};
+  }
+  if (!AddLinear(draft, *head, Vector::kResidual, Vector::kLogits) ||
+      !Size(draft, static_cast<int>(residual.cols))) {
+    return {};
+  }
+  draft.params.residual = static_cast<float*>(residual.data);
 
   StepProgram program;
-  ProgramParams& params = program.params_;
-  const Matrix& residual_row = head->x;
-  if (residual_row.rows != 1 || WeightBytes(ops) < least_bytes) return {};
-  params.residual = static_cast<float*>(residual_row.data);
-  params.residual_columns = static_cast<int>(residual_row.cols);
-  int64_t packed_columns = 0, mixed_columns = 0, inner_columns = 0;
-  int staging = ProgramMixerBytes(), fewest_tiles = multiprocessors;
-  std::vector<int> gate_words;  // of every layer's output gate among its words, or -1
-  const auto add_linear = [&](const DecodeLinearArgs& args) -> ProgramLinear& {
-    const bool pairs = args.output == Output::kSwiGlu;
-    const int out = static_cast<int>(args.out.cols);
-    const int rows = pairs ? kProgramTileRows / 2 : kProgramTileRows;
-    ProgramOp op;
-    op.linear.args = args;
-    op.linear.pieces = DivideUp(args.x.cols, kProgramPiece);
-    op.linear.tiles_at_once = kProgramSumSlots / op.linear.pieces;
-    op.linear.base = DivideUp(out, rows);  // of all blocks, until their number is known
-    fewest_tiles = std::min(fewest_tiles, op.linear.base);
-    staging = std::max(staging, op.linear.pieces * kProgramPiece * 2);
-    program.streams_.push_back({.map = static_cast<int>(program.maps_.size()),
-                                .pieces = op.linear.pieces,
-                                .ups = pairs ? out : 0});
-    program.maps_.push_back(MakePanelsMap(args.weight, rows, kProgramPiece / 64));
-    program.ops_.push_back(op);
-    return program.ops_.back().linear;
-  };
-  for (size_t i = 0; i + 1 < ops.size(); i += kOpsOfLayer) {
-    const std::optional<LayerOps> layer = LayerAt(ops.subspan(i, kOpsOfLayer));
-    if (!layer || !IsLayer(*layer, residual_row)) return {};
-    std::optional<ProgramMixer> mixer = MixerOf(*layer);
-    if (!mixer) return {};
-    const RecurrenceParams& p = mixer->recurrence;
-    std::vector<MixerItem> items = ItemsOf(*mixer);
-    if (program.items_.empty()) {
-      params.state_slot = p.slots;
-      params.key_dim = p.key_dim;
-      params.heads = p.heads;
-      program.items_ = std::move(items);
-    } else if (params.state_slot != p.slots || params.key_dim != p.key_dim ||
-               params.heads != p.heads || items != program.items_) {
-      return {};  // layers of different kinds
-    }
-    mixer->items = static_cast<int>(program.items_.size());
-    packed_columns = std::max(packed_columns, layer->in->out.cols);
-    mixed_columns = std::max(mixed_columns, layer->out->x.cols);
-    inner_columns = std::max(inner_columns, layer->down->x.cols);
-
-    add_linear(*layer->in).before_mixer = true;
-    program.ops_.back().mixer = *mixer;
-    ProgramOp op;
-    op.kind = ProgramOp::Kind::kMixer;
-    op.mixer = *mixer;
-    const int state_rows = std::min(p.key_dim, kProgramStateRows);
-    program.streams_.push_back({.map = static_cast<int>(program.maps_.size()),
-                                .pieces = p.key_dim / state_rows,
-                                .items = mixer->items,
-                                .key_dim = p.key_dim});
-    program.maps_.push_back(
-        MakeTileMap(p.state, DType::kF32, p.value_dim, state_rows, kProgramStateColumns));
-    program.ops_.push_back(op);
-    ProgramLinear& out = add_linear(*layer->out);
-    program.ops_.back().mixer = *mixer;
-    out.heads = p.heads;
-    const Matrix& gate = layer->out->gate;
-    if (gate.present()) {
-      const std::optional<int> column = ColumnOf(layer->in->out, gate);
-      if (!column || *column % 4 != 0) return {};
-      gate_words.push_back(*column / 2);
-    } else {
-      gate_words.push_back(-1);
-    }
-    add_linear(*layer->gate_up);
-    add_linear(*layer->down);
-  }
-  add_linear(*head);
-  program.blocks_ = fewest_tiles;
-
-  for (size_t i = 0; i < program.ops_.size(); ++i) {
-    ProgramLinear& linear = program.ops_[i].linear;
-    const DecodeLinearArgs& args = linear.args;
-    if (program.ops_[i].kind == ProgramOp::Kind::kMixer) continue;
-    if (args.x.rows != 1 || linear.tiles_at_once == 0) return {};
-    linear.rest = linear.base % program.blocks_;
-    linear.base /= program.blocks_;
-    program.streams_[i].base = linear.base;
-    program.streams_[i].rest = linear.rest;
-    const int tiles = linear.base + (linear.rest > 0 ? 1 : 0);
-    const int at_once = std::min(tiles, linear.tiles_at_once);
-    const int pairs_of_tile = args.output == Output::kSwiGlu ? 2 : 4;
-    if (at_once * pairs_of_tile > kProgramThreads) return {};
-    // A block holds its share of the residual while it adds up.
-    if (args.output == Output::kAdd && tiles > linear.tiles_at_once) return {};
-    const PrepareStepArgs& prepare = program.ops_[i].mixer.prepare;
-    if (args.input == Input::kHeadsNormed && prepare.q.cols + prepare.k.cols + prepare.v.cols >
-                                                 int64_t{kProgramThreads} * program.blocks_) {
-      return {};
-    }
-  }
-  params.staging_bytes = (staging + 15) / 16 * 16;
-  params.count = static_cast<int>(program.ops_.size());
-  params.items = static_cast<int>(program.items_.size());
-  params.residual_base = DivideUp(params.residual_columns, kProgramTileRows) / program.blocks_;
-  params.residual_rest = DivideUp(params.residual_columns, kProgramTileRows) % program.blocks_;
-  params.slots = std::min(kProgramMaxSlots, (MaxSharedBytes() - kStaticBytes -
-                                             ProgramFixedBytes(params.staging_bytes)) /
-                                                ProgramSlotBytes());
-  if (params.slots < kMinSlots) return {};
-
-  Layout layout;
-  const size_t ops_at = layout.Take(program.ops_.size() * sizeof(ProgramOp));
-  const size_t streams_at = layout.Take(program.streams_.size() * sizeof(ProgramStream));
-  const size_t maps_at = layout.Take(program.maps_.size() * sizeof(TileMap));
-  const size_t items_at = layout.Take(program.items_.size() * sizeof(MixerItem));
-  const size_t launches_at = layout.Take(sizeof(uint64_t));
-  const auto exchange_at = [&](int64_t words) { return layout.Take(words * sizeof(uint64_t)); };
-  const size_t residual_at = exchange_at(params.residual_columns);
-  const size_t packed_at = exchange_at(packed_columns / 2);
-  const size_t mixed_at = exchange_at(mixed_columns / 2), inner_at = exchange_at(inner_columns / 2);
-  program.memory_ = Buffer(device, layout.size());
-  char* const memory = program.memory_.as<char>();
-  const auto words_at = [&](size_t at) { return reinterpret_cast<uint64_t*>(memory + at); };
-  uint64_t* const packed = words_at(packed_at);
-  uint64_t* const mixed = words_at(mixed_at);
-  uint64_t* const inner = words_at(inner_at);
-  params.residual_words = words_at(residual_at);
-  params.ops = reinterpret_cast<const ProgramOp*>(memory + ops_at);
-  params.streams = reinterpret_cast<const ProgramStream*>(memory + streams_at);
-  params.maps = reinterpret_cast<const TileMap*>(memory + maps_at);
-  params.plan = reinterpret_cast<const MixerItem*>(memory + items_at);
-  params.launches = reinterpret_cast<uint64_t*>(memory + launches_at);
-  auto gate_word = gate_words.begin();
-  for (ProgramOp& op : program.ops_) {
-    const DecodeLinearArgs& args = op.linear.args;
-    if (op.kind == ProgramOp::Kind::kMixer) {
-      op.from = packed;
-      op.to = mixed;
-    } else if (args.input == Input::kHeadsNormed) {
-      op.from = mixed;
-      op.to = params.residual_words;
-      if (*gate_word >= 0) op.linear.gate = packed + *gate_word;
-      ++gate_word;
-    } else if (args.input == Input::kPlain) {
-      op.from = inner;
-      op.to = params.residual_words;
-    } else {
-      op.from = params.residual_words;
-      op.to = args.output == Output::kSwiGlu   ? inner
-              : args.out.dtype == DType::kBF16 ? packed
-                                               : nullptr;
-    }
-    op.mixer.packed = packed;
-    op.mixer.plan = params.plan;
-  }
+  program.memory_ = Place(draft, device);
+  program.blocks_ = draft.blocks;
+  program.ops_ = std::move(draft.ops);
+  program.streams_ = std::move(draft.streams);
+  program.maps_ = std::move(draft.maps);
+  program.items_ = std::move(draft.items);
+  program.params_ = draft.params;
   return program;
 }
 

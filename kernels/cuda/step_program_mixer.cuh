@@ -1,14 +1,21 @@
 // PrepareStep and RecurrentStep of StepProgramKernel (step_program.cu): a block has 32 columns of
 // the state of one head, and makes what they need of the packed projection itself: the head's q and
 // k, its decay and beta, and its columns of v. Blocks of one head repeat each other in q and k;
-// there is no hand-over between the two.
+// there is no hand-over between the two. It also does the part of OutputNorm that a block can: the
+// outputs leave it multiplied by their gates and the norm's weights, their squares added up.
 //
-// The first half of the warps has q and k, four channels a thread; others have v, decay and beta.
+// Four channels a thread: first q's, k's, v's, all by the same code, then the gate's; threads of
+// other warps have decay and beta. That code is short matters more than how it is shared out: a
+// layer runs it once, out of an instruction cache that the whole layer does not fit into.
 #pragma once
+
+#include <algorithm>
 
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/gates.cuh"
 #include "kernels/cuda/head_norm.cuh"
+#include "kernels/cuda/rotary.cuh"
+#include "kernels/cuda/step_load.cuh"
 #include "kernels/cuda/step_program_block.cuh"
 #include "kernels/cuda/step_token.cuh"
 
@@ -17,102 +24,146 @@ namespace fla::cuda {
 constexpr int kMaxConvolution = 4;  // taps
 constexpr int kMaxStateRows = 256;
 constexpr int kColumnLanes = kProgramStateColumns / 4;
-constexpr int kHeadThreads = kComputeThreads / 2;
+constexpr int kHeadThreads = kComputeThreads / 2;  // the most that have q and k
 
 struct MixerShared {
-  alignas(16) float query_key[2 * kMaxStateRows];  // not yet normalised
-  alignas(16) float value[kProgramStateColumns];
-  float decay;  // factor
+  // q and k [K], not yet normalised, v, and what outputs are multiplied by [32].
+  alignas(16) float inputs[2 * kMaxStateRows + 2 * kProgramStateColumns];
+  float decays[kMaxStateRows];          // factors; of all rows the first where they have the same
+  float low_rank[2 * kProgramMaxRank];  // the inputs of the decay's map, then of the gate's
   float beta;
   float norms[kHeadThreads / 32];  // what warps have of them
   StepSums<kComputeWarps, kColumnLanes> sums;
 };
 
-// A channel of the convolution, but for its new input.
-struct ConvolvedChannel {
-  float taps[kMaxConvolution], old[kMaxConvolution - 1];
-
-  __device__ __forceinline__ void Load(const PrepareStepArgs& args, int channel,
-                                       const float* state) {
-    const float* const of_channel = state + channel * (args.width - 1);
-#pragma unroll
-    for (int j = 0; j < kMaxConvolution; ++j) {
-      taps[j] = j < args.width ? __ldg(args.taps + channel * args.width + j) : 0.0f;
-    }
-#pragma unroll
-    for (int j = 0; j < kMaxConvolution - 1; ++j) {
-      old[j] = j < args.width - 1 ? of_channel[j] : 0.0f;
-    }
-  }
-  __device__ __forceinline__ float With(const PrepareStepArgs& args, float current) const {
-    if (args.width == 0) return current;
-    float value = taps[0] * old[0] + taps[1] * old[1] + taps[2] * old[2];
-#pragma unroll
-    for (int j = 0; j < kMaxConvolution; ++j) {
-      if (j == args.width - 1) value += taps[j] * current;
-    }
-    return value;
-  }
+// Four channels of the convolution, but for their new inputs: what the old ones add up to, and the
+// taps of the new ones.
+struct FourChannels {
+  float4 past, tap;
 };
+__device__ __noinline__ FourChannels LoadNarrowChannels(const PrepareStepArgs& args, int channel,
+                                                        const float* state) {
+  float past[4] = {}, tap[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float* const taps = args.taps + (channel + i) * args.width;
+#pragma unroll 1
+    for (int j = 0; j + 1 < args.width; ++j) {
+      past[i] += taps[j] * state[(channel + i) * (args.width - 1) + j];
+    }
+    tap[i] = taps[args.width - 1];
+  }
+  return {{past[0], past[1], past[2], past[3]}, {tap[0], tap[1], tap[2], tap[3]}};
+}
+__device__ __forceinline__ FourChannels LoadChannels(const PrepareStepArgs& args, int channel,
+                                                     const float* state) {
+  if (args.width == kMaxConvolution) {
+    float4 t[4], old[3];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      t[i] = __ldg(reinterpret_cast<const float4*>(args.taps) + channel + i);
+    }
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      old[i] = *reinterpret_cast<const float4*>(state + 3 * channel + 4 * i);
+    }
+    return {{t[0].x * old[0].x + t[0].y * old[0].y + t[0].z * old[0].z,
+             t[1].x * old[0].w + t[1].y * old[1].x + t[1].z * old[1].y,
+             t[2].x * old[1].z + t[2].y * old[1].w + t[2].z * old[2].x,
+             t[3].x * old[2].y + t[3].y * old[2].z + t[3].z * old[2].w},
+            {t[0].w, t[1].w, t[2].w, t[3].w}};
+  }
+  if (args.width == 0) return {{0, 0, 0, 0}, {1, 1, 1, 1}};
+  return LoadNarrowChannels(args, channel, state);
+}
 
-// The state of a convolution's channel after this step.
-struct MovedChannel {
-  float* state = nullptr;  // null: none for this thread
-  float inputs[kMaxConvolution - 1];
-};
-// number: of the packed projection's words.
-__device__ __forceinline__ MovedChannel LoadMovedChannel(const ProgramMixer& mixer, int slot,
-                                                         uint32_t number) {
+// Moves on the convolution's states of the block's share of channels. number: of the packed
+// projection's words. By the last threads, whose warps have the least to multiply.
+__device__ __forceinline__ void MoveConvolution(const ProgramMixer& mixer, int count, int slot,
+                                                uint32_t number) {
   const PrepareStepArgs& args = mixer.prepare;
-  MovedChannel moved;
-  if (args.width < 2) return moved;
+  const int mine = kComputeThreads - 1 - ThreadOfBlock();
   const int q = static_cast<int>(args.q.cols), k = static_cast<int>(args.k.cols);
-  const int channels = q + k + static_cast<int>(args.v.cols);
-  const int channel = blockIdx.x * kComputeThreads + threadIdx.x;
-  if (channel >= channels || slot < 0) return moved;
+  const int channel = blockIdx.x * count + mine;
+  if (mine >= count || channel >= q + k + static_cast<int>(args.v.cols) || slot < 0) return;
   const int old_inputs = args.width - 1;
-  moved.state = args.state + slot * args.slot_stride + channel * old_inputs;
+  float* const state = args.state + slot * args.slot_stride + channel * old_inputs;
+  float old[kMaxConvolution - 2];
 #pragma unroll
-  for (int j = 0; j < kMaxConvolution - 2; ++j) {
-    if (j + 1 < old_inputs) moved.inputs[j] = moved.state[j + 1];
-  }
+  for (int j = 0; j < kMaxConvolution - 2; ++j) old[j] = j + 1 < old_inputs ? state[j + 1] : 0.0f;
   const int word = channel < q       ? mixer.q_word + channel / 2
                    : channel < q + k ? mixer.k_word + (channel - q) / 2
                                      : mixer.v_word + (channel - q - k) / 2;
   const uint32_t pair = AwaitWord(mixer.packed + word, number);
-  const float current = channel % 2 == 0 ? Low(pair) : High(pair);
 #pragma unroll
-  for (int j = 0; j < kMaxConvolution - 1; ++j) {
-    if (j + 1 == old_inputs) moved.inputs[j] = current;
+  for (int j = 0; j < kMaxConvolution - 2; ++j) {
+    if (j + 1 < old_inputs) state[j] = old[j];
   }
-  return moved;
-}
-__device__ __forceinline__ void StoreMovedChannel(const ProgramMixer& mixer,
-                                                  const MovedChannel& moved) {
-  if (moved.state == nullptr) return;
-#pragma unroll
-  for (int j = 0; j < kMaxConvolution - 1; ++j) {
-    if (j + 1 < mixer.prepare.width) moved.state[j] = moved.inputs[j];
-  }
+  state[old_inputs - 1] = channel % 2 == 0 ? Low(pair) : High(pair);
 }
 
 __device__ __forceinline__ float HalfOf(uint32_t pair, int i) {
   return i % 2 == 0 ? Low(pair) : High(pair);
 }
 
-// The rare ones in a function, and the gate too: what a layer runs must stay in the instruction
-// cache.
+// What is rare in functions: what a layer runs must stay in the instruction cache.
 __device__ __noinline__ float ActivateRarely(Activation activation, float x) {
   return Activate<__nv_bfloat16>(activation, x);
 }
-__device__ __forceinline__ float ActivateChannel(Activation activation, float x) {
-  if (activation == Activation::kIdentity) return x;
-  if (activation == Activation::kSilu) return x * Sigmoid<__nv_bfloat16>(x);
-  return ActivateRarely(activation, x);
+__device__ __noinline__ float NormRarely(HeadNorm norm, float sum, float eps) {
+  return HeadNormFactor(norm, sum, eps);
 }
-__device__ __noinline__ float DecayOf(const LogDecayArgs& args, int head, float x) {
-  return __expf(LogDecayOf(args, head, x));
+__device__ __forceinline__ float FactorOf(HeadNorm norm, float sum, float eps) {
+  if (norm == HeadNorm::kNone) return 1.0f;
+  if (norm == HeadNorm::kL2) return rsqrtf(sum + eps);
+  return NormRarely(norm, sum, eps);
 }
+// The factor, as LogDecayOf (gates.cuh) has its logarithm. a_log: of the head.
+__device__ __noinline__ float DecayOf(const ProgramMixer& mixer, float a_log, float x) {
+  const LogDecayArgs& args = mixer.prepare.decay;
+  if (args.kind == GateKind::kBoundedSigmoid) {
+    return __expf(args.lower_bound * Sigmoid(__expf(a_log) * x));
+  }
+  // softplus(x) is max(x, 0) and this, log sigmoid(x) min(x, 0) less this.
+  const float rest = log1pf(__expf(-fabsf(x)));
+  if (args.kind == GateKind::kSoftplus) return __expf(-__expf(a_log) * (fmaxf(x, 0.0f) + rest));
+  const float decay = (fminf(x, 0.0f) - rest) * mixer.inverse_normalizer;
+  return __expf(decay < args.clamp_min ? args.clamp_min : decay);
+}
+
+// A lane's part of a row of a low-rank map, which kLanes neighbouring lanes share.
+template <int kLanes, int kPieces>
+struct MapRow {
+  uint4 weights[kPieces] = {};
+
+  __device__ __forceinline__ void Load(const LowRankMap& map, int row, int lane) {
+    const int pieces = static_cast<int>(map.weight.cols) / 8;
+    const auto* const from =
+        static_cast<const uint4*>(map.weight.data) + row * (map.weight.stride / 8);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      if (lane + i * kLanes < pieces) weights[i] = __ldg(from + lane + i * kLanes);
+    }
+  }
+  // The row times x, of which what lies behind the rank is finite, in all of its lanes.
+  __device__ __forceinline__ float Times(const float* x, int rank, int lane) const {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      if (8 * i * kLanes >= rank) break;
+      const float4* const at = reinterpret_cast<const float4*>(x) + 2 * (lane + i * kLanes);
+      const float4 low = at[0], high = at[1];
+      const uint4 w = weights[i];
+      sum += Low(w.x) * low.x + High(w.x) * low.y + Low(w.y) * low.z + High(w.y) * low.w;
+      sum += Low(w.z) * high.x + High(w.z) * high.y + Low(w.w) * high.z + High(w.w) * high.w;
+    }
+#pragma unroll
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      sum += __shfl_xor_sync(~0u, sum, offset);
+    }
+    return sum;
+  }
+};
 
 // Rotates the head's q and k in shared memory; the threads that have them.
 template <int kKeyDim>
@@ -121,112 +172,170 @@ __device__ __noinline__ void RotateHeads(const PrepareStepArgs& args, float* que
   for (int i = threadIdx.x; i < kKeyDim; i += kHeadThreads) {
     const int pair = i % kHalf;
     float* const low = query_key + i / kHalf * kKeyDim + pair;
-    const float exponent = static_cast<float>(2 * pair) / static_cast<float>(kKeyDim);
-    float sine, cosine;
-    sincosf(static_cast<float>(args.positions[0]) * (1.0f / powf(args.rotary_base, exponent)),
-            &sine, &cosine);
-    const float a = low[0], b = low[kHalf];
-    low[0] = a * cosine - b * sine;
-    low[kHalf] = b * cosine + a * sine;
+    RotationOf(pair, kKeyDim, args.rotary_base, args.positions[0]).Turn(low[0], low[kHalf]);
   }
+}
+
+// What a thread makes of the packed projection.
+struct MixerInput {
+  int word = -1;     // of a pair: its four channels
+  int channel = -1;  // of the convolution
+};
+__device__ __forceinline__ MixerInput InputOf(const MixerItem& item, int key_dim) {
+  const int thread = ThreadOfBlock(), group = key_dim / 4;
+  const int of_key = thread - group, of_value = of_key - group;
+  if (of_key < 0) return {item.q_word + 2 * thread, item.q_channel + 4 * thread};
+  if (of_value < 0) return {item.k_word + 2 * of_key, item.k_channel + 4 * of_key};
+  if (of_value < kColumnLanes) {
+    return {item.v_word + 2 * of_value, item.v_channel + 4 * of_value};
+  }
+  return {};
 }
 
 // number: of the packed projection's words.
 template <int kKeyDim>
 __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
-                                             const MixerItem& item, uint32_t number) {
+                                             const MixerItem& item, int index, uint32_t number) {
   const ProgramMixer& mixer = op.mixer;
   const PrepareStepArgs& args = mixer.prepare;
   const RecurrenceParams& p = mixer.recurrence;
   MixerShared& shared = *block.mixer;
-  const int thread = threadIdx.x, warp = thread / 32;
+  const int thread = ThreadOfBlock();
   const int slot = block.state_slot;
+  uint64_t* const out = op.to + item.out_word;
+  uint64_t* const squares = mixer.sums + 2 * index;
   if (slot < 0) {  // a row of padding: whoever waits for it gets zeros
-    if (thread < kProgramStateColumns / 2) {
-      PutWord(op.to + item.out_word + thread, 0, number + 1);
-    }
+    if (thread < kColumnLanes) PutPair(out + 2 * thread, make_uint2(0, 0), number + 1);
+    if (thread == 0) PutPair(squares, make_uint2(0, 0), number + 1);
     return;
   }
   const uint64_t* const packed = op.from;
-  if (thread < kHeadThreads) {
-    constexpr int kChannels = 4;  // of a thread
-    constexpr int kThreadsOfHead = kKeyDim / kChannels;
-    static_assert(2 * kThreadsOfHead <= kHeadThreads && kThreadsOfHead % 16 == 0);
-    const bool active = thread < 2 * kThreadsOfHead, is_key = thread >= kThreadsOfHead;
-    const int first = (is_key ? thread - kThreadsOfHead : thread) * kChannels;
-    float sum = 0.0f;
-    if (active) {
-      ConvolvedChannel channels[kChannels];
-      if (args.width > 0) {
-        const float* const state = args.state + slot * args.slot_stride;
-        const int channel = (is_key ? item.k_channel : item.q_channel) + first;
+  constexpr int kThreadsOfHead = kKeyDim / 4;
+  static_assert(2 * kThreadsOfHead <= kHeadThreads && kThreadsOfHead % 16 == 0);
+  // Four lanes of the warp behind v's have the gates; beta and decay are other warps'.
+  constexpr int kFirstGate = 2 * kThreadsOfHead + kColumnLanes;
+  constexpr int kBetaThread = 2 * kThreadsOfHead + 32, kDecayThread = kBetaThread + 32;
+  const MixerInput input = InputOf(item, kKeyDim);
+  // Where every channel has a decay: the thread's.
+  const bool per_channel = p.decay == Decay::kPerChannel;
+  constexpr int kDecayLanes = kComputeThreads / kKeyDim, kGateLanes = 8;
+  const int decay_column =
+      per_channel ? item.decay_column * kKeyDim + thread / kDecayLanes : item.decay_column;
+  constexpr int kMaxPieces = kProgramMaxRank / 8;
+  constexpr int kDecayPieces = std::min(kProgramMaxMapPieces, kMaxPieces / kDecayLanes);
+  MapRow<kDecayLanes, kDecayPieces> decay_row;
+  MapRow<kGateLanes, kMaxPieces / kGateLanes> gate_row;
+  const int gate_column = thread / kGateLanes, gate = 2 * item.out_word + gate_column;
+  float decay_bias = 0.0f, a_log = 0.0f, gate_bias = 0.0f;
+  if (per_channel || thread == kDecayThread) {
+    if (args.decay.dt_bias != nullptr) decay_bias = __ldg(args.decay.dt_bias + decay_column);
+    if (args.decay.a_log != nullptr) a_log = __ldg(args.decay.a_log + item.rate_head);
+    if (args.decay_map.bias != nullptr) decay_bias += __ldg(args.decay_map.bias + decay_column);
+    if (mixer.decay_rank > 0) decay_row.Load(args.decay_map, decay_column, thread % kDecayLanes);
+  }
+  if (mixer.gate_rank > 0) {
+    if (args.gate_map.bias != nullptr) gate_bias = __ldg(args.gate_map.bias + gate);
+    gate_row.Load(args.gate_map, gate, thread % kGateLanes);
+  }
+  float sum = 0.0f;
+  if (input.word >= 0) {
+    const float* const state = args.state + slot * args.slot_stride;
+    const FourChannels channels = LoadChannels(args, input.channel, state);
+    const uint2 pair = AwaitPair(packed + input.word, number);
+    const bool is_value = thread >= 2 * kThreadsOfHead;
+    const Activation activation = is_value ? args.v_activation : args.qk_activation;
+    const HeadNorm norm = thread >= kThreadsOfHead ? args.k_norm : args.q_norm;
+    float x[4] = {channels.past.x + channels.tap.x * Low(pair.x),
+                  channels.past.y + channels.tap.y * High(pair.x),
+                  channels.past.z + channels.tap.z * Low(pair.y),
+                  channels.past.w + channels.tap.w * High(pair.y)};
+    if (activation == Activation::kSilu) {
 #pragma unroll
-        for (int i = 0; i < kChannels; ++i) channels[i].Load(args, channel + i, state);
-      }
-      uint2 words[1];
-      AwaitPairs(packed + (is_key ? item.k_word : item.q_word) + first / 2, 0, 1, number, words);
-      const HeadNorm norm = is_key ? args.k_norm : args.q_norm;
-      float x[kChannels] = {Low(words[0].x), High(words[0].x), Low(words[0].y), High(words[0].y)};
+      for (int i = 0; i < 4; ++i) x[i] *= Sigmoid<__nv_bfloat16>(x[i]);
+    } else if (activation != Activation::kIdentity) {
 #pragma unroll
-      for (int i = 0; i < kChannels; ++i) {
-        x[i] = ActivateChannel(args.qk_activation, channels[i].With(args, x[i]));
-        sum += HeadNormTerm(norm, x[i]);
-      }
-      *reinterpret_cast<float4*>(shared.query_key + kChannels * thread) =
-          make_float4(x[0], x[1], x[2], x[3]);
+      for (int i = 0; i < 4; ++i) x[i] = ActivateRarely(activation, x[i]);
     }
-    // A head of 64 channels is half a warp.
-    constexpr int kLanes = kThreadsOfHead < 32 ? kThreadsOfHead : 32;
 #pragma unroll
-    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-      sum += __shfl_xor_sync(~0u, sum, offset);
+    for (int i = 0; i < 4; ++i) sum += HeadNormTerm(norm, x[i]);
+    *reinterpret_cast<float4*>(shared.inputs + 4 * thread) = make_float4(x[0], x[1], x[2], x[3]);
+  } else if (thread < kFirstGate + kColumnLanes) {
+    float4 factor = make_float4(1, 1, 1, 1);
+    const int column = 4 * (thread - kFirstGate);
+    if (mixer.norm_weight != nullptr) {
+      factor = __ldg(reinterpret_cast<const float4*>(mixer.norm_weight +
+                                                     item.slice * kProgramStateColumns + column));
     }
-    if (active && thread % kLanes == 0) shared.norms[thread / kLanes] = sum;
-    if (args.rotary_base > 0.0f) {
-      SyncThreads<kHeadThreads>(2);
-      RotateHeads<kKeyDim>(args, shared.query_key);
+    if (mixer.gate_word >= 0) {
+      const uint2 pair = AwaitPair(packed + mixer.gate_word + item.out_word + column / 2, number);
+      const auto gate_of = [&](float x) {
+        return Sigmoid<__nv_bfloat16>(x) * (mixer.silu_gate ? x : 1.0f);
+      };
+      factor.x *= gate_of(Low(pair.x)), factor.y *= gate_of(High(pair.x));
+      factor.z *= gate_of(Low(pair.y)), factor.w *= gate_of(High(pair.y));
     }
-  } else {
-    const int other = thread - kHeadThreads;
-    if (warp == kComputeWarps / 2) {
-      if (other < kProgramStateColumns / 2) {
-        ConvolvedChannel low, high;
-        if (args.width > 0) {
-          const float* const state = args.state + slot * args.slot_stride;
-          low.Load(args, item.v_channel + 2 * other, state);
-          high.Load(args, item.v_channel + 2 * other + 1, state);
-        }
-        const uint32_t pair = AwaitWord(packed + item.v_word + other, number);
-        *reinterpret_cast<float2*>(shared.value + 2 * other) =
-            make_float2(ActivateChannel(args.v_activation, low.With(args, Low(pair))),
-                        ActivateChannel(args.v_activation, high.With(args, High(pair))));
-      }
-      if (other == 31) {
-        float beta = 1.0f;
-        if (args.beta_out != nullptr) {
-          const uint32_t pair = AwaitWord(packed + item.beta_column / 2, number);
-          beta = args.beta_scale * Sigmoid<__nv_bfloat16>(HalfOf(pair, item.beta_column));
-        } else if (p.beta != nullptr) {
-          beta = p.beta[item.head];
-        }
-        shared.beta = beta;
-      }
+    *reinterpret_cast<float4*>(shared.inputs + 4 * thread) = factor;  // a map's gate is to come
+  } else if (thread == kBetaThread) {
+    float beta = 1.0f;
+    if (args.beta_out != nullptr) {
+      const uint32_t pair = AwaitWord(packed + item.beta_column / 2, number);
+      beta = args.beta_scale * Sigmoid<__nv_bfloat16>(HalfOf(pair, item.beta_column));
+    } else if (p.beta != nullptr) {
+      beta = p.beta[item.head];
     }
-    if (thread == kComputeThreads - 1) {
-      float decay = 1.0f;
-      if (p.decay == Decay::kPerToken) {
-        const int column = mixer.decay_column + item.decay_column;
-        const float bias =
-            args.decay.dt_bias != nullptr ? __ldg(args.decay.dt_bias + item.decay_column) : 0.0f;
-        const uint32_t pair = AwaitWord(packed + column / 2, number);
-        decay = DecayOf(args.decay, item.rate_head, HalfOf(pair, column) + bias);
-      } else if (p.decay == Decay::kPerHead) {
-        decay = __expf(p.log_decay[item.head]);
-      }
-      shared.decay = decay;
+    shared.beta = beta;
+  } else if (thread == kDecayThread && !per_channel) {
+    float decay = 1.0f;
+    if (p.decay == Decay::kPerToken) {
+      const int column = mixer.decay_column + decay_column;
+      const uint32_t pair = AwaitWord(packed + column / 2, number);
+      decay = DecayOf(mixer, a_log, HalfOf(pair, column) + decay_bias);
+    } else if (p.decay == Decay::kPerHead) {
+      decay = __expf(p.log_decay[item.head]);
+    }
+    shared.decays[0] = decay;
+  } else if (thread >= kComputeThreads - 64) {
+    // A warp's worth of pairs for each map.
+    const int of_gate = thread / 32 % 2, lane = thread % 32;
+    if (lane < (of_gate ? mixer.gate_rank : mixer.decay_rank) / 4) {
+      const int word = of_gate ? mixer.gate_x_word : mixer.decay_column / 2;
+      const uint2 pair = AwaitPair(packed + word + 2 * lane, number);
+      *reinterpret_cast<float4*>(shared.low_rank + of_gate * kProgramMaxRank + 4 * lane) =
+          make_float4(Low(pair.x), High(pair.x), Low(pair.y), High(pair.y));
     }
   }
+  // A head of 64 channels is half a warp.
+  constexpr int kLanes = kThreadsOfHead < 32 ? kThreadsOfHead : 32;
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+    sum += __shfl_xor_sync(~0u, sum, offset);
+  }
+  if (thread < 2 * kThreadsOfHead && thread % kLanes == 0) shared.norms[thread / kLanes] = sum;
+  if (args.rotary_base > 0.0f && thread < kHeadThreads) {
+    SyncThreads<kHeadThreads>(2);
+    RotateHeads<kKeyDim>(args, shared.inputs);
+  }
   SyncComputeThreads();
+  if (per_channel) {
+    float x;
+    if (mixer.decay_rank > 0) {
+      x = decay_row.Times(shared.low_rank, mixer.decay_rank, thread % kDecayLanes);
+    } else {
+      const int column = mixer.decay_column + decay_column;
+      x = HalfOf(AwaitWord(packed + column / 2, number), column);
+    }
+    const float decay = DecayOf(mixer, a_log, x + decay_bias);
+    if (thread % kDecayLanes == 0) shared.decays[thread / kDecayLanes] = decay;
+  }
+  if (mixer.gate_rank > 0) {
+    const float x = gate_bias + gate_row.Times(shared.low_rank + kProgramMaxRank, mixer.gate_rank,
+                                               thread % kGateLanes);
+    if (thread % kGateLanes == 0) {
+      shared.inputs[2 * kKeyDim + kProgramStateColumns + gate_column] *=
+          Sigmoid<__nv_bfloat16>(x) * (mixer.silu_gate ? x : 1.0f);
+    }
+  }
+  if (per_channel || mixer.gate_rank > 0) SyncComputeThreads();
 
   // The state, as LoadStepKernel has it (step_load.cuh).
   constexpr int kRows = kKeyDim / 32;  // of a thread
@@ -234,20 +343,15 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
   constexpr int kPieces = kKeyDim / kPieceRows;
   const StatePart part(p, kColumnLanes, kComputeWarps, item.slice, item.head);
   const int first_row = thread / kColumnLanes * kRows;
-  float query[kRows], key[kRows];
+  float query[kRows], key[kRows], decays[kRows];
+  LoadNeighbours(shared.inputs + first_row, query);
+  LoadNeighbours(shared.inputs + kKeyDim + first_row, key);
+  if (per_channel) {
+    LoadNeighbours(shared.decays + first_row, decays);
+  } else {
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    query[i] = shared.query_key[first_row + i];
-    key[i] = shared.query_key[kKeyDim + first_row + i];
+    for (float& decay : decays) decay = shared.decays[0];
   }
-  const float decay = shared.decay, beta = shared.beta;
-  constexpr int kNorms = kKeyDim / 4 < 32 ? 1 : kKeyDim / 4 / 32;  // partial sums of a head
-  float q_sum = 0.0f, k_sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kNorms; ++i) q_sum += shared.norms[i], k_sum += shared.norms[kNorms + i];
-  const float q_factor = HeadNormFactor(args.q_norm, q_sum, args.norm_eps);
-  const float k_factor = HeadNormFactor(args.k_norm, k_sum, args.norm_eps);
-
   RingCursor mine = block.cursor, last = block.cursor;
   if (kPieces > 1 && first_row >= kPieceRows) block.ring.Advance(mine, 1);
   if (kPieces > 1) block.ring.Advance(last, 1);
@@ -260,26 +364,60 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
     s[i] = tile[i * kColumnLanes];
+    Scale(s[i], decays[i]);
     AddScaled(from_q, query[i], s[i]);
     AddScaled(from_k, key[i], s[i]);
     q_dot_k += query[i] * key[i];
   }
-  Scale(from_q, decay * q_factor), Scale(from_k, decay * k_factor);
-  AddUp<true>(part, from_q, from_k, q_dot_k * q_factor * k_factor, shared.sums);
+  AddUp<true>(part, from_q, from_k, q_dot_k, shared.sums);
+  const float beta = shared.beta;
+  constexpr int kNorms = kKeyDim / 4 < 32 ? 1 : kKeyDim / 4 / 32;  // partial sums of a head
+  float q_sum = 0.0f, k_sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kNorms; ++i) q_sum += shared.norms[i], k_sum += shared.norms[kNorms + i];
+  const float q_factor = FactorOf(args.q_norm, q_sum, args.norm_eps);
+  const float k_factor = FactorOf(args.k_norm, k_sum, args.norm_eps);
   SyncComputeThreads();
   if (thread == 0) {
     block.ring.Release(block.cursor);
     if (kPieces > 1) block.ring.Release(last);
   }
   block.ring.Advance(block.cursor, kPieces);
-  const float4 value = *reinterpret_cast<const float4*>(shared.value + 4 * part.column_lane);
-  float4 u = p.beta != nullptr ? UpdateOf<true>(part, shared.sums, value, beta) : value;
-  if (thread < kColumnLanes) {
-    float4 o = OutputOf(part, shared.sums, u);
-    Scale(o, p.scale);
-    uint64_t* const words = op.to + item.out_word + 2 * thread;
-    PutWord(words, Pack(o.x, o.y), number + 1);
-    PutWord(words + 1, Pack(o.z, o.w), number + 1);
+  // With S decayed and q and k normalised: u = beta (v - S^T k), out = S^T q + (q . k) u.
+  float4 u = *reinterpret_cast<const float4*>(shared.inputs + 2 * kKeyDim + 4 * part.column_lane);
+  if (p.beta != nullptr) {
+    float4 from = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int w = 0; w < kComputeWarps; ++w) {
+      AddScaled(from, 1.0f, shared.sums.from_k[w][part.column_lane]);
+    }
+    AddScaled(u, -k_factor, from);
+    Scale(u, beta);
+  }
+  if (thread < 32) {
+    float4 o = make_float4(0, 0, 0, 0);
+    float product = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kComputeWarps; ++w) {
+      AddScaled(o, 1.0f, shared.sums.from_q[w][part.column_lane]);
+      product += shared.sums.q_dot_k[w];
+    }
+    Scale(o, q_factor * p.scale);
+    AddScaled(o, product * q_factor * k_factor * p.scale, u);
+    const float4 factor = *reinterpret_cast<const float4*>(
+        shared.inputs + 2 * kKeyDim + kProgramStateColumns + 4 * part.column_lane);
+    float square = o.x * o.x + o.y * o.y + o.z * o.z + o.w * o.w;
+#pragma unroll
+    for (int offset = kColumnLanes / 2; offset > 0; offset /= 2) {
+      square += __shfl_xor_sync(~0u, square, offset);
+    }
+    if (thread < kColumnLanes) {
+      PutPair(
+          out + 2 * thread,
+          make_uint2(Pack(o.x * factor.x, o.y * factor.y), Pack(o.z * factor.z, o.w * factor.w)),
+          number + 1);
+    }
+    if (thread == 0) PutPair(squares, make_uint2(__float_as_uint(square), 0), number + 1);
   }
   float* const state =
       static_cast<float*>(p.state) +
@@ -288,7 +426,6 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
   Scale(u, k_factor);
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
-    Scale(s[i], decay);
     AddScaled(s[i], key[i], u);
     StoreState(state + i * p.value_dim, s[i]);
   }
@@ -300,23 +437,42 @@ __device__ __forceinline__ void RunMixer(const ProgramOp& op, Block& block, uint
   for (int i = blockIdx.x; i < op.mixer.items; i += gridDim.x) {
     const bool first = i == blockIdx.x;
     if (!first) SyncComputeThreads();  // shared memory is used anew
-    const MixerItem item = first ? *block.first_item : op.mixer.plan[i];
-    RunMixerItem<kKeyDim>(op, block, item, number);
+    const MixerItem& item = first ? *block.first_item : op.mixer.plan[i];
+    RunMixerItem<kKeyDim>(op, block, item, i, number);
   }
 }
 
 // Begins to fetch what the block's item will read besides words: for the op before it.
 __device__ __forceinline__ void PrefetchMixer(const ProgramMixer& mixer, const Block& block) {
   const PrepareStepArgs& args = mixer.prepare;
-  if (blockIdx.x >= mixer.items || block.state_slot < 0 || args.width == 0) return;
+  if (blockIdx.x >= mixer.items || block.state_slot < 0) return;
   const MixerItem& item = *block.first_item;
-  const int key_dim = args.head_k_dim, thread = threadIdx.x;
-  const int channel = thread < key_dim / 4   ? item.q_channel + 4 * thread
-                      : thread < key_dim / 2 ? item.k_channel + 4 * (thread - key_dim / 4)
-                                             : item.v_channel + 4 * (thread - key_dim / 2);
-  if (thread >= key_dim / 2 + kProgramStateColumns / 4) return;
-  PrefetchToL2(args.taps + channel * args.width);
-  PrefetchToL2(args.state + block.state_slot * args.slot_stride + channel * (args.width - 1));
+  const int key_dim = args.head_k_dim, thread = ThreadOfBlock();
+  const int channel = InputOf(item, key_dim).channel;
+  if (args.width > 0 && channel >= 0) {
+    PrefetchToL2(args.taps + channel * args.width);
+    PrefetchToL2(args.state + block.state_slot * args.slot_stride + channel * (args.width - 1));
+  }
+  if (thread == kComputeThreads - 1) {
+    if (args.decay.a_log != nullptr) PrefetchToL2(args.decay.a_log + item.rate_head);
+    if (args.decay.dt_bias != nullptr) PrefetchToL2(args.decay.dt_bias + item.decay_column);
+    if (mixer.norm_weight != nullptr) {
+      PrefetchToL2(mixer.norm_weight + item.slice * kProgramStateColumns);
+    }
+  }
+  // The rows of maps that it wants lie one after the other.
+  const auto fetch_rows = [thread](const Matrix& weight, int first, int rows) {
+    const auto* const begin = static_cast<const char*>(weight.data) + first * weight.stride * 2;
+    const int bytes = rows * static_cast<int>(weight.stride) * 2;
+#pragma unroll 1
+    for (int at = thread * 128; at < bytes; at += kComputeThreads * 128) PrefetchToL2(begin + at);
+  };
+  if (mixer.decay_rank > 0) {
+    fetch_rows(args.decay_map.weight, item.decay_column * key_dim, key_dim);
+  }
+  if (mixer.gate_rank > 0) {
+    fetch_rows(args.gate_map.weight, 2 * item.out_word, kProgramStateColumns);
+  }
 }
 
 }  // namespace fla::cuda

@@ -88,14 +88,29 @@ TileMap MakePanelMap(const Matrix& matrix, int tile_rows) {
   return EncodePanels(matrix, dimensions);
 }
 
-TileMap MakePanelsMap(const Matrix& matrix, int tile_rows, int tile_panels) {
+TileMap MakePanelsMap(const Matrix& matrix, int tile_rows, int tile_panels, bool paired) {
   const auto element = static_cast<cuuint64_t>(SizeOf(matrix.dtype));
+  const cuuint64_t parts = paired ? 2 : 1, rows = static_cast<cuuint64_t>(matrix.rows) / parts;
+  const cuuint64_t row = matrix.stride * element;
   const Dimension dimensions[] = {{kPanelColumns, element, kPanelColumns},
-                                  {static_cast<cuuint64_t>(matrix.rows), matrix.stride * element,
-                                   static_cast<cuuint32_t>(tile_rows)},
+                                  {rows, row, static_cast<cuuint32_t>(tile_rows / parts)},
+                                  {parts, rows * row, static_cast<cuuint32_t>(parts)},
                                   {static_cast<cuuint64_t>(matrix.cols) / kPanelColumns,
                                    kPanelColumns * element, static_cast<cuuint32_t>(tile_panels)}};
   return EncodePanels(matrix, dimensions);
+}
+
+TileMap MakeFloatPanelMap(float* matrix, int columns, int tile_rows) {
+  constexpr cuuint32_t kColumns = 32;
+  const cuuint64_t row = columns * sizeof(float);
+  // Rows: as many as a tile's coordinate can name.
+  const Dimension dimensions[] = {
+      {kColumns, sizeof(float), kColumns},
+      {INT_MAX, row, static_cast<cuuint32_t>(tile_rows)},
+      {1, row, 1},
+      {static_cast<cuuint64_t>(columns) / kColumns, kColumns * sizeof(float), 1}};
+  return EncodeMap(CU_TENSOR_MAP_DATA_TYPE_FLOAT32, matrix, dimensions, CU_TENSOR_MAP_SWIZZLE_NONE,
+                   CU_TENSOR_MAP_L2_PROMOTION_NONE);
 }
 
 TileMap MakePairedPanelMap(const Matrix& matrix, int tile_rows) {

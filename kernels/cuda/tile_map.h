@@ -26,6 +26,11 @@ TileMap MakePanelMap(const Matrix& matrix, int tile_rows);
 TileMap MakePairedPanelMap(const Matrix& matrix, int tile_rows);
 
 // The same where a tile is [tile_rows, 64 tile_panels]: its panels of 64 columns follow each other.
-TileMap MakePanelsMap(const Matrix& matrix, int tile_rows, int tile_panels);
+// Of `paired` matrices half of a tile's rows are of the upper half and half of the lower.
+TileMap MakePanelsMap(const Matrix& matrix, int tile_rows, int tile_panels, bool paired);
+
+// Of an f32 matrix [any number of rows, columns], likewise aligned. Tiles are [tile_rows, 32]: a
+// dense panel. No tile may reach below the last row.
+TileMap MakeFloatPanelMap(float* matrix, int columns, int tile_rows);
 
 }  // namespace fla::cuda
