@@ -26,8 +26,10 @@ using Input = DecodeLinearArgs::Input;
 using Output = DecodeLinearArgs::Output;
 
 constexpr int kSteps = 3;
-// Both sides round to bf16, at places of their own.
-constexpr double kBound = 4e-2;
+// Both sides round to bf16, at places of their own. Where neither q nor k is normalised, an output
+// may nearly vanish, and OutputNorm makes its error large: a model of both sides that differ by
+// nothing but rounding came to 0.126 in 120 cases, and to 0.027 where they are normalised.
+constexpr double kBound = 4e-2, kBoundWithoutNorms = 2e-1;
 
 template <typename T>
 constexpr DType kTypeOf = sizeof(T) == 4 ? DType::kF32 : DType::kBF16;
@@ -76,6 +78,7 @@ struct Shape {
 
   // Decays per channel without a rate of their own are their keys'.
   bool HasKeyDecays() const { return decay == Decay::kPerChannel && !delta; }
+  double Bound() const { return delta || norm == HeadNorm::kL2 ? kBound : kBoundWithoutNorms; }
   int DecayHeads() const { return HasKeyDecays() ? k_heads : heads; }
   int DecayChannels() const {
     return decay == Decay::kPerToken     ? DecayHeads()
@@ -323,20 +326,21 @@ struct Case {
   void Reset() const {
     for (size_t i = 0; i < before.size(); ++i) Restore(model.results[i], before[i]);
   }
-  // The largest difference of a result; prints those out of bounds.
+  // The largest difference of a result, in bounds; prints those beyond.
   double Compare(const char* how) const {
     double worst = 0;
     std::string bad;
     for (size_t i = 0; i < wanted.size(); ++i) {
       const double difference = Difference(Download(model.results[i]), wanted[i]);
       worst = std::max(worst, difference);
-      if (difference > kBound) bad += " " + std::to_string(i) + ": " + std::to_string(difference);
+      if (difference > shape.Bound())
+        bad += " " + std::to_string(i) + ": " + std::to_string(difference);
     }
     if (!bad.empty()) {
       std::printf("%s: %s: results%s of %zu\n", NameOf(shape).c_str(), how, bad.c_str(),
                   wanted.size());
     }
-    return worst;
+    return worst / shape.Bound();
   }
 
   Shape shape;
@@ -364,7 +368,7 @@ int Main(int argc, char** argv) {
   int failures = 0, programs = 0;
   const auto note = [&](double difference) {
     worst = std::max(worst, difference);
-    failures += difference > kBound ? 1 : 0;
+    failures += difference > 1 ? 1 : 0;
   };
   std::unique_ptr<Case> previous;
   for (int i = 0; i < cases; ++i) {
@@ -387,8 +391,8 @@ int Main(int argc, char** argv) {
     }
     previous = std::move(current);
   }
-  std::printf("%d cases, %d of them programs, %d failures, largest difference %.2e\n", cases,
-              programs, failures, worst);
+  std::printf("%d cases, %d of them programs, %d failures, largest difference %.2f of its bound\n",
+              cases, programs, failures, worst);
   return failures == 0 && programs > cases / 4 ? 0 : 1;
 }
 
