@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "kernels/cuda/recurrence_launch.h"
 #include "kernels/cuda/segment_plan.h"
@@ -89,6 +90,34 @@ SegmentWorkspace SegmentsAt(char* target, const RecurrenceArgs& args, const Pref
     segments.decays = behind;
   }
   return segments;
+}
+
+// Tokens of a window where `tokens` do not fit into `max_window`: windows are equal but for chunks,
+// for what is cut to fill the GPU fills it in each of them.
+int EvenWindow(int64_t tokens, int64_t max_window) {
+  if (tokens <= max_window) return static_cast<int>(max_window);
+  const int64_t windows = (tokens + max_window - 1) / max_window;
+  const int64_t even = (tokens + windows - 1) / windows;
+  return static_cast<int>(std::min((even + kWideChunk - 1) / kWideChunk * kWideChunk, max_window));
+}
+
+// cu_seqlens of the parts of sequences in the window of the longest part, the first such.
+std::vector<int> LongestWindow(const RecurrenceArgs& args, int window_tokens) {
+  const std::span<const int> cu_seqlens(args.cu_seqlens_host, args.num_sequences + 1);
+  std::vector<int> best;
+  int longest = -1;
+  for (int64_t begin = 0; begin == 0 || begin < args.q.rows; begin += window_tokens) {
+    std::vector<int> parts;
+    int of_window = 0;
+    for (const int64_t end : cu_seqlens) {
+      parts.push_back(static_cast<int>(std::clamp<int64_t>(end - begin, 0, window_tokens)));
+      if (parts.size() > 1) of_window = std::max(of_window, parts.back() - *(parts.end() - 2));
+    }
+    if (of_window <= longest) continue;
+    longest = of_window;
+    best = std::move(parts);
+  }
+  return best;
 }
 
 // The blocks of a scan that does not cut sequences.
@@ -203,12 +232,13 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
 
   const int64_t slot_bytes = std::max<int64_t>(RecordBytes(spec, plan.wide), 1) * spec.heads;
   const int64_t slots = kWorkspaceBytes / slot_bytes - args.num_sequences;
-  plan.window_tokens = static_cast<int>(std::min<int64_t>(
-      std::max<int64_t>(slots * (plan.wide ? kWideChunk : kChunk), kMinWindow), int64_t{1} << 30));
+  const int64_t max_window = std::min<int64_t>(
+      std::max<int64_t>(slots * (plan.wide ? kWideChunk : kChunk), kMinWindow), int64_t{1} << 30);
+  plan.window_tokens = EvenWindow(args.q.rows, max_window);
 
   PlanBlocks(args, multiprocessors, plan);
   if (!may_cut) return plan;
-  const std::span<const int> cu_seqlens(args.cu_seqlens_host, args.num_sequences + 1);
+  const std::vector<int> cu_seqlens = LongestWindow(args, plan.window_tokens);
   const SegmentPlan segments =
       PlanSegments({spec.heads, spec.key_dim, spec.value_dim, spec.update == Update::kDelta,
                     spec.decay == Decay::kPerChannel, plan.wide, multiprocessors},

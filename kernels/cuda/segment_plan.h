@@ -26,9 +26,8 @@ struct SegmentPlan {
 };
 
 // The cheapest plan by an estimate of what a chunk costs (kernels/cuda/README.md says where its
-// numbers come from). Whole sequences unless another plan saves a tenth. `cu_seqlens` as in
-// RecurrenceArgs, not empty; parts of sequences that do not share a window are estimated as if they
-// did.
+// numbers come from). Whole sequences unless another plan saves a quarter. `cu_seqlens` as in
+// RecurrenceArgs, not empty, of the sequences (or parts of them) of one window.
 SegmentPlan PlanSegments(const ScanShape& shape, const WholeScan& whole,
                          std::span<const int> cu_seqlens);
 

@@ -2,6 +2,7 @@
 // function of the shape, so no GPU is needed.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "kernels/cuda/recurrence_launch.h"
@@ -63,6 +64,24 @@ TEST(PlanPrefill, NoWindowsWhereNothingRunsBesideTheScan) {
   shape.hopper = true;
   shape.state = DType::kBF16;
   EXPECT_FALSE(Plan(shape).ahead);
+}
+
+// 64 slices of KDA's, of which 16 segments fill the GPU: in every window, though the workspace has
+// no room for the whole prompt.
+TEST(PlanPrefill, SegmentsFillTheGpuInEveryWindow) {
+  for (int length : {200000, 320000, 524288, 700000, 1 << 20}) {
+    SCOPED_TRACE(length);
+    const PrefillPlan plan = Plan({Decay::kPerChannel, Update::kDelta, 8, {length}});
+    ASSERT_GT(plan.segment_tokens, 0);
+    for (int begin = 0; begin < length; begin += plan.window_tokens) {
+      const int tokens = std::min(plan.window_tokens, length - begin);
+      EXPECT_EQ((tokens + plan.segment_tokens - 1) / plan.segment_tokens, 16) << begin;
+    }
+  }
+  // A long sequence behind short ones has most of a window to itself.
+  std::vector<int> lengths(60, 5000);
+  lengths.push_back(300000);
+  EXPECT_GT(Plan({Decay::kPerChannel, Update::kDelta, 8, lengths}).segment_tokens, 0);
 }
 
 }  // namespace
