@@ -3,12 +3,12 @@
 //
 //   recurrence_bench [prefill] [step] [split|whole] [narrow] [one|two] [uncut] [ahead|behind]
 //                    [width=1|2] [segments=TOKENS] [slices=N] [window=TOKENS]
-//                    [projected|softplus] [only=TEXT]
+//                    [projected|softplus] [only=TEXT] [tokens=N]
 //                                          prefill and step if neither is named; the other words
 //                                          change prefill's plan; `projected`: from a layer's
 //                                          projections, where there are kernels for that (KDA's
 //                                          with a lower bound, or without); `only`: rows with TEXT
-//                                          in them
+//                                          in them; `tokens`: prompts of one sequence, made so long
 //   recurrence_bench step [tiles|loads|any] [shuffled] [sequences=N] [only=TEXT]
 //                                          by one kernel only, where it can; slots in random order.
 //                                          A "step" is one call repeated, some of whose states the
@@ -174,6 +174,7 @@ struct Overrides {
   bool projected = false, softplus = false;
   int segment_tokens = 0, slices = 0, width = 0, window_tokens = 0;  // 0: as planned
   int sequences = 0;  // of a step; 0: all that are reported
+  int tokens = 0;     // of a prompt; 0: as the row says
   std::string only;
 };
 
@@ -252,8 +253,12 @@ void BenchPrefill(const Overrides& overrides) {
       {"GLA H4 256x512 1x128", channel, add, 4, 4, 256, 512, {128}},
       {"GDN H16 128x128 1x16384", token, delta, 16, 16, 128, 128, {16384}},
   };
-  for (const Shape& shape : shapes) {
+  for (Shape shape : shapes) {
     if (std::string(shape.name).find(overrides.only) == std::string::npos) continue;
+    if (overrides.tokens > 0) {
+      if (shape.lengths.size() > 1) continue;
+      shape.lengths = {overrides.tokens};
+    }
     const Inputs inputs(shape, false);
     RecurrenceArgs args = inputs.args;
     if (overrides.projected) {
@@ -296,10 +301,11 @@ void BenchPrefill(const Overrides& overrides) {
       }
     });
     std::printf(
-        "prefill %-30s %8.4f ms  (prepare %.4f for %d of %d tokens; workspace %.0f MB; segments of "
-        "%d, blocks of %d slices of width %d by %d)\n",
-        shape.name, both, prepare, window.end, static_cast<int>(args.q.rows), scratch.size() * 1e-6,
-        plan.segment_tokens, plan.slices_per_block, plan.slice_width, plan.key_parts);
+        "prefill %-30s %8.4f ms  (prepare %.4f for %d of %d tokens; windows of %d, workspace %.0f "
+        "MB; segments of %d, blocks of %d slices of width %d by %d)\n",
+        shape.name, both, prepare, window.end, static_cast<int>(args.q.rows), plan.window_tokens,
+        scratch.size() * 1e-6, plan.segment_tokens, plan.slices_per_block, plan.slice_width,
+        plan.key_parts);
     std::fflush(stdout);
   }
 }
@@ -396,6 +402,7 @@ int main(int argc, char** argv) {
     number("window", overrides.window_tokens);
     number("width", overrides.width);
     number("sequences", overrides.sequences);
+    number("tokens", overrides.tokens);
     if (word.starts_with("only=")) overrides.only = word.substr(5);
     overrides.uncut |= word == "uncut";
     overrides.projected |= word == "projected" || word == "softplus";
