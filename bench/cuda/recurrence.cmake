@@ -49,6 +49,7 @@ set(emulated_headers
   kernels/cuda/step.cuh
   kernels/cuda/step_load.cuh
   kernels/cuda/step_token.cuh
+  kernels/cuda/wide_block.cuh
   kernels/cuda/wide_loader.cuh
   kernels/cuda/wide_panel.cuh
   kernels/cuda/wide_record.cuh

@@ -100,9 +100,16 @@ __device__ __forceinline__ void CopyTileToGlobal(const TileMap& map, int row, in
       : "memory");
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
+// `bytes` of shared memory as they lie there, all a multiple of 16.
+__device__ __forceinline__ void CopyToGlobal(void* target, uint32_t source, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(target),
+               "r"(source), "r"(bytes)
+               : "memory");
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
 // Until all of this thread's copies to global memory have read their source. The end of the kernel
 // waits for the writes.
-__device__ __forceinline__ void WaitForTileReads() {
+__device__ __forceinline__ void WaitForReads() {
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 

@@ -85,7 +85,7 @@ __device__ __forceinline__ void Silu(float& a, float& b) {
 __device__ __forceinline__ void StoreOutputs(const TileMap& out, Tile tile, int group,
                                              uint32_t panels, float (&sums)[32][4]) {
   const int thread = threadIdx.x % kGroupThreads, lane = thread % 32;
-  if (thread == 0) WaitForTileReads();
+  if (thread == 0) WaitForReads();
   SyncThreads<kGroupThreads>(1 + group);
   const int row = thread / 32 * 16 + lane % 16;
 #pragma unroll
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       release(at.Before());
       StoreOutputs(out, tile, group, panels, sums);
     }
-    if (threadIdx.x % kGroupThreads == 0) WaitForTileReads();
+    if (threadIdx.x % kGroupThreads == 0) WaitForReads();
   }
 }
 

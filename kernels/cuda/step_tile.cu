@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kMaxK, StepTilesAtOnce(kMaxK, sizeof(S)))
   __syncthreads();
   if (threadIdx.x == 0) CopyTileToGlobal(states, row, column, SharedAddress(tile));
   StoreOut<__nv_bfloat16>(p, part, n, sums, u);
-  if (threadIdx.x == 0) WaitForTileReads();
+  if (threadIdx.x == 0) WaitForReads();
 }
 
 template <typename S, int kMaxK>

@@ -74,6 +74,12 @@ inline void CopyTileToGlobal(const TileMap& map, int row, int column, uint32_t s
   ForEachTileRow(map, row, column, source,
                  [](char* to, const char* from, int bytes) { std::memcpy(to, from, bytes); });
 }
-inline void WaitForTileReads() {}
+inline void CopyToGlobal(void* target, uint32_t source, uint32_t bytes) {
+  if (reinterpret_cast<uintptr_t>(target) % 16 != 0 || source % 16 != 0 || bytes % 16 != 0) {
+    std::abort();
+  }
+  std::memcpy(target, shared + source, bytes);
+}
+inline void WaitForReads() {}
 
 }  // namespace fla::cuda

@@ -7,15 +7,13 @@
 
 namespace fla::cuda {
 
+inline float RoundToTf32(float x) { return __uint_as_float(__float_as_uint(x) + 0x1000u); }
+
 inline void MultiplyAddTf32(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
-  const auto rounded = [](float x) {  // to 10 bits of mantissa, ties away from zero
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7f800000u) != 0x7f800000u) bits += 0x1000u;
-    return __uint_as_float(bits & ~0x1fffu);
-  };
   float x[6];
-  for (int i = 0; i < 6; ++i) x[i] = rounded(i < 4 ? a[i] : b[i - 4]);
+  for (int i = 0; i < 6; ++i) {
+    x[i] = __uint_as_float(__float_as_uint(i < 4 ? a[i] : b[i - 4]) & ~0x1fffu);
+  }
   const int lane = emulator::Lane(), r = lane / 4, t = lane % 4;
   float all[6][32];
   for (int i = 0; i < 6; ++i) {
