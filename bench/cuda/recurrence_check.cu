@@ -392,7 +392,13 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
     s.heads = std::min(s.heads, 2);
   }
   const auto divisor = [&] {
-    return s.heads % 2 == 0 && random() % 3 == 0 ? s.heads / 2 : s.heads;
+    int divisor = s.heads;
+    if (random() % 3 == 0) {
+      do {
+        divisor = 1 + random() % s.heads;
+      } while (s.heads % divisor != 0);
+    }
+    return divisor;
   };
   s.q_heads = divisor();
   s.k_heads = random() % 2 ? s.q_heads : divisor();
