@@ -168,6 +168,7 @@ void PlanBlocks(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& pl
 void PlanWindows(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& plan) {
   const RecurrenceSpec& spec = args.spec;
   constexpr int kWindows = 3, kMinAhead = 4096, kMaxWindow = 4096;
+  constexpr int kMinHalved = 16384, kMaxHalved = 32768;
   if (args.num_sequences != 1 || args.q.rows < kMinAhead || RecordBytes(spec, plan.wide) == 0) {
     return;
   }
@@ -176,10 +177,20 @@ void PlanWindows(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& p
   const int scan_blocks = (spec.value_dim + 63) / 64 * spec.heads / plan.slices_per_block;
   if (plan.wide && 4 * scan_blocks > 3 * multiprocessors) return;
   const int64_t tokens = std::min<int64_t>((args.q.rows + kWindows - 1) / kWindows, kMaxWindow);
-  const int64_t window = (tokens + kWideChunk - 1) / kWideChunk * kWideChunk;
+  int64_t window = (tokens + kWideChunk - 1) / kWideChunk * kWideChunk;
+  // Where half the GPU is idle, a very long prompt's windows are cut in two, which needs no maps:
+  // the first kernel runs beside the local pass.
+  const bool halves = plan.wide && WidePanels(spec.key_dim) <= 2 && spec.update == Update::kDelta &&
+                      2 * scan_blocks <= multiprocessors && args.q.rows >= 2 * kMinHalved;
+  if (halves) {
+    window = EvenWindow(args.q.rows, std::clamp<int64_t>(args.q.rows / 4, kMinHalved, kMaxHalved));
+  }
   if (2 * window > plan.window_tokens) return;
   plan.ahead = true;
   plan.window_tokens = static_cast<int>(window);
+  if (halves) {
+    plan.segment_tokens = (plan.window_tokens / 2 + kWideChunk - 1) / kWideChunk * kWideChunk;
+  }
 }
 
 template <ScanPass kPass>
@@ -411,28 +422,46 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
 
   const ChunkRecord record = ChunkRecordOf(args.spec);
   const Update update = args.spec.update;
-  const SegmentWorkspace segments = SegmentsAt(target + RecordsBytes(args, plan), args, plan);
+  const SegmentWorkspace segments =
+      SegmentsAt(target + RecordsBytes(args, plan) * (plan.ahead ? 2 : 1), args, plan);
   const int64_t tokens = args.q.rows;
-  bool second = false;  // of the two windows in the workspace
-  for (int64_t begin = 0; begin < tokens; begin += plan.window_tokens) {
-    const int64_t end = std::min<int64_t>(begin + plan.window_tokens, tokens);
-    const TokenWindow window = {static_cast<int>(begin), static_cast<int>(end)};
-    const bool ahead = plan.ahead && segments.tokens == 0;
-    const ChunkWorkspace workspace = {target + (second ? RecordsBytes(args, plan) : 0),
-                                      ahead && begin > 0, segments};
-    second = ahead && !second;
+  const bool cut = segments.tokens > 0;
+  const auto window_at = [&](int64_t begin) {
+    return TokenWindow{static_cast<int>(begin),
+                       static_cast<int>(std::min<int64_t>(begin + plan.window_tokens, tokens))};
+  };
+  // Where windows run beside each other, the workspace has the records of two.
+  const auto workspace_of = [&](int64_t begin) {
+    const bool second = plan.ahead && begin / plan.window_tokens % 2 == 1;
+    return ChunkWorkspace{target + (second ? RecordsBytes(args, plan) : 0), plan.ahead && begin > 0,
+                          segments};
+  };
+  const auto prepare = [&](int64_t begin) {
+    if (begin >= tokens) return;
     if (!plan.wide) {
-      LaunchChunkPrepare(params, from, update, record, window, workspace, stream);
+      LaunchChunkPrepare(params, from, update, record, window_at(begin), workspace_of(begin),
+                         stream);
     } else if (update == Update::kDelta) {
-      LaunchWidePrepare(params, window, workspace, stream);
+      LaunchWidePrepare(params, window_at(begin), workspace_of(begin), stream);
     }
+  };
+  prepare(0);
+  for (int64_t begin = 0; begin < tokens; begin += plan.window_tokens) {
+    const TokenWindow window = window_at(begin);
+    const ChunkWorkspace workspace = workspace_of(begin);
     const ScanLaunch launch = {plan, window, workspace, stream};
-    if (segments.tokens > 0) {
+    if (cut) {
       if (segments.decays) LaunchSegmentDecays(params, record, window, workspace, stream);
       LaunchScan<ScanPass::kLocal>(params, update, launch);
-      LaunchSegmentCombine(params, update, window, segments, stream);
+    } else {
+      LaunchScan<ScanPass::kFinal>(params, update, launch);
     }
-    LaunchScan<ScanPass::kFinal>(params, update, launch);
+    if (plan.ahead) prepare(begin + plan.window_tokens);
+    if (cut) {
+      LaunchSegmentCombine(params, update, window, segments, stream);
+      LaunchScan<ScanPass::kFinal>(params, update, launch);
+    }
+    if (!plan.ahead) prepare(begin + plan.window_tokens);
   }
 }
 

@@ -115,7 +115,7 @@ struct SegmentWorkspace {
 // A prefill window's workspace.
 struct ChunkWorkspace {
   char* records;
-  bool beside_scan;  // the first kernel begins beside the scan of the window before, and ends with
+  bool beside_scan;  // the first kernel begins beside a scan of the window before, and ends with
                      // it: an extra last block of its grid does nothing but wait for that
   SegmentWorkspace segments;
 };
@@ -138,8 +138,8 @@ struct PrefillPlan {
   int slices_per_block;  // of the scan: a power of two, slice_width * key_parts * slices_per_block
                          // <= 8; wide: 1 or 2
   bool wide;             // chunks of kWideChunk tokens
-  bool ahead;  // the first kernel of a window runs beside the scan of the window before (sm_90), so
-               // that the workspace has two of them; not where sequences are cut
+  bool ahead;  // the first kernel of a window runs beside the scan of the window before (sm_90), of
+               // cut sequences beside its local pass, so that the workspace has two of them
   int segment_tokens;  // a multiple of the chunk: the scan cuts longer sequences into segments of
                        // so many tokens, with slice_width 2; 0: it does not
 };

@@ -84,5 +84,21 @@ TEST(PlanPrefill, SegmentsFillTheGpuInEveryWindow) {
   EXPECT_GT(Plan({Decay::kPerChannel, Update::kDelta, 8, lengths}).segment_tokens, 0);
 }
 
+// 64 slices leave half the GPU idle: the windows of a very long prompt are cut in two.
+TEST(PlanPrefill, WindowsOfVeryLongPromptsAreHalved) {
+  for (int length : {32768, 50000, 65536, 131072, 1 << 20}) {
+    SCOPED_TRACE(length);
+    const PrefillPlan plan = Plan({Decay::kPerToken, Update::kDelta, 32, {length}});
+    EXPECT_TRUE(plan.ahead);
+    EXPECT_GE(length, 2 * plan.window_tokens - kWideChunk);
+    EXPECT_EQ((plan.window_tokens + plan.segment_tokens - 1) / plan.segment_tokens, 2);
+    EXPECT_EQ(plan.segment_tokens % kWideChunk, 0);
+  }
+  // Too short; slices for the whole GPU; a state that every window would round.
+  EXPECT_EQ(Plan({Decay::kPerToken, Update::kDelta, 32, {16384}}).segment_tokens, 0);
+  EXPECT_EQ(Plan({Decay::kPerToken, Update::kDelta, 48, {65536}}).segment_tokens, 0);
+  EXPECT_EQ(Plan({Decay::kPerToken, Update::kDelta, 32, {65536}, DType::kBF16}).segment_tokens, 0);
+}
+
 }  // namespace
 }  // namespace fla::cuda
