@@ -3,16 +3,16 @@
 attention (16 heads of 128, causal, bf16).
 
   length_sweep.py LIBRARY OUT [--peers NAMES] [--shapes NAMES] [--seconds-a-point S] [--patience S] [--seconds S]
-                  writes OUT.json and, where matplotlib is installed, OUT.png
+                  writes OUT.csv and, where matplotlib is installed, OUT.png
   length_sweep.py --plot OUT
-                  only the picture, from OUT.json
+                  only the picture, from OUT.csv
 
 A point is left out, with its reason in the file, once it would take longer than --seconds-a-point by the one before it,
 or needs more memory than there is. Peers that take raw inputs alone (flash_kda) include the norms and gates.
 """
 import argparse
+import csv
 import functools
-import json
 import math
 import os
 import sys
@@ -73,9 +73,8 @@ def milliseconds(call, stream):
         return queued_ms(call, calls=4, stream=stream)
 
 
-def measure(options):
-    """The child's side: one line of the plot, one record a point."""
-    shape, who = options.measure.split("|")
+def measure(options, shape, who):
+    """One line of the plot, one record a point."""
     before = 0
     for length in LENGTHS:
         record = dict(shape=shape, who=who, tokens=length)
@@ -102,20 +101,29 @@ def measure(options):
             torch.cuda.empty_cache()
 
 
+def write(path, records):
+    with open(f"{path}.csv", "w", newline="") as file:
+        lines = csv.DictWriter(file, ["shape", "who", "tokens", "ms", "left_out"], lineterminator="\n")
+        lines.writeheader()
+        for record in records:
+            lines.writerow(record | dict(ms=f"{record['ms']:.4f}") if "ms" in record else record)
+
+
 def plot(path):
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    with open(f"{path}.json") as file:
-        records = [record for record in json.load(file) if "ms" in record]
+    with open(f"{path}.csv", newline="") as file:
+        records = [record for record in csv.DictReader(file) if record["ms"]]
     shapes = [shape for shape in SHAPES if any(record["shape"] == shape for record in records)]
+    colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(record["who"] for record in records))}
     figure, panels = pyplot.subplots(1, len(shapes), figsize=(5 * len(shapes), 4.5), sharey=True, squeeze=False)
     for panel, shape in zip(panels[0], shapes):
         for name in dict.fromkeys(record["who"] for record in records if record["shape"] in (shape, ATTENTION)):
-            line = [(record["tokens"], record["ms"]) for record in records
+            line = [(int(record["tokens"]), float(record["ms"])) for record in records
                     if record["who"] == name and record["shape"] in (shape, ATTENTION)]
-            panel.plot(*zip(*line), marker="o", markersize=3, label=name, linewidth=2.5 if name == "ours" else 1.2,
-                       linestyle="--" if name == ATTENTION else "-")
+            panel.plot(*zip(*line), marker="o", markersize=3, label=name, color=colors[name],
+                       linewidth=2.5 if name == "ours" else 1.2, linestyle="--" if name == ATTENTION else "-")
         panel.set(xscale="log", yscale="log", title=f"{shape}, 128x128", xlabel="tokens of one sequence")
         panel.set_xscale("log", base=2)
         panel.set_xticks(LENGTHS[::2], [f"{length // 1024}k" if length < 1 << 20 else "1M" for length in LENGTHS[::2]])
@@ -136,28 +144,30 @@ def main():
     parser.add_argument("--patience", type=float, default=60, help="seconds that a line may be silent")
     parser.add_argument("--seconds", type=float, default=math.inf, help="of the whole sweep")
     parser.add_argument("--seconds-a-point", type=float, default=2)
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # shape|who: the child's side
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # "ours", ATTENTION or a peer
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     if options.plot:
         return plot(options.plot)
     if not options.out:
         parser.error("wanted LIBRARY OUT or --plot OUT")
-    if options.measure:
-        return measure(options)
+    if options.measure:  # the child's side
+        for shape in [ATTENTION] if options.measure == ATTENTION else options.shapes:
+            measure(options, shape, options.measure)
+        return None
     deadline = time.monotonic() + options.seconds
     records = []
-    lines = [(ATTENTION, ATTENTION)] + [(shape, who) for shape in options.shapes for who in ["ours", *options.peers]]
-    for shape, who in lines:
-        arguments = [os.path.abspath(__file__), options.library, options.out, "--measure", f"{shape}|{who}",
-                     "--seconds-a-point", str(options.seconds_a_point)]
+    for who in ["ours", ATTENTION, *options.peers]:
+        arguments = [os.path.abspath(__file__), options.library, options.out, "--measure", who,
+                     "--shapes", ",".join(options.shapes), "--seconds-a-point", str(options.seconds_a_point)]
         own, problem = gather(arguments, options.patience, deadline)
         records += own
-        points = " ".join(f"{r['tokens'] // 1024}k {r['ms']:.3f}" if "ms" in r else
-                          f"{r['tokens'] // 1024}k: {r['left_out']}" for r in own)
-        print(f"{shape}, {who}: {points}{f' ({problem})' if problem else ''}", flush=True)
-        with open(f"{options.out}.json", "w") as file:
-            json.dump(records, file, indent=1)
+        for shape in dict.fromkeys(record["shape"] for record in own):
+            points = " ".join(f"{r['tokens'] // 1024}k {r['ms']:.3f}" if "ms" in r else
+                              f"{r['tokens'] // 1024}k: {r['left_out']}" for r in own if r["shape"] == shape)
+            print(f"{shape}, {who}: {points}", flush=True)
+        print(f"{who}: {problem or 'measured'}", flush=True)
+        write(options.out, records)
     if not any(record.get("who") == "ours" and "ms" in record for record in records):
         return "no length was measured"
     try:
