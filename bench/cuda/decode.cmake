@@ -23,9 +23,9 @@ add_custom_command(
   COMMAND Python3::Interpreter ${emulator}/convert.py ${PROJECT_SOURCE_DIR} ${emulated_root}
           ${emulated_sources} ${emulated_headers}
   COMMAND ${CMAKE_COMMAND} -E copy ${emulator}/chained.cuh ${emulator}/chunk_tile.cuh
-          ${emulated_root}/kernels/cuda
+          ${emulator}/special_functions.cuh ${emulated_root}/kernels/cuda
   DEPENDS ${emulated_from} ${emulated_headers_from} ${emulator}/convert.py
-          ${emulator}/chained.cuh ${emulator}/chunk_tile.cuh)
+          ${emulator}/chained.cuh ${emulator}/chunk_tile.cuh ${emulator}/special_functions.cuh)
 add_executable(decode_check_emulated ${emulated_files} ${emulator}/emulator.cc)
 target_include_directories(decode_check_emulated BEFORE PRIVATE ${emulated_root})
 target_include_directories(decode_check_emulated PRIVATE ${CUDAToolkit_INCLUDE_DIRS})

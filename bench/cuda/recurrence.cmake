@@ -60,6 +60,7 @@ set(emulated_stand_ins
   ${emulator}/bulk_copy.cuh
   ${emulator}/chained.cuh
   ${emulator}/chunk_tile.cuh
+  ${emulator}/special_functions.cuh
   ${emulator}/warpgroup.cuh)
 list(TRANSFORM emulated_sources PREPEND ${emulated_root}/ OUTPUT_VARIABLE emulated_files)
 list(TRANSFORM emulated_files APPEND .cc)

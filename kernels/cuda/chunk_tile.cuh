@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/chunk_window.cuh"
+#include "kernels/cuda/special_functions.cuh"
 
 namespace fla::cuda {
 
@@ -32,18 +33,6 @@ __device__ __forceinline__ uint32_t Pack(float low, float high) {
 }
 __device__ __forceinline__ float Low(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float High(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
-
-// 2^x and 1 / x by the special function units alone: subnormal results are 0.
-__device__ __forceinline__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ float Reciprocal(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));

@@ -9,8 +9,6 @@
 
 namespace fla::cuda {
 
-inline constexpr float kLog2E = 1.44269504f;
-
 // log(1 + e^x), relative error 1e-6: of log1p's argument no digit is lost.
 __device__ __forceinline__ float FastSoftplus(float x) {
   const float e = Exp2(-kLog2E * fabsf(x));

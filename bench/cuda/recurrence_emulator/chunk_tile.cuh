@@ -7,6 +7,7 @@
 
 #include "bench/cuda/recurrence_emulator/emulator.h"
 #include "kernels/cuda/chunk_window.cuh"
+#include "kernels/cuda/special_functions.cuh"
 
 namespace fla::cuda {
 
@@ -44,9 +45,6 @@ inline void MultiplyAdd(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, ui
   }
   emulator::SyncWarp();
 }
-
-inline float Exp2(float x) { return std::exp2(x); }
-inline float Reciprocal(float x) { return 1.0f / x; }
 
 inline uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(static_cast<const char*>(pointer) - shared);
