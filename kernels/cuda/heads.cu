@@ -8,20 +8,7 @@
 namespace fla::cuda {
 namespace {
 
-// values *= activation(gates). The gates in use are made of a sigmoid: the code of the others,
-// which is long, stands behind a branch that they do not take.
-template <typename T, int N>
-__device__ __forceinline__ void MultiplyActivated(Activation activation, const float (&gates)[N],
-                                                  float (&values)[N]) {
-  const bool silu = activation == Activation::kSilu;
-  if (silu || activation == Activation::kSigmoid) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) values[i] *= Sigmoid<T>(gates[i]) * (silu ? gates[i] : 1.0f);
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < N; ++i) values[i] *= Activate<T>(activation, gates[i]);
-}
+constexpr int kKept = 2;  // pieces of a head that a lane of OutputNormKernel keeps
 
 // A lane takes columns lane * N, (lane + lanes) * N, ... of its head and keeps the first N in
 // registers; the others, if any, are read and activated again for the second pass.
@@ -41,24 +28,12 @@ __global__ void __launch_bounds__(kHeadThreads)
   float sum = 0.0f;
   for (int column = first; column < args.head_dim; column += step) {
     float values[N];
-    Load(x + column, values);
+    Unpack(LoadRun<N>(x + column), values);
+    ActivateAll<T>(args.activation, values);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      values[i] = Activate<T>(args.activation, values[i]);
       if (column == first) kept[i] = values[i];
-      switch (args.norm) {
-        case HeadNorm::kNone:
-          break;
-        case HeadNorm::kL2:
-          sum += values[i] * values[i];
-          break;
-        case HeadNorm::kSum:
-          sum += values[i];
-          break;
-        case HeadNorm::kL1:
-          sum += fabsf(values[i]);
-          break;
-      }
+      sum += HeadNormTerm(args.norm, values[i]);
     }
   }
   float factor = 1.0f;
@@ -68,87 +43,91 @@ __global__ void __launch_bounds__(kHeadThreads)
   if (!at.valid) return;
   for (int column = first; column < args.head_dim; column += step) {
     float values[N];
-    if (column != first) Load(x + column, values);
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      values[i] = (column == first ? kept[i] : Activate<T>(args.activation, values[i])) * factor;
+    if (column != first) {
+      Unpack(LoadRun<N>(x + column), values);
+      ActivateAll<T>(args.activation, values);
     }
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = (column == first ? kept[i] : values[i]) * factor;
     Store(out + column, values);
   }
 }
 
-// A lane takes columns lane * N, (lane + lanes) * N, ... of its head: pieces. All that it reads of
-// the first kPieces is asked for before anything is waited for, the weights while the kernel before
-// still runs: a decode step of few rows takes as long as its loads stand behind each other. Further
-// pieces are read twice.
-//
+// Columns are shared out as in ActivateHeadsKernel, but a lane keeps kKept pieces of N of them, and
+// asks for their gates before it adds anything up, and for their weights while the kernel before
+// still runs: heads of 512 are read once and wait once.
 // grid (T * H * lanes / block), block (kHeadThreads)
 template <typename T, int N>
 __global__ void __launch_bounds__(kHeadThreads)
     OutputNormKernel(HeadGroups groups, OutputNormArgs args) {
-  constexpr int kPieces = 2;
   BeginNextKernel();
   const HeadLane at = FindHeadLane(groups);
   const int64_t offset = static_cast<int64_t>(at.head) * args.head_dim;
-  const T* const x = RowOf<const T>(args.x, at.token) + offset;
+  const T* x = RowOf<const T>(args.x, at.token) + offset;
   const bool gated = args.gate.data != nullptr;
-  const T* const gate = gated ? RowOf<const T>(args.gate, at.token) + offset : nullptr;
+  const T* gate = gated ? RowOf<const T>(args.gate, at.token) + offset : nullptr;
   const float* const weight = args.normalize ? args.weight : nullptr;
   const int first = at.lane * N, step = groups.lanes * N;
 
-  float values[kPieces][N] = {}, weights[kPieces][N], gates[kPieces][N];
+  float weights[kKept][N];
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) {
+  for (int i = 0; i < kKept; ++i) {
     const int column = first + i * step;
     if (weight != nullptr && column < args.head_dim) Load(weight + column, weights[i]);
   }
   AwaitPreviousKernel();
+  Run<T, N> kept[kKept] = {}, gates[kKept] = {};
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) {
+  for (int i = 0; i < kKept; ++i) {
     const int column = first + i * step;
     if (column >= args.head_dim) continue;
-    Load(x + column, values[i]);
-    if (gated) Load(gate + column, gates[i]);
+    kept[i] = LoadRun<N>(x + column);
+    if (gated) gates[i] = LoadRun<N>(gate + column);
   }
   float sum = 0.0f;
+  const auto add = [&](const Run<T, N>& run) {
+    float values[N];
+    Unpack(run, values);
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) {
+    for (int i = 0; i < N; ++i) sum += values[i] * values[i];
+  };
 #pragma unroll
-    for (int j = 0; j < N; ++j) sum += values[i][j] * values[i][j];
-  }
-  for (int column = first + kPieces * step; column < args.head_dim; column += step) {
-    float further[N];
-    Load(x + column, further);
-#pragma unroll
-    for (int j = 0; j < N; ++j) sum += further[j] * further[j];
-  }
+  for (int i = 0; i < kKept; ++i) add(kept[i]);
+  for (int column = first + kKept * step; column < args.head_dim; column += step)
+    add(LoadRun<N>(x + column));
   float factor = 1.0f;
   if (args.normalize) {
     factor = rsqrtf(GroupSum(groups, sum) / static_cast<float>(args.head_dim) + args.eps);
   }
   if (!at.valid) return;
-  T* const out = RowOf<T>(args.out, at.token) + offset;
-  const auto finish = [&](int column, float(&of_x)[N], const float(&of_weight)[N],
-                          const float(&of_gate)[N]) {
+  const auto finish = [&](int column, const Run<T, N>& run, const Run<T, N>& gate_run,
+                          const float(&of_columns)[N]) {
+    float values[N];
+    Unpack(run, values);
 #pragma unroll
-    for (int j = 0; j < N; ++j) {
-      of_x[j] *= factor;
-      if (weight != nullptr) of_x[j] *= of_weight[j];
+    for (int i = 0; i < N; ++i) values[i] *= factor;
+    if (weight != nullptr) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) values[i] *= of_columns[i];
     }
-    if (gated) MultiplyActivated<T>(args.gate_activation, of_gate, of_x);
-    Store(out + column, of_x);
+    if (gated) {
+      float factors[N];
+      Unpack(gate_run, factors);
+      ActivateAll<T>(args.gate_activation, factors);
+#pragma unroll
+      for (int i = 0; i < N; ++i) values[i] *= factors[i];
+    }
+    Store(RowOf<T>(args.out, at.token) + offset + column, values);
   };
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) {
+  for (int i = 0; i < kKept; ++i) {
     const int column = first + i * step;
-    if (column < args.head_dim) finish(column, values[i], weights[i], gates[i]);
+    if (column < args.head_dim) finish(column, kept[i], gates[i], weights[i]);
   }
-  for (int column = first + kPieces * step; column < args.head_dim; column += step) {
-    float of_x[N], of_weight[N], of_gate[N];
-    Load(x + column, of_x);
-    if (weight != nullptr) Load(weight + column, of_weight);
-    if (gated) Load(gate + column, of_gate);
-    finish(column, of_x, of_weight, of_gate);
+  for (int column = first + kKept * step; column < args.head_dim; column += step) {
+    float further[N];
+    if (weight != nullptr) Load(weight + column, further);
+    finish(column, LoadRun<N>(x + column), gated ? LoadRun<N>(gate + column) : Run<T, N>{}, further);
   }
 }
 
@@ -172,7 +151,7 @@ void OutputNorm(Stream& stream, const OutputNormArgs& args) {
       Vectorizable(args.head_dim, {args.x, args.gate, args.out}) && IsAligned(args.weight);
   DispatchElements(args.x.dtype, vectorizable, [&]<typename T, int N>() {
     const HeadGroups groups =
-        MakeHeadGroups(args.x.rows, args.x.cols / args.head_dim, args.head_dim, N);
+        MakeHeadGroups(args.x.rows, args.x.cols / args.head_dim, args.head_dim, kKept * N);
     Check(LaunchChained(OutputNormKernel<T, N>, HeadBlocks(groups), kHeadThreads, 0,
                         MakeCurrent(stream), stream.cuda()->can_chain, groups, args),
           "OutputNorm");
