@@ -3,11 +3,13 @@
 // Short sequences (decode) take one kernel in which a thread owns its channels of a whole sequence:
 // it reads the state, convolves, and writes the state. Batches with a sequence over kStepTokens
 // take two: the convolution, cut into tiles of tokens, which only reads the state; then the update
-// of the states. The convolution of tiles goes on to the norm of queries and keys: the threads of a
-// head add up squares of kAheadOf tokens at a time.
+// of the states. What a trained layer's tiles want has a kernel of its own, convolution_tile.cu,
+// which goes on to the norm of queries and keys.
 #include <algorithm>
 
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/convolution_tile.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/ops.h"
@@ -17,12 +19,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kMaxWidth = 8;
-constexpr int kStepTokens = 8;   // longest sequence of the one-kernel form
-constexpr int kTileTokens = 32;  // of a thread in the two-kernel form,
-constexpr int kShortTile = 8;    // or so many where that leaves multiprocessors without work
-// Of those, on their way while as many are computed.
-template <typename T>
-constexpr int kAheadOf = 16 / sizeof(T);
+constexpr int kStepTokens = 8;  // longest sequence of the one-kernel form
 
 // `kCount` neighbouring floats; 16 bytes at a time where kCount is a multiple of 4, and then
 // aligned.
@@ -52,12 +49,6 @@ __device__ void StoreRun(float* target, const float (&values)[kCount]) {
     for (int i = 0; i < kCount; ++i) target[i] = values[i];
   }
 }
-
-// N neighbouring channels of a token as they lie in memory.
-template <typename T, int N>
-struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Piece {
-  T elements[N];
-};
 
 // The taps and the last W - 1 inputs of N channels. kWidth is W where it is known at compile time,
 // else 0; loops run to kSize and skip what is past W.
@@ -141,14 +132,7 @@ struct Window {
         if (j + 1 < width) inputs[j][i] = inputs[j + 1][i];
       }
     }
-    // One choice for all channels.
-    if (args.activation == Activation::kSilu) {
-#pragma unroll
-      for (int i = 0; i < N; ++i) output[i] *= Sigmoid<T>(output[i]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < N; ++i) output[i] = Activate<T>(args.activation, output[i]);
-    }
+    ActivateAll<T>(args.activation, output);
   }
 
   __device__ void SetCurrent(const ShortConvolutionArgs& args, const float (&values)[N]) {
@@ -218,119 +202,32 @@ __global__ void __launch_bounds__(kThreads) StepKernel(ShortConvolutionArgs args
   window.StoreState(args, state);
 }
 
-// Whether TileKernel norms: a head's threads are 2, 4, ... or all neighbours of a block.
-bool CanNorm(const ShortConvolutionArgs& args, int of_thread) {
-  const int threads = args.head_dim / of_thread;
-  return args.head_dim % of_thread == 0 && threads >= 2 && threads <= kThreads &&
-         (threads & (threads - 1)) == 0;
-}
-
-// Adds `sums` up over the `threads` neighbours that share a head. All of the block call it, with
-// other `scratch` than in the call before.
-template <int kSums>
-__device__ __forceinline__ void SumOverHead(int threads, float (&scratch)[kThreads / 32][kSums],
-                                            float (&sums)[kSums]) {
-  for (int distance = min(threads, 32) / 2; distance > 0; distance /= 2) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) sums[i] += __shfl_xor_sync(~0u, sums[i], distance);
-  }
-  if (threads <= 32) return;
-  const int warp = threadIdx.x / 32;
-  if (threadIdx.x % 32 == 0) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) scratch[warp][i] = sums[i];
-  }
-  __syncthreads();
-  for (int other = 1; other < threads / 32; ++other) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) sums[i] += scratch[warp ^ other][i];
-  }
-}
-
 // The convolution of `tile_tokens` tokens of the packed batch, across the sequences they belong to.
-// kNorm: with the norm, of what it would read if it were a kernel of its own.
 // grid (ceil(C / N / block), ceil(T / tile_tokens) mod 2^16, the rest), block (kThreads)
-template <typename T, int N, int kWidth, bool kNorm>
-__global__ void __launch_bounds__(kThreads, kNorm ? 4 : 5)
-    TileKernel(ShortConvolutionArgs args, int tile_tokens) {
-  const int own_channel = (blockIdx.x * kThreads + threadIdx.x) * N;
-  // Without a channel a thread does what the last one's does, for the sums of all to be complete.
-  const bool has_channel = own_channel < args.x.cols;
-  const int channel = has_channel ? own_channel : static_cast<int>(args.x.cols) - N;
+template <typename T, int N, int kWidth>
+__global__ void __launch_bounds__(kThreads) TileKernel(ShortConvolutionArgs args, int tile_tokens) {
+  const int channel = (blockIdx.x * kThreads + threadIdx.x) * N;
   const int64_t tile = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
   const int tokens = args.cu_seqlens[args.num_sequences];
-  if ((!kNorm && !has_channel) || tile * tile_tokens >= tokens) return;
+  if (channel >= args.x.cols || tile * tile_tokens >= tokens) return;
   const int tile_begin = static_cast<int>(tile * tile_tokens);
   const int tile_end = min(tile_begin + tile_tokens, tokens);
-
-  // The last sequence that begins at or before tile_begin is the one that holds it: empty ones
-  // that begin there come before it.
-  int sequence = 0;
-  for (int after = args.num_sequences; after - sequence > 1;) {
-    const int middle = (sequence + after) / 2;
-    (args.cu_seqlens[middle] <= tile_begin ? sequence : after) = middle;
-  }
-
-  constexpr int kAhead = kAheadOf<T>;
-  __shared__ float scratch[2][kThreads / 32][kAhead];
-  int turn = 0;
-  const bool block_norms = kNorm && blockIdx.x * kThreads * N < args.normed;
   Window<kWidth, N> window;
   window.LoadTaps(args, channel);
-  for (int token = tile_begin; token < tile_end;) {
+  int sequence = SequenceOf(args, tile_begin);
+  for (int token = tile_begin; token < tile_end; ++sequence) {
     const int begin = args.cu_seqlens[sequence];
     const int end = min(args.cu_seqlens[sequence + 1], tile_end);
     if (token < end) {
       LoadInputsBefore<T>(args, StateOf(args, sequence, channel), begin, token, channel, window);
     }
-    Piece<T, N> ahead[kAhead];
-    const auto load_ahead = [&](int from) {
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (from + i < end) {
-          ahead[i] =
-              *reinterpret_cast<const Piece<T, N>*>(RowOf<const T>(args.x, from + i) + channel);
-        }
-      }
-    };
-    load_ahead(token);
-    for (; token < end; token += kAhead) {
-      Piece<T, N> pieces[kAhead];
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) pieces[i] = ahead[i];
-      load_ahead(token + kAhead);
-      float sums[kAhead] = {};
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (token + i >= end) break;
-        float values[N];
-        Load(pieces[i].elements, values);
-        window.SetCurrent(args, values);
-        window.template Step<T>(args, values);
-        if (!block_norms) {
-          if (has_channel) Store(RowOf<T>(args.out, token + i) + channel, values);
-          continue;
-        }
-        Store(pieces[i].elements, values);
-        Load(pieces[i].elements, values);
-#pragma unroll
-        for (int j = 0; j < N; ++j) sums[i] += values[j] * values[j];
-      }
-      if (!block_norms) continue;
-      SumOverHead(args.head_dim / N, scratch[turn++ % 2], sums);
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (token + i >= end || !has_channel) break;
-        const float factor = channel < args.normed ? rsqrtf(sums[i] + args.norm_eps) : 1.0f;
-        float values[N];
-        Load(pieces[i].elements, values);
-#pragma unroll
-        for (int j = 0; j < N; ++j) values[j] *= factor;
-        Store(RowOf<T>(args.out, token + i) + channel, values);
-      }
+    for (; token < end; ++token) {
+      float values[N];
+      Load(RowOf<const T>(args.x, token) + channel, values);
+      window.SetCurrent(args, values);
+      window.template Step<T>(args, values);
+      Store(RowOf<T>(args.out, token) + channel, values);
     }
-    token = end;
-    ++sequence;
   }
 }
 
@@ -338,6 +235,8 @@ __global__ void __launch_bounds__(kThreads, kNorm ? 4 : 5)
 // grid (ceil(C / N / block), sequences), block (kThreads)
 template <typename T, int N, int kWidth>
 __global__ void __launch_bounds__(kThreads) UpdateStateKernel(ShortConvolutionArgs args) {
+  BeginNextKernel();
+  AwaitPreviousKernel();
   const int channel = (blockIdx.x * kThreads + threadIdx.x) * N;
   if (channel >= args.x.cols) return;
   const int sequence = blockIdx.y;
@@ -366,25 +265,18 @@ bool Launch(Stream& stream, const ShortConvolutionArgs& args, int longest) {
     CheckLaunch("ShortConvolution, StepKernel");
     return false;
   }
-  // Half as many channels a thread leave room for twice the warps.
-  constexpr int kTileChannels = N == 1 ? 1 : N / 2;
-  const auto tiles_of = [&](int tokens) { return (args.x.rows + tokens - 1) / tokens; };
-  const unsigned channel_blocks = BlocksOf(args.x.cols, kTileChannels);
-  const bool few = tiles_of(kTileTokens) * channel_blocks < 2 * stream.cuda()->num_multiprocessors;
-  const int tile_tokens = few ? kShortTile : kTileTokens;
-  const int64_t tiles = tiles_of(tile_tokens);
-  const auto grid_y = static_cast<unsigned>(std::min<int64_t>(tiles, 32768));
-  const dim3 tile_grid(channel_blocks, grid_y,
-                       static_cast<unsigned>((tiles + grid_y - 1) / grid_y));
-  constexpr bool kCanNorm = sizeof(T) == 2 && kTileChannels > 1;
-  const bool norms = kCanNorm && args.normed > 0 && CanNorm(args, kTileChannels);
-  const auto kernel = norms ? TileKernel<T, kTileChannels, kWidth, kCanNorm>
-                            : TileKernel<T, kTileChannels, kWidth, false>;
-  kernel<<<tile_grid, kThreads, 0, cuda_stream>>>(args, tile_tokens);
-  CheckLaunch("ShortConvolution, TileKernel");
-  UpdateStateKernel<T, N, kWidth><<<sequence_grid, kThreads, 0, cuda_stream>>>(args);
-  CheckLaunch("ShortConvolution, UpdateStateKernel");
-  return norms;
+  const bool tiled = CanTileConvolution(args);
+  if (tiled) {
+    TileConvolution(stream, args);
+  } else {
+    const ConvolutionTiles tiles = PlanConvolutionTiles(stream, args, kThreads * N);
+    TileKernel<T, N, kWidth><<<tiles.grid, kThreads, 0, cuda_stream>>>(args, tiles.tile_tokens);
+    CheckLaunch("ShortConvolution, TileKernel");
+  }
+  Check(LaunchChained(UpdateStateKernel<T, N, kWidth>, sequence_grid, kThreads, 0, cuda_stream,
+                      stream.cuda()->can_chain, args),
+        "ShortConvolution, UpdateStateKernel");
+  return tiled && CanTileNorm(args.head_dim);
 }
 
 }  // namespace

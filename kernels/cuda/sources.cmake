@@ -1,6 +1,7 @@
 # The CUDA backend; added to target fla_kernels by kernels/CMakeLists.txt.
 target_sources(fla_kernels PRIVATE
   cuda/convolution.cu
+  cuda/convolution_tile.cu
   cuda/cublas_lt_library.cc
   cuda/decode.cu
   cuda/decode_linear.cu
