@@ -37,7 +37,7 @@ class OpsBench {
       TimeLinear(tokens, kInner, kModel);
     }
     for (int64_t tokens : {1, 32, 256}) TimeLinear(tokens, kModel, kVocab);
-    for (int64_t tokens : {1, 256, 8192}) TimeActivations(tokens);
+    for (int64_t tokens : {1, 256, 8192, 16384}) TimeActivations(tokens);
     for (int64_t vocab : {int64_t{32000}, int64_t{248320}}) {
       for (int64_t rows : {1, 32, 256}) TimeSample(rows, vocab);
     }
@@ -167,6 +167,12 @@ class OpsBench {
     convolution.out = wide;
     Report("ShortConvolution" + suffix + " of one sequence",
            Microseconds([&](int) { ShortConvolution(stream_, convolution); }), elements * 3 * 4);
+    convolution.normed = 3 * kModel / 2;
+    convolution.head_dim = 256;
+    convolution.norm_eps = 1e-6f;
+    Report("ShortConvolution" + suffix + ", half normed",
+           Microseconds([&](int) { ShortConvolution(stream_, convolution); }), elements * 3 * 4);
+    convolution.normed = 0;
     convolution.cu_seqlens = device_each;
     convolution.cu_seqlens_host = each.data();
     convolution.num_sequences = static_cast<int>(tokens);
