@@ -127,7 +127,8 @@ __global__ void __launch_bounds__(kHeadThreads)
   for (int column = first + kKept * step; column < args.head_dim; column += step) {
     float further[N];
     if (weight != nullptr) Load(weight + column, further);
-    finish(column, LoadRun<N>(x + column), gated ? LoadRun<N>(gate + column) : Run<T, N>{}, further);
+    finish(column, LoadRun<N>(x + column), gated ? LoadRun<N>(gate + column) : Run<T, N>{},
+           further);
   }
 }
 
