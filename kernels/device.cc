@@ -138,12 +138,15 @@ void Stream::CudaContextDeleter::operator()([[maybe_unused]] CudaContext* contex
 }
 
 void* Stream::Scratch(size_t bytes) {
-  FLA_CHECK(!recording_);
   if (bytes > scratch_.size()) {
+    FLA_CHECK(!recording_);
     Synchronize();
+    if (scratch_is_recorded_) recorded_scratch_.push_back(std::move(scratch_));
+    scratch_is_recorded_ = false;
     scratch_ = Buffer();  // before the new one exists, so that both never count at once
     scratch_ = Buffer(device_, bytes);
   }
+  if (recording_) scratch_is_recorded_ = true;
   return scratch_.data();
 }
 
@@ -179,6 +182,7 @@ void Stream::Synchronize() {
 
 size_t Stream::workspace_bytes() const {
   size_t bytes = scratch_.size();
+  for (const Buffer& outgrown : recorded_scratch_) bytes += outgrown.size();
 #ifdef FLA_WITH_CUDA
   if (cuda_) bytes += cuda::WorkspaceBytes(*cuda_);
 #endif

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/tensor.h"
 
@@ -74,7 +75,8 @@ class Stream {
 
   // Scratch memory for the inside of one op: valid until the next call of Scratch. Growing
   // allocates and synchronises; callers that must not do so in the steady state call it once with
-  // the largest size at load. Not for ops inside a Recording, which would keep the address: aborts.
+  // the largest size at load. Ops inside a Recording must have run once before: it keeps the
+  // address, and memory that a recording has seen is not freed before the stream.
   void* Scratch(size_t bytes);
 
   void CopyToDevice(void* device_target, const void* host_source, size_t bytes);
@@ -97,6 +99,8 @@ class Stream {
   };
   Device device_;
   Buffer scratch_;
+  bool scratch_is_recorded_ = false;
+  std::vector<Buffer> recorded_scratch_;  // outgrown
   bool recording_ = false;
   std::unique_ptr<CudaContext, CudaContextDeleter> cuda_;
 };
