@@ -75,8 +75,8 @@ struct Model::Parts {
   void TakeOutput(WeightReader& weights);
   void ReadInputs(const BatchView& batch, Matrix residual);
   ForwardResult Run(const BatchView& batch, const StatePool& pool);
-  bool IsSmallStep(const BatchView& batch);
-  Matrix RunSmallStep(const BatchView& batch, const StatePool& pool);
+  bool IsSmall(const BatchView& batch);
+  Matrix RunSmall(const BatchView& batch, const StatePool& pool);
   Matrix HiddenForLogits(const BatchView& batch, Matrix residual, Matrix delta);
   Matrix WantedHidden(const BatchView& batch, Matrix residual, Matrix delta);
   void RunLargest(StatePool& pool, int sequences, int max_logits_rows);
@@ -215,23 +215,23 @@ Matrix Model::Parts::WantedHidden(const BatchView& batch, Matrix residual, Matri
   return out;
 }
 
-// A decode batch of few rows: what the GPU waits for is the launch of kernels, not their work.
-bool Model::Parts::IsSmallStep(const BatchView& batch) {
+// A batch of few rows: what the GPU waits for is weights and the launch of kernels, not products.
+bool Model::Parts::IsSmall(const BatchView& batch) {
   return stream.device().is_cuda() && dtype == DType::kBF16 && norm.kind == NormKind::kRms &&
-         batch.num_decode == batch.num_tokens && batch.num_logits_rows == batch.num_tokens &&
-         batch.num_hidden_rows == 0 && batch.num_tokens <= MaxDecodeLinearRows(stream);
+         batch.num_hidden_rows == 0 && batch.num_vector_rows == 0 &&
+         batch.num_tokens <= MaxDecodeLinearRows(stream);
 }
 
-Matrix Model::Parts::RunSmallStep(const BatchView& batch, const StatePool& pool) {
-  const int64_t tokens = batch.num_tokens;
+// The logits, absent where none are wanted.
+Matrix Model::Parts::RunSmall(const BatchView& batch, const StatePool& pool) {
+  const int64_t tokens = batch.num_tokens, wanted = batch.num_logits_rows;
   arena.ReturnTo({});
   const Matrix residual = arena.Take(tokens, config.hidden_size, DType::kF32);
-  const Matrix logits = arena.Take(tokens, config.vocab_size, DType::kF32);
   EmbeddingLookup(stream, batch.tokens, embeddings, residual, batch.sampled,
                   began.as<DeviceTime>());
+  const ActivationArena::Mark mark = arena.mark();
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
-    const ActivationArena::Mark mark = arena.mark();
     layer.mixer.Step(stream, arena, batch, pool.layer(static_cast<int>(i)), pool.state_dtype(),
                      {residual, layer.mixer_norm.weight, config.norm_eps});
     arena.ReturnTo(mark);
@@ -241,7 +241,14 @@ Matrix Model::Parts::RunSmallStep(const BatchView& batch, const StatePool& pool)
     AddProjection(stream, arena, inner, layer.feed_forward.down, residual);
     arena.ReturnTo(mark);
   }
-  ProjectNormed(stream, arena, {residual, norm.weight, config.norm_eps}, head, logits);
+  if (wanted == 0) return {};
+  const Matrix logits = arena.Take(wanted, config.vocab_size, DType::kF32);
+  Matrix last = residual;
+  if (wanted < tokens) {
+    last = arena.Take(wanted, config.hidden_size, DType::kF32);
+    GatherRows(stream, residual, batch.logits_rows, last);
+  }
+  ProjectNormed(stream, arena, {last, norm.weight, config.norm_eps}, head, logits);
   return logits;
 }
 
@@ -266,7 +273,7 @@ void Model::Parts::ReadInputs(const BatchView& batch, Matrix residual) {
 }
 
 ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
-  if (IsSmallStep(batch)) return {.logits = RunSmallStep(batch, pool)};
+  if (IsSmall(batch)) return {.logits = RunSmall(batch, pool)};
   const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
   arena.ReturnTo({});
   // The residual stream is f32 whatever the dtype: its rounding would add up over the layers.

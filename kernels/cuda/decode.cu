@@ -19,7 +19,7 @@ bool DecodeLinear(Stream& stream, const DecodeLinearArgs& args) {
   const cudaStream_t cuda_stream = MakeCurrent(stream);
   const bool chained = stream.cuda()->chained;
   return LaunchDecodeLinear(args, cuda_stream, chained) ||
-         LaunchStreamLinear(args, cuda_stream, chained);
+         LaunchStreamLinear(args, cuda_stream, stream.cuda()->can_chain);
 }
 
 bool PrepareStep(Stream& stream, const PrepareStepArgs& args) {
