@@ -82,6 +82,12 @@ bool IsPureDecode(const Batch& batch) {
          batch.logits_rows.size() == batch.tokens.size() && batch.hidden_rows.empty();
 }
 
+bool IsPurePrompt(const Batch& batch) {
+  return batch.num_decode == 0 && batch.slots.size() == 1 && batch.logits_rows.size() == 1 &&
+         batch.logits_rows.front() + size_t{1} == batch.tokens.size() &&
+         batch.hidden_rows.empty() && batch.vector_rows.empty();
+}
+
 BatchIndices::BatchIndices(Stream& stream, int max_tokens, int embed_dim)
     : staging_(stream.device()),
       device_(stream.device(), MostInts(max_tokens) * sizeof(int)),
@@ -175,6 +181,36 @@ void BatchIndices::UploadDecode(Stream& stream, const Batch& batch, int rows) {
   add(batch.tokens, 0);
   add(batch.positions, 0);
   add(batch.slots, -1);
+  WriteInts(stream, host_, device_.as<int>());
+}
+
+BatchView BatchIndices::PromptView(int tokens, const int* sampled) {
+  const int* const device = device_.as<int>();
+  const int* const bounds = device + 2 * tokens;
+  prompt_bounds_ = {0, tokens};
+  return {.num_tokens = tokens,
+          .num_sequences = 1,
+          .tokens = device,
+          .sampled = sampled,
+          .positions = device + tokens,
+          .slots = bounds + 2,
+          .cu_seqlens = bounds,
+          .cu_seqlens_host = prompt_bounds_.data(),
+          .prompt_cu_seqlens = bounds,
+          .prompt_cu_seqlens_host = prompt_bounds_.data(),
+          .logits_rows = bounds + 3,
+          .num_logits_rows = 1};
+}
+
+void BatchIndices::UploadPrompt(Stream& stream, const Batch& batch, int tokens) {
+  const auto length = static_cast<int>(batch.tokens.size());
+  FLA_CHECK(length <= tokens);
+  host_ = batch.tokens;
+  host_.resize(tokens);
+  const int first = length > 0 ? batch.positions.front() : 0;
+  for (int t = 0; t < tokens; ++t) host_.push_back(first + t);
+  host_.insert(host_.end(),
+               {0, length, length > 0 ? batch.slots.front() : 0, std::max(length - 1, 0)});
   WriteInts(stream, host_, device_.as<int>());
 }
 

@@ -1,6 +1,7 @@
 // The arrays of a batch on their way to the device.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "kernels/device.h"
@@ -15,6 +16,10 @@ void CheckBatch(const Batch& batch, const ModelConfig& config, int slots);
 
 // True for a batch that decodes only, and wants the logits of every row and nothing else.
 bool IsPureDecode(const Batch& batch);
+
+// True for a batch of tokens of one prompt, or of its last piece, that wants the logits of its last
+// row and nothing else.
+bool IsPurePrompt(const Batch& batch);
 
 // Thread safety: one thread at a time, that which owns the stream.
 class BatchIndices {
@@ -32,6 +37,11 @@ class BatchIndices {
   // Brings a batch for which IsPureDecode holds there, padded to `rows` rows, without a copy: it
   // stands between two steps of a GPU.
   void UploadDecode(Stream& stream, const Batch& batch, int rows);
+  // The same for batches for which IsPurePrompt holds, of up to `tokens` tokens. In host memory,
+  // which is valid until the next call, the prompt has all of them. An empty batch leaves the
+  // states as they are.
+  BatchView PromptView(int tokens, const int* sampled);
+  void UploadPrompt(Stream& stream, const Batch& batch, int tokens);
 
   size_t bytes() const { return device_.size() + counting_device_.size() + vectors_.size(); }
 
@@ -40,7 +50,8 @@ class BatchIndices {
   Buffer device_;
   std::vector<int> counting_;  // 0, 1, 2, ... max_tokens
   Buffer counting_device_;
-  std::vector<int> host_;  // of the last upload
+  std::vector<int> host_;                  // of the last upload
+  std::array<int, 2> prompt_bounds_ = {};  // of the last PromptView
   const int embed_dim_;
   Staging vector_staging_;
   Buffer vectors_;

@@ -51,6 +51,15 @@ std::vector<int> RecordedRows(int max_decode) {
   return sizes;
 }
 
+// Tokens of the prompts that are recorded: few enough for the launch of kernels to count.
+std::vector<int> RecordedPromptTokens(int max_tokens) {
+  std::vector<int> sizes;
+  for (const int tokens : {16, 32, 64, 128, 256}) {
+    if (tokens <= max_tokens) sizes.push_back(tokens);
+  }
+  return sizes;
+}
+
 }  // namespace
 
 struct Model::Parts {
@@ -63,8 +72,8 @@ struct Model::Parts {
         began(options.device, sizeof(DeviceTime)),
         indices(stream, options.max_batch_tokens, config.embed_dim) {}
 
-  // A decode batch of up to `rows` rows, the states and sampled tokens of `pool` and `sampled`.
-  struct RecordedDecode {
+  // A batch of up to `rows` rows, the states and sampled tokens of `pool` and `sampled`.
+  struct RecordedBatch {
     int rows;
     Recording recording;
     Matrix logits;
@@ -80,9 +89,11 @@ struct Model::Parts {
   Matrix HiddenForLogits(const BatchView& batch, Matrix residual, Matrix delta);
   Matrix WantedHidden(const BatchView& batch, Matrix residual, Matrix delta);
   void RunLargest(StatePool& pool, int sequences, int max_logits_rows);
-  void RecordDecode(const StatePool& pool, const int* sampled, int max_decode);
-  // The smallest recording that holds the batch, or null.
-  const RecordedDecode* FindRecorded(const Batch& batch, const StatePool& pool) const;
+  void RecordDecode(const StatePool& pool, int max_decode);
+  void RecordPrompts(const StatePool& pool);
+  // Runs and then records the batch of that view.
+  RecordedBatch Record(const StatePool& pool, const BatchView& view);
+  bool MayBeRecorded(const Batch& batch, const StatePool& pool) const;
 
   ModelConfig config;
   DType dtype;
@@ -92,7 +103,7 @@ struct Model::Parts {
   Buffer began;  // DeviceTime: when the last step's tokens were looked up
   BatchIndices indices;
 
-  std::vector<RecordedDecode> recorded;  // ascending rows
+  std::vector<RecordedBatch> recorded_decode, recorded_prompts;  // ascending rows
   const StatePool* recorded_pool = nullptr;
   const int* recorded_sampled = nullptr;
 
@@ -311,11 +322,25 @@ ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
   Parts& m = *parts_;
   CheckBatch(batch, m.config, pool.total());
   if (batch.tokens.empty()) return {};
-  if (const Parts::RecordedDecode* decode = m.FindRecorded(batch, pool)) {
-    m.indices.UploadDecode(m.stream, batch, decode->rows);
-    decode->recording.Replay(m.stream);
-    return {.logits = decode->logits.Rows(0, static_cast<int64_t>(batch.tokens.size())),
-            .began = m.began.as<DeviceTime>()};
+  const size_t tokens = batch.tokens.size();
+  const bool decodes = IsPureDecode(batch);
+  if ((decodes || IsPurePrompt(batch)) && m.MayBeRecorded(batch, pool)) {
+    // The smallest that holds the batch.
+    const auto& recorded = decodes ? m.recorded_decode : m.recorded_prompts;
+    const auto found = std::find_if(recorded.begin(), recorded.end(), [&](const auto& r) {
+      return static_cast<size_t>(r.rows) >= tokens;
+    });
+    if (found != recorded.end()) {
+      if (decodes) {
+        m.indices.UploadDecode(m.stream, batch, found->rows);
+      } else {
+        m.indices.UploadPrompt(m.stream, batch, found->rows);
+      }
+      found->recording.Replay(m.stream);
+      return {
+          .logits = decodes ? found->logits.Rows(0, static_cast<int64_t>(tokens)) : found->logits,
+          .began = m.began.as<DeviceTime>()};
+    }
   }
   ForwardResult result = m.Run(m.indices.Upload(m.stream, batch), pool);
   if (m.embeddings.present()) result.began = m.began.as<DeviceTime>();
@@ -329,7 +354,12 @@ void Model::Prepare(StatePool& pool, const int* sampled, int max_decode, int max
   const int most = std::min(m.max_batch_tokens, pool.total());
   m.RunLargest(pool, 1, max_logits_rows);
   m.RunLargest(pool, most, max_logits_rows);
-  if (m.config.vocab_size > 0) m.RecordDecode(pool, sampled, std::min(max_decode, most));
+  if (m.config.vocab_size > 0) {
+    m.recorded_pool = &pool;
+    m.recorded_sampled = sampled;
+    m.RecordDecode(pool, std::min(max_decode, most));
+    m.RecordPrompts(pool);
+  }
   m.stream.Synchronize();
 }
 
@@ -354,27 +384,31 @@ void Model::Parts::RunLargest(StatePool& pool, int sequences, int max_logits_row
   Run(indices.Upload(stream, batch), pool);
 }
 
-void Model::Parts::RecordDecode(const StatePool& pool, const int* sampled, int max_decode) {
-  recorded.clear();
-  recorded_pool = &pool;
-  recorded_sampled = sampled;
+void Model::Parts::RecordDecode(const StatePool& pool, int max_decode) {
+  recorded_decode.clear();
   for (const int rows : RecordedRows(max_decode)) {
-    // Once for real, on padding alone: libraries load what they need, memory is taken.
     indices.UploadDecode(stream, {}, rows);
-    const BatchView view = indices.DecodeView(rows, sampled);
-    Matrix logits = Run(view, pool).logits;
-    recorded.push_back({rows, Recording(stream, [&] { logits = Run(view, pool).logits; }), logits});
+    recorded_decode.push_back(Record(pool, indices.DecodeView(rows, recorded_sampled)));
   }
 }
 
-const Model::Parts::RecordedDecode* Model::Parts::FindRecorded(const Batch& batch,
-                                                               const StatePool& pool) const {
-  if (&pool != recorded_pool || !IsPureDecode(batch)) return nullptr;
-  if (batch.sampled != nullptr && batch.sampled != recorded_sampled) return nullptr;
-  const auto found = std::find_if(recorded.begin(), recorded.end(), [&](const RecordedDecode& r) {
-    return static_cast<size_t>(r.rows) >= batch.tokens.size();
-  });
-  return found == recorded.end() ? nullptr : &*found;
+void Model::Parts::RecordPrompts(const StatePool& pool) {
+  recorded_prompts.clear();
+  for (const int tokens : RecordedPromptTokens(max_batch_tokens)) {
+    indices.UploadPrompt(stream, {}, tokens);
+    recorded_prompts.push_back(Record(pool, indices.PromptView(tokens, recorded_sampled)));
+  }
+}
+
+Model::Parts::RecordedBatch Model::Parts::Record(const StatePool& pool, const BatchView& view) {
+  // Once for real, on padding alone: libraries load what they need, memory is taken.
+  Matrix logits = Run(view, pool).logits;
+  Recording recording(stream, [&] { logits = Run(view, pool).logits; });
+  return {view.num_tokens, std::move(recording), logits};
+}
+
+bool Model::Parts::MayBeRecorded(const Batch& batch, const StatePool& pool) const {
+  return &pool == recorded_pool && (batch.sampled == nullptr || batch.sampled == recorded_sampled);
 }
 
 }  // namespace fla

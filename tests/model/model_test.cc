@@ -107,6 +107,43 @@ TEST_P(RecordedDecode, EqualsTheOpsOneByOne) {
   }
 }
 
+// A prompt that is alone in its batch too: its logits, and the state that it leaves.
+TEST_P(RecordedDecode, EqualsTheOpsOneByOneForPrompts) {
+  const Device device = ParseDevice("auto");
+  if (!Recording::Supported(device)) GTEST_SKIP() << "no GPU";
+  const auto& [name, dtype] = GetParam();
+  const auto model = Model::Load(
+      {.path = kGolden / name, .device = device, .dtype = dtype, .max_batch_tokens = 300});
+  StatePool pool(model->stream(), model->config(), 2);
+  const auto run = [&](int length) {
+    pool.Acquire(model->stream());
+    const int slot = pool.Acquire(model->stream());
+    std::vector<float> all;
+    int position = 0;
+    for (const int tokens : {length, 5, 1}) {  // a prompt's last pieces, then a token
+      Batch batch{{}, {slot}, {0, tokens}, {position}, 0, {tokens - 1}};
+      for (int t = 0; t < tokens; ++t) {
+        batch.tokens.push_back((t * 37 + length) % model->config().vocab_size);
+      }
+      const Matrix logits = model->Forward(batch, pool).logits;
+      std::vector<float> values(logits.cols);
+      model->stream().CopyToHost(values.data(), logits.data, values.size() * sizeof(float));
+      model->stream().Synchronize();
+      all.insert(all.end(), values.begin(), values.end());
+      position += tokens;
+    }
+    for (const int used : {0, 1}) pool.Release(used);
+    return all;
+  };
+  std::map<int, std::vector<float>> wanted;
+  for (const int length : {1, 3, 16, 33, 128, 129, 256, 300}) wanted[length] = run(length);
+  const Buffer sampled(device, 2 * sizeof(int));
+  model->Prepare(pool, sampled.as<int>(), 2, 2);
+  for (const auto& [length, logits] : wanted) {
+    EXPECT_LT(Error(run(length), logits), dtype == DType::kF32 ? 1e-5 : 5e-2) << length;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Golden, RecordedDecode,
     ::testing::Combine(::testing::Values("kda", "gated_deltanet", "gla", "retnet", "delta_net",
