@@ -294,7 +294,7 @@ void BenchPrefill(const Overrides& overrides) {
       const ChunkWorkspace workspace = {scratch.data()};
       if (plan.wide && shape.update == Update::kAdditive) return;
       if (plan.wide) {
-        LaunchWidePrepare(params, window, workspace, stream);
+        LaunchWidePrepare(params, args.projections, window, workspace, stream);
       } else {
         LaunchChunkPrepare(params, args.projections, shape.update, ChunkRecordOf(args.spec), window,
                            workspace, stream);

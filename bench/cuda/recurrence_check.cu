@@ -60,7 +60,10 @@ std::string Describe(const Case& c) {
 }
 
 // Whether there are kernels that take such a call's projections.
-bool CanProject(const RecurrenceSpec& spec) { return spec.decay == Decay::kPerChannel; }
+bool CanProject(const RecurrenceSpec& spec) {
+  return spec.decay == Decay::kPerChannel ||
+         (spec.decay == Decay::kPerToken && spec.update == Update::kDelta);
+}
 
 // Inputs from a layer's projections, instead of those that a case has otherwise.
 struct Projected {
@@ -422,7 +425,8 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   c.num_slots = c.lengths.size() + 2;
   c.padding = pick({0, 0, 8, 16, 2, 3});
   c.projected = random() % 2 && !c.step && c.bf16 && CanProject(s);
-  const auto norm = [&] { return random() % 3 ? HeadNorm::kL2 : HeadNorm::kNone; };
+  const bool may_norm = s.decay == Decay::kPerChannel;
+  const auto norm = [&] { return random() % 3 && may_norm ? HeadNorm::kL2 : HeadNorm::kNone; };
   c.q_norm = norm();
   c.k_norm = norm();
   c.gates = static_cast<GateKind>(random() % 3);

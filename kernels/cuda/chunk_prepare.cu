@@ -92,13 +92,12 @@ __device__ __forceinline__ void StoreTriangles(WarpScratch& scratch, char* recor
       *reinterpret_cast<const uint4*>(&scratch.attention[lane % kChunk][lane / kChunk * 8]);
 }
 
+// Of token threadIdx.x % kChunk of the chunk, 0 behind its end.
 __device__ __forceinline__ float LoadBeta(const RecurrenceParams& p,
                                           const RecurrenceProjections& from, const ChunkWork& work,
                                           int h) {
   const int i = threadIdx.x % kChunk;
-  if (i >= work.num_tokens) return 0.0f;
-  const int64_t token = work.first_token + i;
-  return from.beta.data ? ProjectedBeta(from, token, h) : p.beta[token * p.heads + h];
+  return i < work.num_tokens ? LoadBeta(p, from, work.first_token + i, h) : 0.0f;
 }
 
 // Decay none, per head or per token. The heads of a group share their queries and keys.
@@ -146,7 +145,9 @@ __device__ __forceinline__ void PrepareScalar(const RecurrenceParams& p, const C
     const int i = lane % kChunk;
     float sum = 0.0f;  // of log decay up to token i; below -128 a decay is 0 in f32 anyway
     if (i < work.num_tokens) {
-      if (p.decay == Decay::kPerHead) {
+      if (from.log_decay.x.data != nullptr) {
+        sum = ProjectedLogDecay(from, work.first_token + i, h / p.decay_group);
+      } else if (p.decay == Decay::kPerHead) {
         sum = p.log_decay[h];
       } else if (p.decay == Decay::kPerToken) {
         sum = p.log_decay[static_cast<int64_t>(work.first_token + i) * p.decay_heads +

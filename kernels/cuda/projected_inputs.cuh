@@ -77,10 +77,25 @@ __device__ __forceinline__ float FactorOfSquares(HeadNorm norm, float squares, f
   return norm == HeadNorm::kL2 ? rsqrtf(squares + eps) : 1.0f;
 }
 
+// A decay per token; few, so that they go by LogDecayOf.
+__device__ __forceinline__ float ProjectedLogDecay(const RecurrenceProjections& from, int64_t token,
+                                                   int head) {
+  const LogDecayArgs& gates = from.log_decay;
+  const float gate = __bfloat162float(RowOf<const __nv_bfloat16>(gates.x, token)[head]);
+  return LogDecayOf(gates, head, gates.dt_bias != nullptr ? gate + gates.dt_bias[head] : gate);
+}
+
 __device__ __forceinline__ float ProjectedBeta(const RecurrenceProjections& from, int64_t token,
                                                int head) {
   return from.beta_scale *
          Sigmoid(__bfloat162float(RowOf<const __nv_bfloat16>(from.beta, token)[head]));
+}
+
+__device__ __forceinline__ float LoadBeta(const RecurrenceParams& p,
+                                          const RecurrenceProjections& from, int64_t token,
+                                          int head) {
+  return from.beta.data != nullptr ? ProjectedBeta(from, token, head)
+                                   : p.beta[token * p.heads + head];
 }
 
 }  // namespace fla::cuda

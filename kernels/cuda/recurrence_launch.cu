@@ -58,6 +58,9 @@ Matrix Packed(const Matrix& m, char*& target, cudaStream_t stream) {
   return packed;
 }
 
+// Gates of a decay per token are read one by one, wherever they lie.
+bool HasPackedGates(const RecurrenceSpec& spec) { return spec.decay == Decay::kPerChannel; }
+
 // Of chunks or segments of `piece` tokens.
 int64_t Slots(int64_t tokens, int num_sequences, int piece) {
   return tokens / piece + num_sequences;
@@ -239,7 +242,7 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
 
   // Chunks that are mostly padding cost more than they save.
   plan.wide = hopper && HasWideKernels(spec) && spec.value_dim >= 48 && Aligned(args.out) &&
-              args.q.rows >= kWideChunk / 2 * int64_t{args.num_sequences};
+              args.q.rows > kWideChunk / 2 * int64_t{args.num_sequences};
 
   const int64_t slot_bytes = std::max<int64_t>(RecordBytes(spec, plan.wide), 1) * spec.heads;
   const int64_t slots = kWorkspaceBytes / slot_bytes - args.num_sequences;
@@ -271,10 +274,15 @@ bool HasProjectedPrepare(const RecurrenceArgs& args) {
     return norm == HeadNorm::kNone || norm == HeadNorm::kL2;
   };
   const LogDecayArgs& gates = from.log_decay;
-  return args.q.dtype == DType::kBF16 && args.spec.decay == Decay::kPerChannel &&
-         has_norm(from.q_norm) && has_norm(from.k_norm) && gates.x.present() &&
-         gates.x.dtype == DType::kBF16 && reinterpret_cast<uintptr_t>(gates.dt_bias) % 16 == 0 &&
-         (!from.beta.present() || from.beta.dtype == DType::kBF16);
+  const auto is_bf16 = [](const Matrix& x) { return !x.present() || x.dtype == DType::kBF16; };
+  if (args.q.dtype != DType::kBF16 || !is_bf16(gates.x) || !is_bf16(from.beta)) return false;
+  if (args.spec.decay == Decay::kPerChannel) {
+    return has_norm(from.q_norm) && has_norm(from.k_norm) && gates.x.present() &&
+           reinterpret_cast<uintptr_t>(gates.dt_bias) % 16 == 0;
+  }
+  // The additive rule has no first kernel in wide chunks.
+  return args.spec.update == Update::kDelta && from.q_norm == HeadNorm::kNone &&
+         from.k_norm == HeadNorm::kNone;
 }
 
 RecurrenceParams ParamsOf(const RecurrenceArgs& args) {
@@ -397,7 +405,7 @@ size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan) 
           : SegmentSlots(args, plan) * sizeof(float) *
                 SegmentNumbers(spec.key_dim, spec.value_dim, spec.update == Update::kDelta);
   return PackedBytes(args.q) + PackedBytes(args.k) + PackedBytes(args.v) +
-         PackedBytes(args.projections.log_decay.x) +
+         (HasPackedGates(spec) ? PackedBytes(args.projections.log_decay.x) : 0) +
          RecordsBytes(args, plan) * (plan.ahead ? 2 : 1) + segment_bytes;
 }
 
@@ -418,7 +426,7 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
   params.k = k.data, params.k_stride = k.stride;
   params.v = v.data, params.v_stride = v.stride;
   RecurrenceProjections from = args.projections;
-  from.log_decay.x = Packed(from.log_decay.x, target, stream);
+  if (HasPackedGates(args.spec)) from.log_decay.x = Packed(from.log_decay.x, target, stream);
 
   const ChunkRecord record = ChunkRecordOf(args.spec);
   const Update update = args.spec.update;
@@ -442,7 +450,7 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
       LaunchChunkPrepare(params, from, update, record, window_at(begin), workspace_of(begin),
                          stream);
     } else if (update == Update::kDelta) {
-      LaunchWidePrepare(params, window_at(begin), workspace_of(begin), stream);
+      LaunchWidePrepare(params, from, window_at(begin), workspace_of(begin), stream);
     }
   };
   prepare(0);

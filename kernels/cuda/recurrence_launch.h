@@ -197,8 +197,8 @@ void LaunchChunkPrepare(const RecurrenceParams& params, const RecurrenceProjecti
                         Update update, const ChunkRecord& record, TokenWindow window,
                         const ChunkWorkspace& workspace, cudaStream_t stream);
 // Delta rule only.
-void LaunchWidePrepare(const RecurrenceParams& params, TokenWindow window,
-                       const ChunkWorkspace& workspace, cudaStream_t stream);
+void LaunchWidePrepare(const RecurrenceParams& params, const RecurrenceProjections& from,
+                       TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);
 // Additive rule with decay only, of a plan with segments: the decay over each of them.
 void LaunchSegmentDecays(const RecurrenceParams& params, const ChunkRecord& record,
                          TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);

@@ -16,6 +16,7 @@
 
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/chained.cuh"
+#include "kernels/cuda/projected_inputs.cuh"
 #include "kernels/cuda/wide_block.cuh"
 #include "kernels/cuda/wide_record.cuh"
 #include "kernels/cuda/wide_triangle.cuh"
@@ -346,13 +347,24 @@ __device__ __forceinline__ void MakeTransform(const char* products, const float*
   }
 }
 
+// As LoadLogDecay, from the projections.
+__device__ __forceinline__ void ProjectLogDecay(const RecurrenceProjections& from,
+                                                const ChunkWork& work, int head, float (&x)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int i = threadIdx.x % 32 + 32 * half;
+    x[half] = i < work.num_tokens ? ProjectedLogDecay(from, work.first_token + i, head) : 0.0f;
+  }
+}
+
 }  // namespace
 
 // Blocks an SM: bounds registers.
 template <int kPanels>
 __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 4)
-    WidePrepareKernel(const RecurrenceParams p, const TokenWindow window,
-                      const ChunkWorkspace workspace, const int group_size) {
+    WidePrepareKernel(const RecurrenceParams p, const RecurrenceProjections from,
+                      const TokenWindow window, const ChunkWorkspace workspace,
+                      const int group_size) {
   constexpr WideRecord kRecord = MakeWideRecord(kPanels, true, false);
   using Stage = WideStage<kPanels, true, false>;
   extern __shared__ __align__(1024) char shared[];
@@ -381,13 +393,15 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 4)
     if (first + warp >= group_size) return;
     const int h = work.first_head + first + warp;
     float sum[2];
-    LoadLogDecay(p, work.first_token, work.num_tokens, h, sum);
+    if (from.log_decay.x.data != nullptr) {
+      ProjectLogDecay(from, work, h / p.decay_group, sum);
+    } else {
+      LoadLogDecay(p, work.first_token, work.num_tokens, h, sum);
+    }
 #pragma unroll
-    for (int token = lane; token < kWideChunk; token += 32) {
-      scalars.beta[warp][token] =
-          token < work.num_tokens
-              ? p.beta[static_cast<int64_t>(work.first_token + token) * p.heads + h]
-              : 0.0f;
+    for (int i = lane; i < kWideChunk; i += 32) {
+      scalars.beta[warp][i] =
+          i < work.num_tokens ? LoadBeta(p, from, work.first_token + i, h) : 0.0f;
     }
     SumLogDecay(sum);
     StoreDecays(sum, reinterpret_cast<float*>(record_of(first + warp) + kRecord.decay));
@@ -444,8 +458,8 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 4)
 namespace {
 
 template <int kPanels>
-void Launch(const RecurrenceParams& p, TokenWindow window, const ChunkWorkspace& workspace,
-            cudaStream_t stream) {
+void Launch(const RecurrenceParams& p, const RecurrenceProjections& from, TokenWindow window,
+            const ChunkWorkspace& workspace, cudaStream_t stream) {
   const int group_size = p.q_group == p.k_group ? p.q_group : 1;
   const int64_t slots = (window.end - window.begin) / kWideChunk + p.num_sequences;
   const auto kernel = WidePrepareKernel<kPanels>;
@@ -453,21 +467,21 @@ void Launch(const RecurrenceParams& p, TokenWindow window, const ChunkWorkspace&
                              cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes(kPanels)),
         "cudaFuncSetAttribute");
   Check(LaunchChained(kernel, static_cast<unsigned>(slots * (p.heads / group_size) + 1), kThreads,
-                      SharedBytes(kPanels), stream, workspace.beside_scan, p, window, workspace,
-                      group_size),
+                      SharedBytes(kPanels), stream, workspace.beside_scan, p, from, window,
+                      workspace, group_size),
         "WidePrepareKernel");
 }
 
 }  // namespace
 
-void LaunchWidePrepare(const RecurrenceParams& p, TokenWindow window,
-                       const ChunkWorkspace& workspace, cudaStream_t stream) {
+void LaunchWidePrepare(const RecurrenceParams& p, const RecurrenceProjections& from,
+                       TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream) {
   if (p.key_dim <= 64) {
-    Launch<1>(p, window, workspace, stream);
+    Launch<1>(p, from, window, workspace, stream);
   } else if (p.key_dim <= 128) {
-    Launch<2>(p, window, workspace, stream);
+    Launch<2>(p, from, window, workspace, stream);
   } else {
-    Launch<4>(p, window, workspace, stream);
+    Launch<4>(p, from, window, workspace, stream);
   }
 }
 
