@@ -295,6 +295,7 @@ int ContinuousBatch::Deliver() {
   if (finished > 0) UpdateGauges();
   for (auto& [sink, event] : events) {
     if (event.finish.has_value()) metrics_.ObserveFinish(*event.finish);
+    event.alone = events.size() == 1;
     sink->Deliver(std::move(event));
   }
   return finished;

@@ -196,6 +196,7 @@ absl::Status EngineCall::InternalError(const std::exception& error) const {
 
 void EngineCall::Deliver(Event event) {
   std::shared_ptr<const ServedModel> done_with;  // let go without mutex_
+  const bool alone = event.alone;
   bool wake = false;
   {
     const std::lock_guard lock(mutex_);
@@ -224,9 +225,12 @@ void EngineCall::Deliver(Event event) {
       done_with = std::move(served_);
       if (unlogged_.has_value()) WriteLog(*std::exchange(unlogged_, std::nullopt));
     }
-    wake = !closed_ && !std::exchange(scheduled_, true);
+    wake = !closed_ && !scheduled_;
+    if (wake) scheduled_ = !alone;
   }
   if (!wake) return;
+  // To wake the writer takes longer than its work.
+  if (alone) return Advance();
   context_.writer.Post([self = shared_from_this()] {
     {
       const std::lock_guard lock(self->mutex_);

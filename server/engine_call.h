@@ -41,8 +41,8 @@ std::string PromptText(const v1::EmbedRequest& message);
 // events to Advance, which the kinds of calls implement. A call keeps itself alive until gRPC is
 // done with it; the engine holds it too, as the sink of its requests, for as long as they run.
 //
-// Thread safety: Deliver comes on the engine's thread, Advance on the writer's or gRPC's, the
-// reactions on gRPC's; `mutex_` guards what they share. gRPC is never called with it held.
+// Thread safety: Deliver comes on the engine's thread, Advance there, on the writer's or gRPC's,
+// the reactions on gRPC's; `mutex_` guards what they share. gRPC is never called with it held.
 class EngineCall : public EventSink, public std::enable_shared_from_this<EngineCall> {
  public:
   // `choices`: what its requests are.

@@ -75,6 +75,7 @@ struct Event {
   std::vector<LogprobEntry> prompt_logprobs;  // once, before or with the first token, if asked for
   std::vector<float> embedding;               // once, with the finish kEmbedded: vectors of size D
   std::optional<Finish> finish;
+  bool alone = false;  // no other is delivered with it: the engine's thread may bring it on its way
 };
 
 // Where events go. Deliver is called on the engine's thread and must neither block nor throw.
