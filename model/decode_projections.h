@@ -1,4 +1,4 @@
-// The projections of a decode step, from the residual stream and back into it, with the norms
+// The projections of a batch of few rows, from the residual stream and back into it, with the norms
 // around them: in one kernel each where the backend has it, else by ops.
 #pragma once
 

@@ -79,7 +79,8 @@ cudaError_t LaunchChainedClusters(void (*kernel)(Parameters...), dim3 grid, dim3
 
 // `chained`: this kernel begins early. A kernel that reads states before it waits: only where the
 // one before it in the stream is of the same recorded step (or none is), so that no state is still
-// being written. One that waits first of all: wherever the GPU can.
+// being written. One that waits first of all, or reads nothing but weights before: wherever the GPU
+// can.
 template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
                           cudaStream_t stream, bool chained, Arguments&&... arguments) {
