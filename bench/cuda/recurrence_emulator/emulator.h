@@ -107,6 +107,11 @@ template <typename T>
 T __shfl_sync(unsigned, T x, int lane) {
   return emulator::Shuffle(x, lane % 32);
 }
+// Of the calling thread's group of `width` neighbours.
+template <typename T>
+T __shfl_sync(unsigned, T x, int lane, int width) {
+  return emulator::Shuffle(x, emulator::Lane() / width * width + lane % width);
+}
 template <typename T>
 T __shfl_xor_sync(unsigned, T x, int mask) {
   return emulator::Shuffle(x, emulator::Lane() ^ mask);
