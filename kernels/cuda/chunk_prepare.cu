@@ -145,14 +145,7 @@ __device__ __forceinline__ void PrepareScalar(const RecurrenceParams& p, const C
     const int i = lane % kChunk;
     float sum = 0.0f;  // of log decay up to token i; below -128 a decay is 0 in f32 anyway
     if (i < work.num_tokens) {
-      if (from.log_decay.x.data != nullptr) {
-        sum = ProjectedLogDecay(from, work.first_token + i, h / p.decay_group);
-      } else if (p.decay == Decay::kPerHead) {
-        sum = p.log_decay[h];
-      } else if (p.decay == Decay::kPerToken) {
-        sum = p.log_decay[static_cast<int64_t>(work.first_token + i) * p.decay_heads +
-                          h / p.decay_group];
-      }
+      sum = LoadLogDecay(p, from, work.first_token + i, h);
       if (sum < -128.0f) sum = -128.0f;  // a NaN stays
     }
 #pragma unroll

@@ -56,4 +56,11 @@ __device__ __forceinline__ ChunkWork FindWork(const RecurrenceParams& p, TokenWi
           static_cast<int>(index % head_groups) * group_size, slot};
 }
 
+// Log decay of a token and head, not of a channel; 0 where there is none.
+__device__ __forceinline__ float LoadLogDecay(const RecurrenceParams& p, int64_t token, int h) {
+  if (p.decay == Decay::kPerHead) return p.log_decay[h];
+  if (p.decay == Decay::kPerToken) return p.log_decay[token * p.decay_heads + h / p.decay_group];
+  return 0.0f;
+}
+
 }  // namespace fla::cuda

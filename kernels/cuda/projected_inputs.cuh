@@ -77,10 +77,13 @@ __device__ __forceinline__ float FactorOfSquares(HeadNorm norm, float squares, f
   return norm == HeadNorm::kL2 ? rsqrtf(squares + eps) : 1.0f;
 }
 
-// A decay per token; few, so that they go by LogDecayOf.
-__device__ __forceinline__ float ProjectedLogDecay(const RecurrenceProjections& from, int64_t token,
-                                                   int head) {
+// As LoadLogDecay, of projections where there are some; few, so that they go by LogDecayOf.
+__device__ __forceinline__ float LoadLogDecay(const RecurrenceParams& p,
+                                              const RecurrenceProjections& from, int64_t token,
+                                              int h) {
   const LogDecayArgs& gates = from.log_decay;
+  if (gates.x.data == nullptr) return LoadLogDecay(p, token, h);
+  const int head = h / p.decay_group;
   const float gate = __bfloat162float(RowOf<const __nv_bfloat16>(gates.x, token)[head]);
   return LogDecayOf(gates, head, gates.dt_bias != nullptr ? gate + gates.dt_bias[head] : gate);
 }

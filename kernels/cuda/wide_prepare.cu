@@ -304,25 +304,19 @@ __device__ __forceinline__ void MakeTransform(const char* products, const float*
   store(3, 3, x33);
 
   // Blocks of 16: X = T_low (-A) T_up.
+  const auto multiply = [&](const Block& low, int row, const Block& up, Block& x) {
+    Block lower, product = {};
+    LoadLowerBlock(products, sums, beta, row, row - 1, lower);
+    AddProduct(product, low, lower);
+    RoundToTf32(product);
+    AddProduct(x, product, up);
+    RoundToTf32(x);
+  };
   Block t10 = {}, x32 = {};
-  {
-    Block lower, product = {};
-    LoadLowerBlock(products, sums, beta, 1, 0, lower);
-    AddProduct(product, t00, lower);
-    RoundToTf32(product);
-    AddProduct(t10, product, x11);
-    RoundToTf32(t10);
-    store_transpose(1, 0, t10);
-  }
-  {
-    Block lower, product = {};
-    LoadLowerBlock(products, sums, beta, 3, 2, lower);
-    AddProduct(product, x33, lower);
-    RoundToTf32(product);
-    AddProduct(x32, product, t22);
-    RoundToTf32(x32);
-    store(3, 2, x32);
-  }
+  multiply(t00, 1, x11, t10);
+  store_transpose(1, 0, t10);
+  multiply(x33, 3, t22, x32);
+  store(3, 2, x32);
   // Of 32.
   Block product[2][2] = {};
 #pragma unroll
@@ -344,16 +338,6 @@ __device__ __forceinline__ void MakeTransform(const char* products, const float*
     AddProduct(right, product[row][1], t11);
     store(2 + row, 0, left);
     store(2 + row, 1, right);
-  }
-}
-
-// As LoadLogDecay, from the projections.
-__device__ __forceinline__ void ProjectLogDecay(const RecurrenceProjections& from,
-                                                const ChunkWork& work, int head, float (&x)[2]) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int i = threadIdx.x % 32 + 32 * half;
-    x[half] = i < work.num_tokens ? ProjectedLogDecay(from, work.first_token + i, head) : 0.0f;
   }
 }
 
@@ -393,19 +377,15 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 4)
     if (first + warp >= group_size) return;
     const int h = work.first_head + first + warp;
     float sum[2];
-    if (from.log_decay.x.data != nullptr) {
-      ProjectLogDecay(from, work, h / p.decay_group, sum);
-    } else {
-      LoadLogDecay(p, work.first_token, work.num_tokens, h, sum);
-    }
 #pragma unroll
-    for (int i = lane; i < kWideChunk; i += 32) {
-      scalars.beta[warp][i] =
-          i < work.num_tokens ? LoadBeta(p, from, work.first_token + i, h) : 0.0f;
+    for (int half = 0; half < 2; ++half) {
+      const int i = lane + 32 * half, token = work.first_token + i;
+      const bool is_there = i < work.num_tokens;
+      sum[half] = is_there ? LoadLogDecay(p, from, token, h) : 0.0f;
+      scalars.beta[warp][i] = is_there ? LoadBeta(p, from, token, h) : 0.0f;
     }
     SumLogDecay(sum);
     StoreDecays(sum, reinterpret_cast<float*>(record_of(first + warp) + kRecord.decay));
-    constexpr float kLog2E = 1.4426950408889634f;
     scalars.sums[warp][lane] = kLog2E * sum[0];
     scalars.sums[warp][lane + 32] = kLog2E * sum[1];
   };

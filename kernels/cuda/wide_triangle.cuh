@@ -11,14 +11,7 @@ __device__ __forceinline__ void LoadLogDecay(const RecurrenceParams& p, int firs
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int i = threadIdx.x % 32 + 32 * half;
-    x[half] = 0.0f;
-    if (i >= num_tokens) continue;
-    if (p.decay == Decay::kPerHead) {
-      x[half] = p.log_decay[h];
-    } else if (p.decay == Decay::kPerToken) {
-      x[half] =
-          p.log_decay[static_cast<int64_t>(first_token + i) * p.decay_heads + h / p.decay_group];
-    }
+    x[half] = i < num_tokens ? LoadLogDecay(p, first_token + i, h) : 0.0f;
   }
 }
 
