@@ -10,6 +10,7 @@
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/convolution_tile.cuh"
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/ops.h"
@@ -249,17 +250,12 @@ __global__ void __launch_bounds__(kThreads) UpdateStateKernel(ShortConvolutionAr
   window.StoreState(args, state);
 }
 
-// Of threads that have `of_thread` channels each.
-unsigned BlocksOf(int64_t channels, int of_thread) {
-  const int64_t of_block = int64_t{kThreads} * of_thread;
-  return static_cast<unsigned>((channels + of_block - 1) / of_block);
-}
-
 // Whether the norm has been done, too.
 template <typename T, int N, int kWidth>
 bool Launch(Stream& stream, const ShortConvolutionArgs& args, int longest) {
   const cudaStream_t cuda_stream = MakeCurrent(stream);
-  const dim3 sequence_grid(BlocksOf(args.x.cols, N), static_cast<unsigned>(args.num_sequences));
+  const dim3 sequence_grid(DivideUp(args.x.cols, kThreads * N),
+                           static_cast<unsigned>(args.num_sequences));
   if (longest <= kStepTokens) {
     StepKernel<T, N, kWidth><<<sequence_grid, kThreads, 0, cuda_stream>>>(args);
     CheckLaunch("ShortConvolution, StepKernel");

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/convolution_tile.cuh"
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 
@@ -219,15 +220,13 @@ __global__ void __launch_bounds__(kThreads, 5)
 
 ConvolutionTiles PlanConvolutionTiles(Stream& stream, const ShortConvolutionArgs& args,
                                       int64_t block_channels) {
-  const auto ceil_of = [](int64_t count, int64_t part) { return (count + part - 1) / part; };
-  const int64_t blocks = ceil_of(args.x.cols, block_channels);
-  const bool few =
-      ceil_of(args.x.rows, kConvolutionTile) * blocks < 2 * stream.cuda()->num_multiprocessors;
+  const int blocks = DivideUp(args.x.cols, block_channels);
+  const bool few = int64_t{DivideUp(args.x.rows, kConvolutionTile)} * blocks <
+                   2 * stream.cuda()->num_multiprocessors;
   const int tile_tokens = few ? kShortConvolutionTile : kConvolutionTile;
-  const int64_t tiles = ceil_of(args.x.rows, tile_tokens);
-  const int64_t grid_y = std::min<int64_t>(tiles, 32768);
-  return {tile_tokens, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(grid_y),
-                            static_cast<unsigned>(ceil_of(tiles, grid_y)))};
+  const int tiles = DivideUp(args.x.rows, tile_tokens);
+  const int grid_y = std::min(tiles, 32768);
+  return {tile_tokens, dim3(blocks, grid_y, DivideUp(tiles, grid_y))};
 }
 
 bool CanTileConvolution(const ShortConvolutionArgs& args) {

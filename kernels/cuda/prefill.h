@@ -1,6 +1,7 @@
 // The GPU's versions of kernels/prefill.h, for Hopper.
 #pragma once
 
+#include "kernels/cuda/divide_up.h"
 #include "kernels/prefill.h"
 
 namespace fla::cuda {
@@ -12,9 +13,9 @@ inline constexpr int kPrefillTileTokens = 128, kPrefillTileRows = 256;
 // a time, so well that they take no longer than cuBLASLt's, which has more kinds of tiles.
 constexpr bool FillsRounds(int64_t tokens, int64_t rows, int multiprocessors) {
   constexpr double kLeast = 0.8;
-  const int64_t tiles = (tokens + kPrefillTileTokens - 1) / kPrefillTileTokens *
-                        ((rows + kPrefillTileRows - 1) / kPrefillTileRows);
-  const int64_t rounds = (tiles + multiprocessors - 1) / multiprocessors;
+  const int64_t tiles =
+      int64_t{DivideUp(tokens, kPrefillTileTokens)} * DivideUp(rows, kPrefillTileRows);
+  const int64_t rounds = DivideUp(tiles, multiprocessors);
   const int64_t room = rounds * multiprocessors * kPrefillTileTokens * kPrefillTileRows;
   return tiles > 0 && static_cast<double>(tokens * rows) >= kLeast * static_cast<double>(room);
 }

@@ -12,6 +12,7 @@
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/prefill.h"
@@ -72,9 +73,9 @@ struct RingPosition {
 // silu(a) and silu(b) with one reciprocal: these are what an epilogue waits for. From -43 on, where
 // silu is 0 to any reader, 1 + e^-x stays what it is there, so that the product is finite.
 __device__ __forceinline__ void Silu(float& a, float& b) {
-  constexpr float kLog2e = 1.44269504f, kMost = 62.0f;
-  const float of_a = 1.0f + Exp2(fminf(a * -kLog2e, kMost));
-  const float of_b = 1.0f + Exp2(fminf(b * -kLog2e, kMost));
+  constexpr float kMost = 62.0f;
+  const float of_a = 1.0f + Exp2(fminf(a * -kLog2E, kMost));
+  const float of_b = 1.0f + Exp2(fminf(b * -kLog2E, kMost));
   const float both = Reciprocal(of_a * of_b);
   a *= of_b * both;
   b *= of_a * both;
@@ -197,8 +198,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-constexpr int Ceiling(int a, int b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out) {
@@ -210,9 +209,8 @@ bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out) {
     return false;
   }
   const cudaStream_t cuda_stream = MakeCurrent(stream);
-  const PrefillLinearParams p = {Ceiling(static_cast<int>(x.cols), kRun),
-                                 Ceiling(static_cast<int>(x.rows), kTileTokens),
-                                 Ceiling(static_cast<int>(weight.rows), kTileRows)};
+  const PrefillLinearParams p = {DivideUp(x.cols, kRun), DivideUp(x.rows, kTileTokens),
+                                 DivideUp(weight.rows, kTileRows)};
   const int blocks = std::min(Multiprocessors(), p.token_tiles * p.row_tiles);
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(PrefillLinearKernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/recurrence_launch.h"
 #include "kernels/cuda/segment_plan.h"
 #include "kernels/cuda/step_launch.h"
@@ -99,9 +100,8 @@ SegmentWorkspace SegmentsAt(char* target, const RecurrenceArgs& args, const Pref
 // for what is cut to fill the GPU fills it in each of them.
 int EvenWindow(int64_t tokens, int64_t max_window) {
   if (tokens <= max_window) return static_cast<int>(max_window);
-  const int64_t windows = (tokens + max_window - 1) / max_window;
-  const int64_t even = (tokens + windows - 1) / windows;
-  return static_cast<int>(std::min((even + kWideChunk - 1) / kWideChunk * kWideChunk, max_window));
+  const int even = DivideUp(tokens, DivideUp(tokens, max_window));
+  return static_cast<int>(std::min(int64_t{DivideUp(even, kWideChunk)} * kWideChunk, max_window));
 }
 
 // cu_seqlens of the parts of sequences in the window of the longest part, the first such.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/recurrence_launch.h"
 
 namespace fla::cuda {
@@ -53,8 +54,6 @@ double ChunkBytes(const ScanShape& shape) {
                  : MakeChunkRecord(MaxKeyDim(shape.key_dim), shape.delta, shape.per_channel).bytes;
   return record + 2.0 * chunk * (2 * shape.value_dim + (shape.per_channel ? 0 : 2 * shape.key_dim));
 }
-
-int DivideUp(int64_t x, int64_t y) { return static_cast<int>((x + y - 1) / y); }
 
 // How a scan's blocks lie on the GPU.
 struct Blocks {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/step_program.h"
 
@@ -20,8 +21,6 @@ constexpr int kMinSlots = kProgramThreads / 32 + kProgramInFlight;
 constexpr int kLayerOps = 6;  // as they are recorded
 
 bool IsAligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
-int DivideUp(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 // Whether `part` lies in rows of `whole`, and if so at which column.
 std::optional<int> ColumnOf(const Matrix& whole, const Matrix& part) {

@@ -17,6 +17,7 @@
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/recurrence_launch.h"
@@ -239,8 +240,6 @@ __global__ void __launch_bounds__(kThreads)
   if (split > 1) SyncCluster();  // no block ends while another reads its sums
 }
 
-constexpr int Ceiling(int a, int b) { return (a + b - 1) / b; }
-
 struct StreamPlan {
   int tile_rows, split;
 };
@@ -248,10 +247,10 @@ struct StreamPlan {
 // Tiles of all inputs, about as many as multiprocessors or a multiple. Where weights have too few
 // rows for that, of kMaxTileRows rows, the inputs in parts.
 StreamPlan PlanOf(int rows, int runs, int row_unit) {
-  const int most = Multiprocessors(), tiles = Ceiling(rows, kMaxTileRows);
+  const int most = Multiprocessors(), tiles = DivideUp(rows, kMaxTileRows);
   if (2 * tiles > most) {
-    const int rounds = Ceiling(tiles, most);
-    const int tile_rows = Ceiling(Ceiling(rows, rounds * most), row_unit) * row_unit;
+    const int rounds = DivideUp(tiles, most);
+    const int tile_rows = DivideUp(DivideUp(rows, rounds * most), row_unit) * row_unit;
     return {std::max(tile_rows, kGroupRows), 1};
   }
   int split = 1;
@@ -264,7 +263,7 @@ void Launch(const DecodeLinearArgs& args, cudaStream_t stream, bool chained) {
   constexpr bool kPairs = kOutput == Output::kSwiGlu;
   const auto kernel = StreamLinearKernel<kTokens, kOutput>;
   const auto rows = static_cast<int>(args.weight.rows);
-  const int runs = Ceiling(static_cast<int>(args.weight.cols), kRun);
+  const int runs = DivideUp(static_cast<int>(args.weight.cols), kRun);
   const auto [tile_rows, split] = PlanOf(rows, runs, kPairs ? 16 : 8);
   const int stage_bytes = (tile_rows + kTokens) * kRowBytes;
   const int stages = std::min(kMaxStages, (kSharedBytes - kPanelAlignment) / stage_bytes);
@@ -277,7 +276,7 @@ void Launch(const DecodeLinearArgs& args, cudaStream_t stream, bool chained) {
                                      IsAligned(args.out.data) && args.out.stride % kPiece == 0};
   const TileMap weights =
       kPairs ? MakePairedPanelMap(args.weight, tile_rows) : MakePanelMap(args.weight, tile_rows);
-  Check(LaunchChainedClusters(kernel, dim3(split, Ceiling(rows, tile_rows)), dim3(split),
+  Check(LaunchChainedClusters(kernel, dim3(split, DivideUp(rows, tile_rows)), dim3(split),
                               dim3(kThreads), shared, stream, chained, params, weights,
                               MakePanelMap(args.x, kTokens)),
         "StreamLinear");
