@@ -19,6 +19,13 @@ inline void Check(cudaError_t error, const char* what) {
   std::exit(1);
 }
 
+// Copies to the device and waits for the bytes to be there: of pageable memory, cudaMemcpy itself
+// may return before, and the streams of the kernels under test do not wait for it.
+inline void Upload(void* target, const void* source, size_t bytes) {
+  Check(cudaMemcpy(target, source, bytes, cudaMemcpyHostToDevice), "upload");
+  Check(cudaDeviceSynchronize(), "upload");
+}
+
 template <typename T>
 class DeviceArray {
  public:
@@ -26,9 +33,7 @@ class DeviceArray {
     if (size > 0) Check(cudaMalloc(&data_, size * sizeof(T)), "cudaMalloc");
   }
   explicit DeviceArray(const std::vector<T>& host) : DeviceArray(host.size()) {
-    if (size_ > 0) {
-      Check(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice), "upload");
-    }
+    if (size_ > 0) Upload(data_, host.data(), size_ * sizeof(T));
   }
   ~DeviceArray() { cudaFree(data_); }
   DeviceArray(const DeviceArray&) = delete;

@@ -53,8 +53,7 @@ class Arena {
   }
   int* Integers(const std::vector<int>& values) {
     void* const data = Take(values.size() * sizeof(int));
-    Check(cudaMemcpy(data, values.data(), values.size() * sizeof(int), cudaMemcpyHostToDevice),
-          "upload");
+    Upload(data, values.data(), values.size() * sizeof(int));
     return static_cast<int*>(data);
   }
 
@@ -281,8 +280,7 @@ std::vector<float> Download(const fla::Matrix& matrix) {
   return host;
 }
 void Restore(const fla::Matrix& matrix, const std::vector<float>& host) {
-  Check(cudaMemcpy(matrix.data, host.data(), host.size() * sizeof(float), cudaMemcpyHostToDevice),
-        "upload");
+  Upload(matrix.data, host.data(), host.size() * sizeof(float));
 }
 
 void RunOneByOne(const Model& model) {
