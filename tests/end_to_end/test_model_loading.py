@@ -14,11 +14,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from checkpoints import byte_sentencepiece, copy_golden, copy_golden_enlarged
 from fla.v1 import control_pb2 as control
-from server_process import SERVER, request
+from server_process import DEVICE, SERVER, request
 from test_security import new_key
 from swapping import (DRAINING, FAILED, LOADING, PROMPTS, SERVING, UNLOADED, WARMING, answers,
                       edit, greedy, listed, model, serving, wait_for)
 
+MEMORY = "cuda:0" if DEVICE == "cuda" else DEVICE  # as memory_mib calls it
 LONG = dict(ids=[1, 2, 3], temperature=0, ignore_eos=True)
 
 
@@ -88,7 +89,7 @@ def test_the_least_recently_used_is_evicted_and_loses_nothing(start_server, fold
     # Room for any two of the three.
     room = int(sizes["a"] + sum(sorted(sizes[n] for n in names)[1:])) + 1
     assert room < sum(sizes.values())
-    edit(server, memory_mib={"cpu": room})
+    edit(server, memory_mib={MEMORY: room})
     server.wait_for_metric("fla_config_reload_total", 1, result="success")
     for name in names:
         server.control.UnloadModel(control.UnloadModelRequest(name=name))
@@ -118,7 +119,7 @@ def test_what_does_not_fit_is_refused_or_waits_for_the_old_version(start_server,
     server = start_server(models=[model("m", folders[0], slots=96)], default_model="m")
     expected = answers(server)
     room = int(mebibytes(serving(server, "m"))) + 1
-    edit(server, memory_mib={"cpu": room}, models=[model("m", folders[1], slots=17)])
+    edit(server, memory_mib={MEMORY: room}, models=[model("m", folders[1], slots=17)])
     server.wait_for_metric("fla_config_reload_total", 1, result="failure")
     error = server.control.ListModels(control.ListModelsRequest()).config_error
     assert "needs" in error and "memory_mib" in error
