@@ -251,6 +251,10 @@ class Checker {
     args.norm = Pick(kNorms);
     // A sum is divided by only where it is of positive numbers.
     if (args.norm == HeadNorm::kSum) args.activation = Activation::kEluPlusOne;
+    // Of GELU's lower tail f32 has few digits (1 + erf), and all of a short head may be there.
+    if (args.norm != HeadNorm::kNone && args.activation == Activation::kGelu) {
+      args.activation = Activation::kSilu;
+    }
     args.eps = random_.Chance(2) ? 1e-6f : 0.5f;
     const int rows = random_.Pick({1, 2, 5, 33}), heads = random_.Pick({1, 2, 3, 8});
     const Columns<T> x(random_, rows, int64_t{heads} * args.head_dim, 2),
