@@ -64,87 +64,98 @@ __global__ void __launch_bounds__(kElementThreads)
 }
 
 // Delta rule. Grid (V / kColumns, H, N): a block has kColumns columns of S in shared memory. A
-// thread has one row of M, and kParts threads share a row's columns. M passes through registers,
-// the next piece while the last one is multiplied: it does not depend on S.
+// thread has two neighbouring rows of M, and kParts threads share their columns. M passes through
+// registers, the next piece while the last one is multiplied: it does not depend on S.
+// kWhole: K is kMaxK, so that addresses are constants; they took more instructions than the sums.
 constexpr int kMapThreads = 512;
 
 template <int kMaxK, int kColumns>
 struct alignas(16) CombineScratch {
-  static constexpr int kParts = kMapThreads / kMaxK;
+  static constexpr int kParts = 2 * kMapThreads / kMaxK;
   float4 state[kMaxK][kColumns / 4];
   float sums[kParts][kColumns][kMaxK + 4];  // 4: rows of a column from different banks
 };
 
-template <int kMaxK, int kColumns>
+template <int kMaxK, bool kWhole, int kColumns>
 __global__ void __launch_bounds__(kMapThreads)
     CombineMapsKernel(const RecurrenceParams p, const TokenWindow window,
                       const SegmentWorkspace segments) {
   using Scratch = CombineScratch<kMaxK, kColumns>;
-  constexpr int kPartK = kMaxK / Scratch::kParts, kPiece = kPartK < 32 ? kPartK : 32;
+  constexpr int kPartK = kMaxK / Scratch::kParts, kPiece = kPartK < 16 ? kPartK : 16;
   constexpr int kOwn = kMaxK * kColumns / kMapThreads;  // elements of S that a thread sums up
   static_assert(kPartK % kPiece == 0 && kOwn * kMapThreads == kMaxK * kColumns);
   __shared__ Scratch scratch;
-  const int n = blockIdx.z, h = blockIdx.y, K = p.key_dim, V = p.value_dim;
+  const int n = blockIdx.z, h = blockIdx.y, K = kWhole ? kMaxK : p.key_dim, V = p.value_dim;
   const SegmentsOfSequence cut = FindSegments(p, n, window, segments.tokens);
   if (cut.count == 0) return;
-  const int row = threadIdx.x % kMaxK, part = threadIdx.x / kMaxK;
-  const auto number = [&](int segment) { return SegmentNumber(p, cut.first_slot + segment, h); };
+  const int row = threadIdx.x % (kMaxK / 2) * 2, part = threadIdx.x / (kMaxK / 2);
   // Element i of a thread is (own_row + i * kOwnRows, own_column).
   constexpr int kOwnRows = kMapThreads / kColumns;
   const int own_row = threadIdx.x / kColumns, own_column = threadIdx.x % kColumns;
-  const auto own_offset = [&](int64_t state, int i) {
-    return (state * K + own_row + i * kOwnRows) * V + blockIdx.x * kColumns + own_column;
-  };
-  const auto is_inside = [&](int i) { return own_row + i * kOwnRows < K; };
+  const auto is_inside = [&](int i) { return kWhole || own_row + i * kOwnRows < K; };
+  const int64_t own_offset = static_cast<int64_t>(own_row) * V + blockIdx.x * kColumns + own_column;
+  const int own_stride = kOwnRows * V;
+  const int64_t first_number = SegmentNumber(p, cut.first_slot, h);
   // Of segments in front of the last one only: the last has no M.
-  const auto load_piece = [&](float(&m)[kPiece], int segment, int piece) {
+  const auto load_piece = [&](float2(&m)[kPiece], int segment, int piece) {
+    const int column = part * kPartK + piece * kPiece;
+    const float* const first =
+        segments.maps + ((first_number + segment * p.heads) * K + column) * K + row;
+    const bool is_map = segment < cut.count - 1 && (kWhole || row < K);
 #pragma unroll
     for (int j = 0; j < kPiece; ++j) {
-      const int column = part * kPartK + piece * kPiece + j;
-      const bool inside = segment < cut.count - 1 && row < K && column < K;
-      m[j] = inside ? segments.maps[(number(segment) * K + column) * K + row] : 0.0f;
+      const bool inside = is_map && (kWhole || column + j < K);
+      m[j] = inside ? *reinterpret_cast<const float2*>(first + j * K) : make_float2(0.0f, 0.0f);
     }
   };
 
   float own[kOwn] = {};
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
-    if (is_inside(i)) own[i] = LoadPool(p, own_offset(PoolNumber(p, n, h), i));
+    if (is_inside(i)) {
+      own[i] = LoadPool(p, PoolNumber(p, n, h) * K * V + own_offset + i * own_stride);
+    }
   }
-  float m[kPiece];
+  float2 m[kPiece];
   load_piece(m, 1, 0);
   for (int segment = 0; segment < cut.count; ++segment) {
     // What the segment starts from takes the place of what it leaves of no state.
     float local[kOwn] = {};
+    float* const states = segments.states + (first_number + segment * p.heads) * K * V + own_offset;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       if (!is_inside(i)) continue;
-      float* const target = segments.states + own_offset(number(segment), i);
-      if (segment < cut.count - 1) local[i] = *target;
-      *target = own[i];
+      if (segment < cut.count - 1) local[i] = states[i * own_stride];
+      states[i * own_stride] = own[i];
     }
     if (segment == cut.count - 1) break;
     if (segment > 0) {
-      float sums[kColumns] = {};
+      float2 sums[kColumns] = {};
 #pragma unroll
       for (int piece = 0; piece < kPartK / kPiece; ++piece) {
         const bool last = piece == kPartK / kPiece - 1;
-        float next[kPiece];
+        float2 next[kPiece];
         load_piece(next, last ? segment + 1 : segment, last ? 0 : piece + 1);
 #pragma unroll
         for (int j = 0; j < kPiece; ++j) {
 #pragma unroll
           for (int c = 0; c < kColumns; c += 4) {
             const float4 s = scratch.state[part * kPartK + piece * kPiece + j][c / 4];
-            sums[c] += m[j] * s.x, sums[c + 1] += m[j] * s.y;
-            sums[c + 2] += m[j] * s.z, sums[c + 3] += m[j] * s.w;
+            const float of_columns[4] = {s.x, s.y, s.z, s.w};
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              sums[c + e].x += m[j].x * of_columns[e];
+              sums[c + e].y += m[j].y * of_columns[e];
+            }
           }
         }
 #pragma unroll
         for (int j = 0; j < kPiece; ++j) m[j] = next[j];
       }
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) scratch.sums[part][c][row] = sums[c];
+      for (int c = 0; c < kColumns; ++c) {
+        *reinterpret_cast<float2*>(&scratch.sums[part][c][row]) = sums[c];
+      }
       __syncthreads();
     }
 #pragma unroll
@@ -162,18 +173,29 @@ __global__ void __launch_bounds__(kMapThreads)
   }
 }
 
-template <int kMaxK, int kColumns>
+template <int kMaxK, bool kWhole, int kColumns = 8>
+void LaunchCombineMapsKernel(const RecurrenceParams& p, TokenWindow window,
+                             const SegmentWorkspace& segments, cudaStream_t stream) {
+  const dim3 grid(p.value_dim / kColumns, p.heads, p.num_sequences);
+  CombineMapsKernel<kMaxK, kWhole, kColumns><<<grid, kMapThreads, 0, stream>>>(p, window, segments);
+  CheckLaunch("CombineMapsKernel");
+}
+
+template <int kMaxK>
 void LaunchCombineMaps(const RecurrenceParams& p, TokenWindow window,
                        const SegmentWorkspace& segments, cudaStream_t stream) {
-  const dim3 grid(p.value_dim / kColumns, p.heads, p.num_sequences);
-  // Columns that fewer share a multiprocessor with take less long: where there is room.
-  if constexpr (kMaxK >= 128 && kColumns == 8) {
-    if (2 * grid.x * grid.y * grid.z <= static_cast<unsigned>(Multiprocessors())) {
-      return LaunchCombineMaps<kMaxK, 4>(p, window, segments, stream);
+  if (p.key_dim < kMaxK) {
+    return LaunchCombineMapsKernel<kMaxK, false>(p, window, segments, stream);
+  }
+  // Columns that fewer share a multiprocessor with take less long: where there is room. Twice four
+  // on one wait for each other's barriers less than eight do.
+  if constexpr (kMaxK >= 128) {
+    const int blocks = p.value_dim / 8 * p.heads * p.num_sequences;
+    if (blocks <= Multiprocessors()) {
+      return LaunchCombineMapsKernel<kMaxK, true, 4>(p, window, segments, stream);
     }
   }
-  CombineMapsKernel<kMaxK, kColumns><<<grid, kMapThreads, 0, stream>>>(p, window, segments);
-  CheckLaunch("CombineMapsKernel");
+  LaunchCombineMapsKernel<kMaxK, true>(p, window, segments, stream);
 }
 
 }  // namespace
@@ -189,11 +211,11 @@ void LaunchSegmentCombine(const RecurrenceParams& p, Update update, TokenWindow 
   }
   switch (MaxKeyDim(p.key_dim)) {
     case 64:
-      return LaunchCombineMaps<64, 8>(p, window, segments, stream);
+      return LaunchCombineMaps<64>(p, window, segments, stream);
     case 128:
-      return LaunchCombineMaps<128, 8>(p, window, segments, stream);
+      return LaunchCombineMaps<128>(p, window, segments, stream);
     default:
-      return LaunchCombineMaps<256, 8>(p, window, segments, stream);
+      return LaunchCombineMaps<256>(p, window, segments, stream);
   }
 }
 

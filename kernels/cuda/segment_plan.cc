@@ -139,12 +139,15 @@ Walk Times(Walk walk, int64_t count) {
   return {walk.blocks * count, walk.full_blocks * count, walk.chunks * count, walk.full};
 }
 
-// segment_combine.cu: one step a segment, by blocks of four or eight columns; and the way that
+// segment_combine.cu: one step a segment, by blocks of eight columns or, where one or two of these
+// are all that a multiprocessor gets, four; and the way that
 // states take to memory and back, twice.
 double CombineCycles(const ScanShape& shape, const Walks& walks) {
   const double k = shape.key_dim / 128.0;
   const int64_t blocks = int64_t{shape.heads} * walks.cut_sequences * shape.value_dim / 8;
-  const double step = 2 * blocks <= shape.multiprocessors ? 5000 : 8000;
+  const double step = 2 * blocks <= shape.multiprocessors ? 2900
+                      : blocks <= shape.multiprocessors   ? 4700
+                                                          : 8000;
   const double steps = shape.delta ? step * k * k * std::max(walks.max_segments - 2, 0) *
                                          DivideUp(blocks, shape.multiprocessors)
                                    : 300.0 * walks.max_segments;

@@ -36,7 +36,7 @@ TEST(SegmentPlanTest, LongSequenceOfFewHeadsFillsTheGpu) {
     ASSERT_GT(plan.segment_tokens, 0);
     const int blocks_of_head = 4 / plan.slices_per_block;  // slices of 32 columns
     const int blocks = heads * blocks_of_head * SegmentsOf(65536, plan);
-    EXPECT_GE(blocks, kMultiprocessors * 9 / 10);
+    EXPECT_GE(blocks, kMultiprocessors * 8 / 10);
     EXPECT_LE(blocks, kMultiprocessors);  // a short one behind the others would cost a round
   }
 }
