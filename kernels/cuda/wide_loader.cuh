@@ -70,6 +70,13 @@ class WideLoader {
       if constexpr (Stage::kMakesAttention) {
         LoadLogDecay(params_, first_token_ + first, tokens_ - first, head_, log_decay);
       }
+      // Of two loaders each finishes its last stage before it waits for another one: otherwise the
+      // scan would wait for P whenever making it takes longer than a chunk.
+      const bool finish_first = kLoaders == 2 && stages > 2;
+      if (finish_first && first > begin) {
+        WaitForCopies<0>();
+        Finish(shared, before.stage, log_decay_before);
+      }
       Wait(empty + 8 * position.stage, position.parity ^ 1);
       const uint32_t stage =
           full + WideHeaderBytes<Stage>() + position.stage * Stage::Bytes(kSlices);
@@ -89,11 +96,12 @@ class WideLoader {
       }
       CopyRows<kSlices>(stage + Stage::kValue, v_, tokens_ - first, value_columns_);
       CommitCopies();
+      if constexpr (Stage::kMakesAttention) SumLogDecay(log_decay);
       // With two stages the next one empties only after this one is full.
       if (stages == 2) {
         WaitForCopies<0>();
         Finish(shared, position.stage, log_decay);
-      } else if (first > begin) {
+      } else if (!finish_first && first > begin) {
         WaitForCopies<1>();
         Finish(shared, before.stage, log_decay_before);
       }
@@ -114,11 +122,11 @@ class WideLoader {
   };
 
   // Makes what else a stage needs whose copies have landed, and says that it is full.
-  __device__ __forceinline__ void Finish(char* shared, int number, float (&log_decay)[2]) const {
+  __device__ __forceinline__ void Finish(char* shared, int number,
+                                         const float (&log_decay)[2]) const {
     PublishToTensorCores();
     if constexpr (Stage::kMakesAttention) {
       SyncThreads<kWarpgroup>(1 + loader_);
-      SumLogDecay(log_decay);
       if (thread_ < 32) {
         StoreDecays(log_decay,
                     reinterpret_cast<float*>(shared + 128 + number * Stage::kDecayBytes));

@@ -386,8 +386,8 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 4)
     }
     SumLogDecay(sum);
     StoreDecays(sum, reinterpret_cast<float*>(record_of(first + warp) + kRecord.decay));
-    scalars.sums[warp][lane] = kLog2E * sum[0];
-    scalars.sums[warp][lane + 32] = kLog2E * sum[1];
+    scalars.sums[warp][lane] = sum[0];
+    scalars.sums[warp][lane + 32] = sum[1];
   };
   load_scalars(0);
   WaitForCopies<0>();

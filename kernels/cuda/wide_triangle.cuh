@@ -15,12 +15,13 @@ __device__ __forceinline__ void LoadLogDecay(const RecurrenceParams& p, int firs
   }
 }
 
-// Turns them into sums from the chunk's start through the token.
+// Turns them into sums from the chunk's start through the token, of logarithms to base 2.
 __device__ __forceinline__ void SumLogDecay(float (&x)[2]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (x[half] < -128.0f) x[half] = -128.0f;  // a decay of 0 in f32 anyway; a NaN stays
+    x[half] *= kLog2E;
 #pragma unroll
     for (int distance = 1; distance < 32; distance *= 2) {
       const float before = __shfl_up_sync(~0u, x[half], distance, 32);
@@ -37,8 +38,8 @@ __device__ __forceinline__ void StoreDecays(const float (&sum)[2], float* decays
   const float whole = __shfl_sync(~0u, sum[1], 31);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    decays[lane + 32 * half] = __expf(sum[half]);
-    decays[kWideChunk + lane + 32 * half] = __expf(whole - sum[half]);
+    decays[lane + 32 * half] = Exp2(sum[half]);
+    decays[kWideChunk + lane + 32 * half] = Exp2(whole - sum[half]);
   }
 }
 
@@ -82,7 +83,7 @@ __device__ __forceinline__ void StoreAttention(const float (&qk)[8][4], const fl
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     sum_of_rows[half] = sum_through(16 * warp + r + 8 * half);
-    scale_of_rows[half] = scale * __expf(sum_of_rows[half] - boundary);
+    scale_of_rows[half] = scale * Exp2(sum_of_rows[half] - boundary);
   }
 #pragma unroll
   for (int tile = 0; tile < 8; ++tile) {
@@ -91,7 +92,7 @@ __device__ __forceinline__ void StoreAttention(const float (&qk)[8][4], const fl
                            __shfl_sync(~0u, sum[tile / 4], (j & 31) + 1)};
     float attention[4] = {};
     if (tile / 2 < warp) {
-      const float to_boundary[2] = {__expf(boundary - sums[0]), __expf(boundary - sums[1])};
+      const float to_boundary[2] = {Exp2(boundary - sums[0]), Exp2(boundary - sums[1])};
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         attention[e] = qk[tile][e] * (scale_of_rows[e / 2] * to_boundary[e % 2]);
@@ -101,7 +102,7 @@ __device__ __forceinline__ void StoreAttention(const float (&qk)[8][4], const fl
       for (int e = 0; e < 4; ++e) {
         // Above the diagonal it may be anything, and counts as 0.
         const int behind = r + 8 * (e / 2) - (8 * (tile % 2) + 2 * t + e % 2);
-        const float decay = __expf(sum_of_rows[e / 2] - sums[e % 2]);
+        const float decay = Exp2(sum_of_rows[e / 2] - sums[e % 2]);
         attention[e] = behind >= 0 ? qk[tile][e] * (scale * decay) : 0.0f;
       }
     }
