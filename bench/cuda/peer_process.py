@@ -8,49 +8,93 @@ import sys
 import threading
 import time
 
-MARK = "record "
+MARK, READY = "record ", "ready"
 
 
 def emit(**record):
     print(MARK + json.dumps(record), flush=True)
 
 
-def gather(arguments, patience, deadline=math.inf):
-    """The records of `sys.executable arguments`, and what went wrong or None. A child that gives no record for
-    `patience` seconds, or has not ended at `deadline` (of time.monotonic), is stopped."""
-    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    errors, lines = [], queue.SimpleQueue()
+def wait_for_turn():
+    """The child's side of Child(waits=True): returns when the parent wants its records."""
+    print(READY, flush=True)
+    sys.stdin.readline()
 
-    def read():
-        for line in child.stdout:
-            lines.put(line)
-        lines.put(None)
 
-    readers = [threading.Thread(target=read), threading.Thread(target=lambda: errors.extend(child.stderr))]
-    for reader in readers:
-        reader.start()
-    records, stopped = [], None
-    last = time.monotonic()
-    while True:
-        end = min(last + patience, deadline)
+class Child:
+    """`sys.executable arguments`, started. One that `waits` for its turn may get ready while others measure or compile."""
+
+    def __init__(self, arguments, waits=False):
+        self._process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         stderr=subprocess.PIPE, text=True)
+        self._waits, self._lines, self._errors = waits, queue.SimpleQueue(), []
+        self._readers = [threading.Thread(target=self._read),
+                         threading.Thread(target=lambda: self._errors.extend(self._process.stderr))]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self):
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _until(self, wanted, patience, deadline):
+        """Hands `wanted` every line until it returns True or the child ends: then True; False, and the child is stopped,
+        after `patience` seconds without a record or at `deadline`."""
+        last = time.monotonic()
+        while True:
+            end = min(last + patience, deadline)
+            try:
+                line = self._lines.get(timeout=min(max(0.0, end - time.monotonic()), threading.TIMEOUT_MAX))
+            except queue.Empty:
+                self._process.kill()
+                return False
+            if line is None:
+                self._lines.put(None)  # for the next one who asks
+                return True
+            if line.startswith(MARK):
+                last = time.monotonic()
+            if wanted(line):
+                return True
+
+    def wait_until_ready(self, patience, deadline=math.inf):
+        if self._waits and self._until(lambda line: line.startswith(READY), patience, deadline):
+            self._waits = False
+        return not self._waits
+
+    def gather(self, patience, deadline=math.inf):
+        """The child's records, and what went wrong or None. One that gives no record for `patience` seconds, or has not
+        ended at `deadline` (of time.monotonic), is stopped."""
+        ready = self.wait_until_ready(patience, deadline)
+        records = []
+
+        def collect(line):
+            if line.startswith(MARK):
+                records.append(json.loads(line[len(MARK):]))
+
         try:
-            line = lines.get(timeout=max(0.0, end - time.monotonic()))
-        except queue.Empty:
-            stopped = f"stopped, {time.monotonic() - last:.0f} s without a record"
-            child.kill()
-            break
-        if line is None:
-            break
-        if line.startswith(MARK):
-            records.append(json.loads(line[len(MARK):]))
-            last = time.monotonic()
-    child.wait()
-    for reader in readers:
-        reader.join()
-    if stopped or child.returncode == 0:
-        return records, stopped
-    said = [line.strip() for line in errors if line.strip()][-1:]
-    return records, f"exit code {child.returncode}: {''.join(said)[:300]}"
+            self._process.stdin.write("go\n")
+            self._process.stdin.close()
+        except BrokenPipeError:  # it has ended; its exit code says why
+            pass
+        ended = ready and self._until(collect, patience, deadline)
+        self._process.wait()
+        for reader in self._readers:
+            reader.join()
+        if not ended:
+            return records, "stopped, too long without a record"
+        if self._process.returncode == 0:
+            return records, None
+        said = [line.strip() for line in self._errors if line.strip()][-1:]
+        return records, f"exit code {self._process.returncode}: {''.join(said)[:300]}"
+
+    def stop(self):
+        self._process.kill()
+        self._process.wait()
+
+
+def gather(arguments, patience, deadline=math.inf):
+    return Child(arguments).gather(patience, deadline)
 
 
 def describe(error):
