@@ -226,10 +226,16 @@ def gather_peers(options, folder):
                     problem = f"absent: {record['absent']}"
                 if "failed" in record:
                     print(f"{name}, {record['row']}, {record['form']}: {record['failed']}")
+                if "peer_ms" in record:  # at once: a run that is cut short has said what it knew
+                    print(f"{name}, {record['row']}, {record['form']}: ours {record['ours_ms']:.4f} ms, "
+                          f"{name} {record['peer_ms']:.4f}")
             records += [record for record in own if "row" in record]
             if any("peer_ms" in record for record in own):
                 present.append(name)
             print(f"{name}: {problem or 'compared'}", flush=True)
+            if options.json:
+                with open(options.json, "w") as file:
+                    json.dump(records, file, indent=1)
     finally:
         for other in [*untimed, *peers.values()]:
             other.stop()
@@ -249,9 +255,6 @@ def main():
         return "no row was measured"
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     print_tables(records, present)
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(records, file, indent=1)
     # Not (error <= bound): NaN fails too.
     wrong = [r for r in records if "ours_errors" in r and not max(r["ours_errors"]) <= BOUND]
     worse = [r for r in records if "peer_errors" in r and not r["ours_errors"][0] <= r["peer_errors"][0]]

@@ -22,7 +22,7 @@ def wait_for_turn():
 
 
 class Child:
-    """`sys.executable arguments`, started. One that `waits` for its turn may get ready while others measure or compile."""
+    """`sys.executable arguments`, started. One that `waits` for its turn gets ready while others compile or measure."""
 
     def __init__(self, arguments, waits=False):
         self._process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -39,8 +39,8 @@ class Child:
         self._lines.put(None)
 
     def _until(self, wanted, patience, deadline):
-        """Hands `wanted` every line until it returns True or the child ends: then True; False, and the child is stopped,
-        after `patience` seconds without a record or at `deadline`."""
+        """Hands `wanted` every line until it returns True or the child ends: then True. False, and the child is stopped,
+        after `patience` seconds without a record, or at `deadline`."""
         last = time.monotonic()
         while True:
             end = min(last + patience, deadline)
