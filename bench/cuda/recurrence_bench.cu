@@ -311,13 +311,19 @@ void BenchPrefill(const Overrides& overrides) {
 }
 
 void BenchStep(const Overrides& overrides) {
-  const Decay token = Decay::kPerToken, channel = Decay::kPerChannel;
+  const Decay none = Decay::kNone, head = Decay::kPerHead, token = Decay::kPerToken,
+              channel = Decay::kPerChannel;
   const Update add = Update::kAdditive, delta = Update::kDelta;
   const Shape shapes[] = {
+      {"linear 256x512 H4", none, add, 4, 4, 256, 512, {}},
+      {"RetNet 256x512 H8", head, add, 8, 8, 256, 512, {}},
+      {"simple GLA 256x512 H4", token, add, 4, 4, 256, 512, {}},
       {"GLA 256x512 H4", channel, add, 4, 4, 256, 512, {}},
       {"GDN 256x512 H4", token, delta, 4, 4, 256, 512, {}},
       {"KDA 256x512 H4", channel, delta, 4, 4, 256, 512, {}},
+      {"DeltaNet 128x128 H16", none, delta, 16, 16, 128, 128, {}},
       {"GDN 128x128 H16", token, delta, 16, 16, 128, 128, {}},
+      {"KDA 128x128 H16", channel, delta, 16, 16, 128, 128, {}},
       {"GLA 64x64 H16", channel, add, 16, 16, 64, 64, {}},
   };
   for (Shape shape : shapes) {
