@@ -182,14 +182,19 @@ const char* NameOf(StepKernel kernel) {
   return kernel == StepKernel::kTiles ? "tiles" : kernel == StepKernel::kLoads ? "loads" : "any";
 }
 
-StepPlan PlanOf(const RecurrenceParams& params, const Overrides& overrides, bool chained) {
-  const bool tiles = overrides.step_kernel.value_or(StepKernel::kTiles) == StepKernel::kTiles;
-  StepPlan plan = PlanStep(params, DType::kBF16, Multiprocessors(), IsHopper() && tiles, chained);
+StepPlan PlanOf(const RecurrenceParams& params, const Overrides& overrides) {
+  StepPlan plan = PlanStep(params, DType::kBF16, Multiprocessors(), IsHopper());
   if (overrides.step_kernel == StepKernel::kTiles && IsHopper() &&
       HasTileStep(params, DType::kBF16)) {
-    plan = {StepKernel::kTiles, kStepTileColumns};
+    plan = {StepKernel::kTiles, kStepTileColumns, /*many=*/false};
   }
-  if (overrides.step_kernel == StepKernel::kAny) plan.kernel = StepKernel::kAny;
+  if (overrides.step_kernel == StepKernel::kLoads && plan.kernel == StepKernel::kTiles &&
+      HasLoadStep(params, DType::kBF16)) {
+    plan = PlanManyLoads(params);
+  }
+  if (overrides.step_kernel == StepKernel::kAny) {
+    plan = {StepKernel::kAny, std::min(plan.columns, 32), /*many=*/false};
+  }
   return plan;
 }
 
@@ -334,7 +339,7 @@ void BenchStep(const Overrides& overrides) {
       for (bool bf16_state : {false, true}) {
         const Inputs inputs(shape, bf16_state, overrides.shuffled);
         const RecurrenceParams params = ParamsOf(inputs.args);
-        const StepPlan plan = PlanOf(params, overrides, /*chained=*/false);
+        const StepPlan plan = PlanOf(params, overrides);
         const double milliseconds = MedianMilliseconds(
             40, [&](cudaStream_t stream) { LaunchRecurrent(params, DType::kBF16, plan, stream); });
         std::printf("step %-18s N %4d %s  %9.4f ms  %.2f TB/s  %s of %d columns\n", shape.name,
@@ -345,17 +350,16 @@ void BenchStep(const Overrides& overrides) {
         const int calls = count <= 64 ? 5 * kLayers : kLayers;
         const size_t layer_bytes = inputs.state.size() * (bf16_state ? 2 : 4);
         const DeviceArray<char> states(kLayers * layer_bytes);
-        const StepPlan chained_plan = PlanOf(params, overrides, /*chained=*/true);
         int layer = 0;
         const double chained = MedianMilliseconds(calls, [&](cudaStream_t stream) {
           RecurrenceParams of_layer = params;
           of_layer.state = states.data() + layer++ % kLayers * layer_bytes;
-          LaunchRecurrent(of_layer, DType::kBF16, chained_plan, stream, /*chained=*/true);
+          LaunchRecurrent(of_layer, DType::kBF16, plan, stream, /*chained=*/true);
         });
         std::printf("chained step %-10s N %4d %s  %9.4f ms  %.2f TB/s  %s of %d columns\n",
                     shape.name, count, bf16_state ? "state bf16" : "state f32 ", chained,
                     inputs.state.size() * (bf16_state ? 4 : 8) / chained * 1e-9,
-                    NameOf(chained_plan.kernel), chained_plan.columns);
+                    NameOf(plan.kernel), plan.columns);
         std::fflush(stdout);
       }
     }
@@ -380,7 +384,7 @@ void Profile() {
     const Shape shape = {"step", decay, Update::kDelta, 4, 4, 256, 512, std::vector<int>(256, 1)};
     const Inputs inputs(shape, false);
     const RecurrenceParams params = ParamsOf(inputs.args);
-    LaunchRecurrent(params, DType::kBF16, PlanOf(params, {}, /*chained=*/false), nullptr);
+    LaunchRecurrent(params, DType::kBF16, PlanOf(params, {}), nullptr);
     Check(cudaDeviceSynchronize(), "profile");
   }
 }

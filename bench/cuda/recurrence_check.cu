@@ -26,6 +26,7 @@ struct Case {
   bool bf16 = true, bf16_state = false, step = false;
   bool ahead = false, hopper = true, wide_slices = false;
   StepKernel step_kernel = StepKernel::kAny;  // where it can; else as planned
+  bool many = false;                          // kLoads: as if there were many states
   int skipped = -1;                           // step: a sequence whose slot is -1
   bool projected = false;  // prefill: from RecurrenceProjections, with these norms and gates
   HeadNorm q_norm = HeadNorm::kNone, k_norm = HeadNorm::kNone;
@@ -47,7 +48,7 @@ std::string Describe(const Case& c) {
       (c.step_kernel == StepKernel::kTiles   ? " tiles"
        : c.step_kernel == StepKernel::kLoads ? " loads"
                                              : " any") +
-      (c.wide_slices ? " wide slices" : "") +
+      (c.many ? " many" : "") + (c.wide_slices ? " wide slices" : "") +
       (c.projected ? " norms " + std::to_string(static_cast<int>(c.q_norm)) +
                          std::to_string(static_cast<int>(c.k_norm)) + " gates " +
                          std::to_string(static_cast<int>(c.gates))
@@ -310,12 +311,13 @@ Errors RunCase(const Case& c, uint32_t seed) {
   if (c.step) {
     // Small problems never take tiles, and shapes in use only what is made for them: force others.
     const RecurrenceParams params = ParamsOf(args);
-    StepPlan plan = PlanStep(params, DTypeOf<T>(), c.multiprocessors, IsHopper(), /*chained=*/true);
+    StepPlan plan = PlanStep(params, DTypeOf<T>(), c.multiprocessors, IsHopper());
     if (c.step_kernel == StepKernel::kAny ||
         (c.step_kernel == StepKernel::kTiles && IsHopper() && HasTileStep(params, DTypeOf<T>()))) {
       plan.kernel = c.step_kernel;
       if (plan.kernel == StepKernel::kAny) plan.columns = std::min(plan.columns, 32);
     }
+    if (plan.kernel == StepKernel::kLoads && c.many) plan = PlanManyLoads(params);
     errors.step_kernel = plan.kernel;
     LaunchRecurrent(params, DTypeOf<T>(), plan, nullptr);
   } else {
@@ -389,6 +391,13 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   s.key_dim = random() % 3 == 0 ? 16 * (1 + random() % 16) : pick({32, 64, 96, 128, 256});
   s.value_dim =
       random() % 3 == 0 ? 16 * (1 + random() % (small ? 5 : 32)) : pick({32, 64, 128, 192, 512});
+  c.step_kernel = static_cast<StepKernel>(random() % 3);
+  const bool loads = c.step && c.step_kernel == StepKernel::kLoads;
+  if (loads) {
+    s.key_dim = pick({64, 128, 256});
+    s.value_dim = pick({32, 64, 96, 128, 512});
+    c.many = random() % 2 == 0;
+  }
   s.heads = pick({1, 2, 4, 6});
   if (small) {
     s.value_dim = std::min(s.value_dim, 96);
@@ -415,7 +424,6 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   if (!c.step && index % 5 == 0)
     c.lengths.push_back(small ? 130 + random() % 60 : 700 + random() % 300);
   if (c.step && random() % 4 == 0) c.skipped = random() % N;
-  c.step_kernel = static_cast<StepKernel>(random() % 3);
   c.ahead = random() % 2 == 0;
   c.hopper = random() % 4 != 0;
   c.multiprocessors = pick({1, 8, 132});
@@ -423,7 +431,7 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   c.segment_tokens = pick({0, 16, 32, 48, 128});
   c.wide_slices = random() % 2 == 0;
   c.num_slots = c.lengths.size() + 2;
-  c.padding = pick({0, 0, 8, 16, 2, 3});
+  c.padding = loads ? pick({0, 8, 16}) : pick({0, 0, 8, 16, 2, 3});
   c.projected = random() % 2 && !c.step && c.bf16 && CanProject(s);
   const bool may_norm = s.decay == Decay::kPerChannel;
   const auto norm = [&] { return random() % 3 && may_norm ? HeadNorm::kL2 : HeadNorm::kNone; };

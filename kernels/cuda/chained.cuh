@@ -45,6 +45,22 @@ __device__ __forceinline__ uint4 LoadOnce(const void* source) {
   return x;
 }
 
+// Four floats, or four bf16, by a cache policy (bulk_copy.cuh); not kept in the first cache.
+__device__ __forceinline__ float4 LoadBy(uint64_t policy, const float4* source) {
+  float4 x;
+  asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.f32 {%0, %1, %2, %3}, [%4], %5;"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "l"(source), "l"(policy));
+  return x;
+}
+__device__ __forceinline__ uint2 LoadBy(uint64_t policy, const uint2* source) {
+  uint2 x;
+  asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v2.u32 {%0, %1}, [%2], %3;"
+               : "=r"(x.x), "=r"(x.y)
+               : "l"(source), "l"(policy));
+  return x;
+}
+
 // Begins to fetch what will be read soon.
 __device__ __forceinline__ void PrefetchToL2(const void* source) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(source));

@@ -12,8 +12,7 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
   }
   const RecurrenceParams params = ParamsOf(args);
   const Stream::CudaContext& context = *stream.cuda();
-  const StepPlan plan =
-      PlanStep(params, args.q.dtype, context.num_multiprocessors, IsHopper(), context.chained);
+  const StepPlan plan = PlanStep(params, args.q.dtype, context.num_multiprocessors, IsHopper());
   if (context.collector != nullptr && params.num_sequences == 1) {
     context.collector->Add(StepRecurrence{params, args.q.dtype, plan});
     return;

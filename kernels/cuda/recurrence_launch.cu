@@ -352,29 +352,35 @@ bool HasTileStep(const RecurrenceParams& p, DType dtype) {
   return dtype == DType::kBF16 && p.cu_seqlens == nullptr && p.value_dim >= kStepTileColumns;
 }
 
-StepPlan PlanStep(const RecurrenceParams& p, DType dtype, int multiprocessors, bool hopper,
-                  bool chained) {
+StepPlan PlanManyLoads(const RecurrenceParams& p) {
+  // Eight rows a thread, by eight warps where K has the rows.
+  const bool wide = p.key_dim <= 128 && p.value_dim % 64 == 0;
+  return {StepKernel::kLoads, wide ? 64 : 32, /*many=*/true};
+}
+
+StepPlan PlanStep(const RecurrenceParams& p, DType dtype, int multiprocessors, bool hopper) {
   const int64_t states = static_cast<int64_t>(p.heads) * p.num_sequences;
   const bool loads = HasLoadStep(p, dtype);
+  // Where loads have no kernel or too few bytes a thread: from one and a half rounds of tiles on, a
+  // round's copies in hide behind the last one's copies out. Tiles that hang over the state's right
+  // side waste threads.
   const int64_t tiles = p.value_dim / kStepTileColumns * states;
-  const int max_k = MaxKeyDim(p.key_dim);
-  const int at_once = StepTilesAtOnce(max_k, p.bf16_state ? 2 : 4) * multiprocessors;
-  // From one and a half rounds of tiles on, a round's copies in hide behind the last one's copies
-  // out. LoadStepKernel does as well for up to ten rounds of f32; between the projections of a step
-  // for up to eight, or, where tiles are large and their rows have no decays of their own, three
-  // (README.md, "Decode").
-  const bool large = max_k == 256 && p.decay != Decay::kPerChannel;
-  const int half_rounds = !loads || p.bf16_state ? 3 : !chained ? 20 : large ? 6 : 16;
-  // Tiles that hang over the state's right side waste threads.
+  const int state_bytes = p.bf16_state ? 2 : 4;
+  const int at_once = StepTilesAtOnce(MaxKeyDim(p.key_dim), state_bytes) * multiprocessors;
   if (hopper && HasTileStep(p, dtype) && p.value_dim % kStepTileColumns == 0 &&
-      2 * tiles >= int64_t{half_rounds} * at_once) {
-    return {StepKernel::kTiles, kStepTileColumns};
+      (!loads || p.bf16_state) && 2 * tiles >= int64_t{3} * at_once) {
+    return {StepKernel::kTiles, kStepTileColumns, /*many=*/false};
+  }
+  constexpr int64_t kCacheBytes = int64_t{50} << 20;
+  if (hopper && loads && states * p.key_dim * p.value_dim * state_bytes > kCacheBytes) {
+    return PlanManyLoads(p);
   }
   // How K's rows are dealt out to lanes decides in which order they are summed. In f32 a sequence's
   // bits do not depend on its company, so that is decided as if it were alone.
   const int64_t cut_for = dtype == DType::kF32 ? p.heads : states;
   const bool few = p.value_dim / 32 * cut_for < 2 * multiprocessors;
-  return {loads ? StepKernel::kLoads : StepKernel::kAny, few && p.key_dim % 32 == 0 ? 16 : 32};
+  return {loads ? StepKernel::kLoads : StepKernel::kAny, few && p.key_dim % 32 == 0 ? 16 : 32,
+          /*many=*/false};
 }
 
 void LaunchRecurrent(const RecurrenceParams& params, DType dtype, const StepPlan& plan,
@@ -389,7 +395,7 @@ void LaunchRecurrent(const RecurrenceParams& params, DType dtype, const StepPlan
     }
     case StepKernel::kLoads: {
       const auto launch = params.bf16_state ? LaunchLoadStepBf16State : LaunchLoadStep;
-      return launch(params, plan.columns, stream, chained);
+      return launch(params, plan, stream, chained);
     }
     case StepKernel::kTiles:
       return LaunchTileStep(params, stream, chained);
@@ -415,8 +421,7 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
   params.cu_seqlens = args.cu_seqlens;
   if (args.num_sequences == 0 || args.q.rows == 0) return;
   if (args.q.dtype == DType::kF32) {
-    const StepPlan step =
-        PlanStep(params, DType::kF32, Multiprocessors(), IsHopper(), /*chained=*/false);
+    const StepPlan step = PlanStep(params, DType::kF32, Multiprocessors(), IsHopper());
     return LaunchRecurrent(params, DType::kF32, step, stream);
   }
   char* target = static_cast<char*>(scratch);

@@ -172,13 +172,15 @@ enum class StepKernel : uint8_t {
 };
 struct StepPlan {
   StepKernel kernel;
-  int columns;  // of a state that a block has. kTiles: kStepTileColumns; else 32, or 16 where K is
-                // a multiple of 32
+  int columns;  // of a state that a block has. kTiles: kStepTileColumns; else 32, 16 where K is a
+                // multiple of 32, or, kLoads and K up to 128, 64
+  bool many;    // kLoads: states that the L2 cache has no room for
 };
-// `hopper`: compute capability 9.0; `chained`: among the kernels of a recorded step.
-StepPlan PlanStep(const RecurrenceParams& params, DType dtype, int multiprocessors, bool hopper,
-                  bool chained);
+// `hopper`: compute capability 9.0.
+StepPlan PlanStep(const RecurrenceParams& params, DType dtype, int multiprocessors, bool hopper);
 bool HasLoadStep(const RecurrenceParams& params, DType dtype);
+// LoadStepKernel's plan for more states than the L2 cache has room for.
+StepPlan PlanManyLoads(const RecurrenceParams& params);
 // On Hopper.
 bool HasTileStep(const RecurrenceParams& params, DType dtype);
 

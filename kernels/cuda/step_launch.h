@@ -15,9 +15,10 @@ void LaunchRecurrentBf16(const RecurrenceParams& p, int columns, cudaStream_t st
 void LaunchRecurrentBf16State(const RecurrenceParams& p, int columns, cudaStream_t stream,
                               bool chained);
 
-// LoadStepKernel (step_load.cuh), which HasLoadStep says that it is for; columns: 32 or 16.
-void LaunchLoadStep(const RecurrenceParams& p, int columns, cudaStream_t stream, bool chained);
-void LaunchLoadStepBf16State(const RecurrenceParams& p, int columns, cudaStream_t stream,
+// LoadStepKernel (step_load.cuh), which HasLoadStep says that it is for.
+void LaunchLoadStep(const RecurrenceParams& p, const StepPlan& plan, cudaStream_t stream,
+                    bool chained);
+void LaunchLoadStepBf16State(const RecurrenceParams& p, const StepPlan& plan, cudaStream_t stream,
                              bool chained);
 
 // TileStepKernel (step_tile.cu), which HasTileStep says that it is for.

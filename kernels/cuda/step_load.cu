@@ -2,8 +2,9 @@
 
 namespace fla::cuda {
 
-void LaunchLoadStep(const RecurrenceParams& p, int columns, cudaStream_t stream, bool chained) {
-  LaunchLoadStepOf<float>(p, columns, stream, chained);
+void LaunchLoadStep(const RecurrenceParams& p, const StepPlan& plan, cudaStream_t stream,
+                    bool chained) {
+  LaunchLoadStepOf<float>(p, plan, stream, chained);
 }
 
 }  // namespace fla::cuda

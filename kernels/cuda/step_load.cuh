@@ -1,15 +1,17 @@
-// Decode where there are few states: a block loads its part of a state into registers, all loads at
-// once, and stores it from there.
+// Decode for heads of 64, 128 or 256: a block loads its part of a state into registers, all loads
+// at once, and stores it from there.
 //
 // A call of few states takes two to seven microseconds, so instructions count: there is nothing
 // here that a shape in use does not need, and all loops have a length that is known. That is why it
 // takes half the time of RecurrentKernel (step.cuh), which is for any shape and number of tokens.
+// Of many states memory decides: 24 warps a multiprocessor with eight loads each on their way, and
+// an L2 cache that keeps what will be written back (README.md, "What was learnt").
 //
-// Grid (V / 4 kWarps, H, N), 32 kWarps threads: a block has 4 kWarps columns of one state's 32
-// kRows rows, a thread kRows rows of 4 columns (step_token.cuh). bf16 activations, one token a
-// sequence.
+// Grid (V / 4 kLanes, H, N), 32 kWarps threads: a block has 4 kLanes columns of one state, a thread
+// kRows rows of 4 columns (step_token.cuh). bf16 activations, one token a sequence.
 #pragma once
 
+#include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_tile.cuh"
 #include "kernels/cuda/step_launch.h"
@@ -52,11 +54,19 @@ __device__ __forceinline__ void LoadNeighbours(const __nv_bfloat16* source, floa
 // Blocks that a multiprocessor has room for: 24 warps whose loads are all on their way, or more.
 constexpr int LoadStepBlocks(int rows, int warps) { return (rows == 8 ? 24 : 32) / warps; }
 
-// S state.
-template <typename S, int kRows, int kWarps, bool kDelta, bool kChannel>
-__global__ void __launch_bounds__(32 * kWarps, LoadStepBlocks(kRows, kWarps))
-    LoadStepKernel(const RecurrenceParams p) {
-  constexpr int kLanes = kWarps, kKeyDim = 32 * kRows;
+// How a block's threads are dealt out to kKeyDim rows of 4 kLanes columns.
+template <int kRows_, int kWarps_, int kLanes_>
+struct LoadStepBlock {
+  static constexpr int kRows = kRows_, kWarps = kWarps_, kLanes = kLanes_;
+  static constexpr int kKeyDim = 32 * kWarps / kLanes * kRows, kColumns = 4 * kLanes;
+};
+
+// S state. `many`: L2 keeps states from load to store, and inputs are asked for before the wait.
+template <typename S, typename Block, bool kDelta, bool kChannel>
+__global__ void __launch_bounds__(32 * Block::kWarps, LoadStepBlocks(Block::kRows, Block::kWarps))
+    LoadStepKernel(const RecurrenceParams p, const bool many) {
+  constexpr int kRows = Block::kRows, kWarps = Block::kWarps, kLanes = Block::kLanes;
+  constexpr int kKeyDim = Block::kKeyDim;
   __shared__ StepSums<kWarps, kLanes> sums;
   BeginNextKernel();
   const int n = blockIdx.z, slot = p.slots[n];
@@ -67,9 +77,6 @@ __global__ void __launch_bounds__(32 * kWarps, LoadStepBlocks(kRows, kWarps))
       static_cast<S*>(p.state) +
       (static_cast<int64_t>(slot * p.heads + part.head) * kKeyDim + first_row) * p.value_dim +
       part.column;
-  Raw<S> raw[kRows];
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) raw[i] = LoadState(state + i * p.value_dim);
   const __nv_bfloat16* const q = static_cast<const __nv_bfloat16*>(p.q) + n * p.q_stride +
                                  part.head / p.q_group * kKeyDim + first_row;
   const __nv_bfloat16* const k = static_cast<const __nv_bfloat16*>(p.k) + n * p.k_stride +
@@ -78,21 +85,47 @@ __global__ void __launch_bounds__(32 * kWarps, LoadStepBlocks(kRows, kWarps))
                                  part.head / p.v_group * p.value_dim + part.column;
   const int decay_head =
       p.decay == Decay::kPerHead ? part.head : n * p.decay_heads + part.head / p.decay_group;
+  const float* const decays =
+      p.log_decay +
+      (kChannel ? static_cast<int64_t>(decay_head) * kKeyDim + first_row : decay_head);
+  const float* const betas = p.beta + n * p.heads + part.head;
+  Raw<S> raw[kRows];
+  if (many) {
+    // The kernel before may still be writing them: that is well, for it writes to the same cache.
+    constexpr int kPiece = 32;  // rows: 64 bytes of q and of k, 128 of decays
+    if (part.column_lane == 0 && first_row % kPiece == 0) {
+      PrefetchToL2(q);
+      PrefetchToL2(k);
+      if constexpr (kChannel) PrefetchToL2(decays);
+    }
+    if (threadIdx.x == 0) {
+      PrefetchToL2(v);
+      if constexpr (kDelta) PrefetchToL2(betas);
+      if (!kChannel && p.decay != Decay::kNone) PrefetchToL2(decays);
+    }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      raw[i] = LoadBy(kWrittenBack, reinterpret_cast<const Raw<S>*>(state + i * p.value_dim));
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) raw[i] = LoadState(state + i * p.value_dim);
+  }
   AwaitPreviousKernel();
 
   float query[kRows], key[kRows];
   LoadNeighbours(q, query);
   LoadNeighbours(k, key);
   const float4 value = LoadFour(v);
-  const float beta = kDelta ? p.beta[n * p.heads + part.head] : 1.0f;
+  const float beta = kDelta ? *betas : 1.0f;
   // Per channel the rows take their decays before the sums; else sums and rows take one after.
   float decay[kChannel ? kRows : 1] = {1.0f};
   if constexpr (kChannel) {
-    LoadNeighbours(p.log_decay + static_cast<int64_t>(decay_head) * kKeyDim + first_row, decay);
+    LoadNeighbours(decays, decay);
 #pragma unroll
     for (int i = 0; i < kRows; ++i) decay[i] = __expf(decay[i]);
   } else if (p.decay != Decay::kNone) {
-    decay[0] = __expf(p.log_decay[decay_head]);
+    decay[0] = __expf(*decays);
   }
   const float all = kChannel ? 1.0f : decay[0];
 
@@ -115,35 +148,52 @@ __global__ void __launch_bounds__(32 * kWarps, LoadStepBlocks(kRows, kWarps))
   for (int i = 0; i < kRows; ++i) {
     if constexpr (!kChannel) Scale(s[i], all);
     AddScaled(s[i], key[i], u);
-    StoreState(state + i * p.value_dim, s[i]);
+    if (many) {
+      StoreFour(state + i * p.value_dim, s[i]);
+    } else {
+      StoreState(state + i * p.value_dim, s[i]);
+    }
   }
   StoreOut<__nv_bfloat16>(p, part, n, sums, u);
 }
 
-template <typename S, int kRows, int kWarps>
-void LaunchLoadStepKernel(const RecurrenceParams& p, cudaStream_t stream, bool chained) {
-  const dim3 grid(p.value_dim / (4 * kWarps), p.heads, p.num_sequences);
+template <typename S, typename Block>
+void LaunchLoadStepKernel(const RecurrenceParams& p, bool many, cudaStream_t stream, bool chained) {
+  const dim3 grid(p.value_dim / Block::kColumns, p.heads, p.num_sequences);
   const bool channel = p.decay == Decay::kPerChannel;
-  const auto kernel = p.beta    ? channel ? LoadStepKernel<S, kRows, kWarps, true, true>
-                                          : LoadStepKernel<S, kRows, kWarps, true, false>
-                         : channel ? LoadStepKernel<S, kRows, kWarps, false, true>
-                                : LoadStepKernel<S, kRows, kWarps, false, false>;
-  Check(LaunchChained(kernel, grid, dim3(32 * kWarps), 0, stream, chained, p), "LoadStepKernel");
+  const auto kernel = p.beta    ? channel ? LoadStepKernel<S, Block, true, true>
+                                          : LoadStepKernel<S, Block, true, false>
+                         : channel ? LoadStepKernel<S, Block, false, true>
+                                : LoadStepKernel<S, Block, false, false>;
+  Check(LaunchChained(kernel, grid, dim3(32 * Block::kWarps), 0, stream, chained, p, many),
+        "LoadStepKernel");
+}
+
+// Blocks of 16, 32 or, Wide, as many columns as pay where there are many states.
+template <typename S, typename Narrow, typename Middle, typename Wide>
+void LaunchLoadStepColumns(const RecurrenceParams& p, const StepPlan& plan, cudaStream_t stream,
+                           bool chained) {
+  static_assert(Narrow::kColumns == 16 && Middle::kColumns == 32);
+  static_assert(Narrow::kKeyDim == Middle::kKeyDim && Middle::kKeyDim == Wide::kKeyDim);
+  const auto launch = plan.columns == 16   ? LaunchLoadStepKernel<S, Narrow>
+                      : plan.columns == 32 ? LaunchLoadStepKernel<S, Middle>
+                                           : LaunchLoadStepKernel<S, Wide>;
+  launch(p, plan.many, stream, chained);
 }
 
 template <typename S>
-void LaunchLoadStepOf(const RecurrenceParams& p, int columns, cudaStream_t stream, bool chained) {
-  const bool narrow = columns == 16;
+void LaunchLoadStepOf(const RecurrenceParams& p, const StepPlan& plan, cudaStream_t stream,
+                      bool chained) {
   switch (p.key_dim) {
     case 64:
-      return (narrow ? LaunchLoadStepKernel<S, 2, 4> : LaunchLoadStepKernel<S, 2, 8>)(p, stream,
-                                                                                      chained);
+      return LaunchLoadStepColumns<S, LoadStepBlock<2, 4, 4>, LoadStepBlock<2, 8, 8>,
+                                   LoadStepBlock<8, 4, 16>>(p, plan, stream, chained);
     case 128:
-      return (narrow ? LaunchLoadStepKernel<S, 4, 4> : LaunchLoadStepKernel<S, 4, 8>)(p, stream,
-                                                                                      chained);
+      return LaunchLoadStepColumns<S, LoadStepBlock<4, 4, 4>, LoadStepBlock<4, 8, 8>,
+                                   LoadStepBlock<8, 8, 16>>(p, plan, stream, chained);
     default:
-      return (narrow ? LaunchLoadStepKernel<S, 8, 4> : LaunchLoadStepKernel<S, 8, 8>)(p, stream,
-                                                                                      chained);
+      return LaunchLoadStepColumns<S, LoadStepBlock<8, 4, 4>, LoadStepBlock<8, 8, 8>,
+                                   LoadStepBlock<8, 8, 8>>(p, plan, stream, chained);
   }
 }
 

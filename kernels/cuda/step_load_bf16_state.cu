@@ -2,9 +2,9 @@
 
 namespace fla::cuda {
 
-void LaunchLoadStepBf16State(const RecurrenceParams& p, int columns, cudaStream_t stream,
+void LaunchLoadStepBf16State(const RecurrenceParams& p, const StepPlan& plan, cudaStream_t stream,
                              bool chained) {
-  LaunchLoadStepOf<__nv_bfloat16>(p, columns, stream, chained);
+  LaunchLoadStepOf<__nv_bfloat16>(p, plan, stream, chained);
 }
 
 }  // namespace fla::cuda

@@ -1,6 +1,5 @@
-// Decode where there are many states: a block's part of a state comes by one copy of Hopper's copy
-// engine and goes by another. Requests of whole tiles keep the memory busier than any loads and
-// stores of threads do (README.md, "What was learnt").
+// Decode of many bf16 states, or of heads that step_load.cuh has no kernel for: a block's part of a
+// state comes by one copy of Hopper's copy engine and goes by another.
 //
 // Grid (V / 64, H, N), as many threads as the largest K of the instance: 64, 128 or 256. A block
 // has a tile, 64 columns of one state's K rows: 256-byte rows of f32, 128-byte rows of bf16; a

@@ -18,51 +18,46 @@ RecurrenceParams Params(int num_sequences, int heads, int key_dim, int value_dim
   return p;
 }
 
-StepPlan Plan(const RecurrenceParams& p, DType dtype = DType::kBF16, bool hopper = true,
-              bool chained = false) {
-  return PlanStep(p, dtype, kMultiprocessors, hopper, chained);
+StepPlan Plan(const RecurrenceParams& p, DType dtype = DType::kBF16, bool hopper = true) {
+  return PlanStep(p, dtype, kMultiprocessors, hopper);
 }
 
-TEST(PlanStep, TilesWhereThereAreManyRounds) {
-  // Three tiles of 256 rows are on a multiprocessor at once, six of 128; ten rounds of 132 times
-  // that, with eight and two tiles a state.
-  EXPECT_EQ(Plan(Params(494, 1, 256, 512)).kernel, StepKernel::kLoads);
-  const StepPlan plan = Plan(Params(495, 1, 256, 512));
-  EXPECT_EQ(plan.kernel, StepKernel::kTiles);
+TEST(PlanStep, StatesThatTheCacheHasNoRoomForAreKeptInIt) {
+  // 512 KB a state of 256x512, 64 KB of 128x128; 50 MB of cache.
+  EXPECT_FALSE(Plan(Params(100, 1, 256, 512)).many);
+  StepPlan plan = Plan(Params(101, 1, 256, 512));
+  EXPECT_TRUE(plan.many);
+  EXPECT_EQ(plan.kernel, StepKernel::kLoads);
+  EXPECT_EQ(plan.columns, 32);
+  EXPECT_FALSE(Plan(Params(800, 1, 128, 128)).many);
+  plan = Plan(Params(801, 1, 128, 128));
+  EXPECT_TRUE(plan.many);
   EXPECT_EQ(plan.columns, 64);
-  RecurrenceParams p = Params(3959, 1, 128, 128);
-  EXPECT_EQ(Plan(p).kernel, StepKernel::kLoads);
-  p.num_sequences = 3960;
-  EXPECT_EQ(Plan(p).kernel, StepKernel::kTiles);
-  // Ten tiles of bf16, one round and a half: 1980.
+  EXPECT_EQ(Plan(Params(2000, 1, 128, 96)).columns, 32) << "not a multiple of 64";
+  EXPECT_FALSE(Plan(Params(801, 1, 128, 128), DType::kBF16, /*hopper=*/false).many);
+  EXPECT_FALSE(Plan(Params(801, 1, 128, 128), DType::kF32).many);
+  // No product overflows.
+  EXPECT_TRUE(Plan(Params(65535, 65535, 256, 512)).many);
+}
+
+TEST(PlanStep, TilesOfBf16StatesAndWhereLoadsHaveNoKernel) {
+  // Ten tiles of 128 rows of bf16 are on a multiprocessor at once, two a state; one round and a
+  // half: 1980.
+  RecurrenceParams p = Params(989, 1, 128, 128);
   p.bf16_state = true;
-  p.num_sequences = 989;
   EXPECT_EQ(Plan(p).kernel, StepKernel::kLoads);
   p.num_sequences = 990;
-  EXPECT_EQ(Plan(p).kernel, StepKernel::kTiles);
-  // The same where there is no kernel of the other kind: four tiles of 192 rows, two a state.
+  const StepPlan plan = Plan(p);
+  EXPECT_EQ(plan.kernel, StepKernel::kTiles);
+  EXPECT_EQ(plan.columns, 64);
+  // Four tiles of 192 rows, two a state.
   EXPECT_EQ(Plan(Params(296, 1, 192, 128)).kernel, StepKernel::kAny);
   EXPECT_EQ(Plan(Params(297, 1, 192, 128)).kernel, StepKernel::kTiles);
-  // No product overflows.
-  EXPECT_EQ(Plan(Params(65535, 65535, 256, 512)).kernel, StepKernel::kTiles);
-}
-
-TEST(PlanStep, TilesOfFewerRoundsInARecordedStep) {
-  const auto in_step = [](RecurrenceParams p, Decay decay) {
-    p.decay = decay;
-    return Plan(p, DType::kBF16, /*hopper=*/true, /*chained=*/true).kernel;
-  };
-  // Three rounds of large tiles, eight of others and where each row has a decay of its own.
-  EXPECT_EQ(in_step(Params(148, 1, 256, 512), Decay::kPerToken), StepKernel::kLoads);
-  EXPECT_EQ(in_step(Params(149, 1, 256, 512), Decay::kPerToken), StepKernel::kTiles);
-  EXPECT_EQ(in_step(Params(395, 1, 256, 512), Decay::kPerChannel), StepKernel::kLoads);
-  EXPECT_EQ(in_step(Params(396, 1, 256, 512), Decay::kPerChannel), StepKernel::kTiles);
-  EXPECT_EQ(in_step(Params(3167, 1, 128, 128), Decay::kPerToken), StepKernel::kLoads);
-  EXPECT_EQ(in_step(Params(3168, 1, 128, 128), Decay::kPerToken), StepKernel::kTiles);
+  EXPECT_EQ(Plan(Params(65535, 65535, 192, 512)).kernel, StepKernel::kTiles);
 }
 
 TEST(PlanStep, TilesWantHopperAndBf16ActivationsAndOneToken) {
-  const RecurrenceParams many = Params(256, 16, 128, 128);
+  const RecurrenceParams many = Params(256, 16, 192, 128);
   EXPECT_EQ(Plan(many).kernel, StepKernel::kTiles);
   EXPECT_NE(Plan(many, DType::kBF16, /*hopper=*/false).kernel, StepKernel::kTiles);
   EXPECT_NE(Plan(many, DType::kF32).kernel, StepKernel::kTiles);
@@ -73,9 +68,9 @@ TEST(PlanStep, TilesWantHopperAndBf16ActivationsAndOneToken) {
 }
 
 TEST(PlanStep, TilesDoNotHangOverTheState) {
-  EXPECT_NE(Plan(Params(256, 16, 128, 96)).kernel, StepKernel::kTiles);
-  EXPECT_TRUE(HasTileStep(Params(256, 16, 128, 96), DType::kBF16));
-  EXPECT_FALSE(HasTileStep(Params(256, 16, 128, 48), DType::kBF16));
+  EXPECT_NE(Plan(Params(256, 16, 192, 96)).kernel, StepKernel::kTiles);
+  EXPECT_TRUE(HasTileStep(Params(256, 16, 192, 96), DType::kBF16));
+  EXPECT_FALSE(HasTileStep(Params(256, 16, 192, 48), DType::kBF16));
 }
 
 TEST(PlanStep, FewStatesAreCutInto16Columns) {

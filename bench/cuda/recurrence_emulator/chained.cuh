@@ -17,6 +17,11 @@ inline uint4 LoadOnce(const void* source) {
   if (reinterpret_cast<uintptr_t>(source) % 16 != 0) std::abort();
   return *static_cast<const uint4*>(source);
 }
+template <typename T>
+T LoadBy(uint64_t, const T* source) {
+  if (reinterpret_cast<uintptr_t>(source) % sizeof(T) != 0) std::abort();
+  return *source;
+}
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t,
