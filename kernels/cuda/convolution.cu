@@ -4,7 +4,7 @@
 // it reads the state, convolves, and writes the state. Batches with a sequence over kStepTokens
 // take two: the convolution, cut into tiles of tokens, which only reads the state; then the update
 // of the states. What a trained layer's tiles want has a kernel of its own, convolution_tile.cu,
-// which goes on to the norm of queries and keys.
+// which goes on to the norm of queries and keys, and updates states that one tile alone reads.
 #include <algorithm>
 
 #include "kernels/cuda/chained.cuh"
@@ -262,16 +262,19 @@ bool Launch(Stream& stream, const ShortConvolutionArgs& args, int longest) {
     return false;
   }
   const bool tiled = CanTileConvolution(args);
+  bool updated = false;
   if (tiled) {
-    TileConvolution(stream, args);
+    updated = TileConvolution(stream, args);
   } else {
     const ConvolutionTiles tiles = PlanConvolutionTiles(stream, args, kThreads * N);
     TileKernel<T, N, kWidth><<<tiles.grid, kThreads, 0, cuda_stream>>>(args, tiles.tile_tokens);
     CheckLaunch("ShortConvolution, TileKernel");
   }
-  Check(LaunchChained(UpdateStateKernel<T, N, kWidth>, sequence_grid, kThreads, 0, cuda_stream,
-                      stream.cuda()->can_chain, args),
-        "ShortConvolution, UpdateStateKernel");
+  if (!updated) {
+    Check(LaunchChained(UpdateStateKernel<T, N, kWidth>, sequence_grid, kThreads, 0, cuda_stream,
+                        stream.cuda()->can_chain, args),
+          "ShortConvolution, UpdateStateKernel");
+  }
   return tiled && CanTileNorm(args.head_dim);
 }
 

@@ -31,6 +31,7 @@ struct TileArgs {
   uint32_t x_stride, out_stride;  // bytes
   int tile_tokens;
   bool norms;
+  bool updates;  // states
 };
 
 // A tile's tokens [begin, end) for the calling thread's channels.
@@ -100,6 +101,30 @@ struct Channels {
   }
 };
 
+// What the last inputs of a sequence of `length` tokens leave in `state`. x: of its first token,
+// before which `inputs` came.
+__device__ __forceinline__ void UpdateState(const float (&inputs)[kTaps][kRun], const char* x,
+                                            uint32_t x_stride, int length, float* state) {
+#pragma unroll
+  for (int kept = 0; kept < kTaps - 1; ++kept) {
+    const int token = length - (kTaps - 1) + kept;
+    float input[kRun];
+    if (token >= 0) {
+      Unpack(*reinterpret_cast<const Run*>(x + uint64_t{x_stride} * token), input);
+    } else {
+#pragma unroll
+      for (int age = 1; age < kTaps; ++age) {
+#pragma unroll
+        for (int c = 0; c < kRun; ++c) {
+          if (token == -age) input[c] = inputs[kTaps - age][c];
+        }
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kRun; ++c) state[c * (kTaps - 1) + kept] = input[c];
+  }
+}
+
 // Up to kAhead tokens from `token` on, all of them where kFull, which then fetches as many that
 // follow if `fetch`. x and out: the first token's.
 template <bool kNorm, bool kFull>
@@ -151,8 +176,8 @@ __device__ __forceinline__ void ConvolveTile(const TileArgs& tile_args, const Ti
   channels.LoadTaps(args.weight + tile.channel * kTaps);
   int turn = 0;
   for (int token = tile.begin, sequence = tile.sequence; token < tile.end; ++sequence) {
-    const int begin = args.cu_seqlens[sequence];
-    const int end = min(args.cu_seqlens[sequence + 1], tile.end);
+    const int begin = args.cu_seqlens[sequence], sequence_end = args.cu_seqlens[sequence + 1];
+    const int end = min(sequence_end, tile.end);
     if (token >= end) continue;  // an empty sequence
     const auto* x = reinterpret_cast<const char*>(RowOf<const Bf16>(args.x, token) + tile.channel);
     auto* out = reinterpret_cast<char*>(RowOf<Bf16>(args.out, token) + tile.channel);
@@ -164,8 +189,8 @@ __device__ __forceinline__ void ConvolveTile(const TileArgs& tile_args, const Ti
       }
     };
     fetch_some(end - token);
-    const float* state = args.state + args.slots[sequence] * args.slot_stride +
-                         static_cast<int64_t>(tile.channel) * (kTaps - 1);
+    float* state = args.state + args.slots[sequence] * args.slot_stride +
+                   static_cast<int64_t>(tile.channel) * (kTaps - 1);
 #pragma unroll
     for (int age = 1; age < kTaps; ++age) {
       float(&input)[kRun] = channels.inputs[kTaps - age];
@@ -176,6 +201,9 @@ __device__ __forceinline__ void ConvolveTile(const TileArgs& tile_args, const Ti
       const int kept = kTaps - 1 - age + token - begin;
 #pragma unroll
       for (int c = 0; c < kRun; ++c) input[c] = state[c * (kTaps - 1) + kept];
+    }
+    if (tile_args.updates && token == begin && tile.has_channel) {
+      UpdateState(channels.inputs, x, x_stride, sequence_end - begin, state);
     }
     for (; token + kAhead <= end; token += kAhead) {
       const int left = end - token - kAhead;
@@ -216,6 +244,16 @@ __global__ void __launch_bounds__(kThreads, 5)
   }
 }
 
+// Whether each state is read by the tile alone that holds its sequence's first token.
+bool StatesHaveOneTile(const ShortConvolutionArgs& args, int tile_tokens) {
+  for (int n = 0; n < args.num_sequences; ++n) {
+    const int begin = args.cu_seqlens_host[n], end = args.cu_seqlens_host[n + 1];
+    const int next_tile = (begin / tile_tokens + 1) * tile_tokens;
+    if (next_tile < std::min(end, begin + kTaps - 1)) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 ConvolutionTiles PlanConvolutionTiles(Stream& stream, const ShortConvolutionArgs& args,
@@ -242,15 +280,19 @@ bool CanTileNorm(int head_dim) {
          (threads & (threads - 1)) == 0;
 }
 
-void TileConvolution(Stream& stream, const ShortConvolutionArgs& args) {
+bool TileConvolution(Stream& stream, const ShortConvolutionArgs& args) {
   const cudaStream_t cuda_stream = MakeCurrent(stream);
   const ConvolutionTiles tiles = PlanConvolutionTiles(stream, args, kThreads * kRun);
-  const TileArgs tile_args = {args, static_cast<uint32_t>(args.x.stride * sizeof(Bf16)),
+  const TileArgs tile_args = {args,
+                              static_cast<uint32_t>(args.x.stride * sizeof(Bf16)),
                               static_cast<uint32_t>(args.out.stride * sizeof(Bf16)),
-                              tiles.tile_tokens, args.normed > 0 && CanTileNorm(args.head_dim)};
+                              tiles.tile_tokens,
+                              args.normed > 0 && CanTileNorm(args.head_dim),
+                              StatesHaveOneTile(args, tiles.tile_tokens)};
   Check(LaunchChained(ConvolutionTileKernel, tiles.grid, dim3(kThreads), 0, cuda_stream,
                       stream.cuda()->can_chain, tile_args),
         "ShortConvolution, ConvolutionTileKernel");
+  return tile_args.updates;
 }
 
 }  // namespace fla::cuda

@@ -33,7 +33,8 @@ ConvolutionTiles PlanConvolutionTiles(Stream& stream, const ShortConvolutionArgs
 bool CanTileConvolution(const ShortConvolutionArgs& args);
 bool CanTileNorm(int head_dim);
 
-// All but the states, which it only reads: out, and the norm if CanTileNorm(head_dim).
-void TileConvolution(Stream& stream, const ShortConvolutionArgs& args);
+// out, the norm if CanTileNorm(head_dim), and the states where no two tiles read the same: says
+// whether it has.
+bool TileConvolution(Stream& stream, const ShortConvolutionArgs& args);
 
 }  // namespace fla::cuda
