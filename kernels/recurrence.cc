@@ -2,6 +2,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/recurrence.h"
+#include "kernels/state_replay.h"
 #ifdef FLA_WITH_CUDA
 #include "kernels/cuda/recurrence.h"
 #endif
@@ -64,6 +65,8 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
   CheckArgs(args);
   FLA_CHECK(args.out.rows == args.num_sequences);
   FLA_CHECK(!args.projections.present());
+  FLA_CHECK(args.replay.steps == 0 ||
+            (args.state_dtype == DType::kF32 && TakesReplay(stream, args.spec)));
 #ifdef FLA_WITH_CUDA
   if (stream.device().is_cuda()) return cuda::RecurrentStep(stream, args);
 #endif

@@ -60,6 +60,12 @@ struct RecurrenceProjections {
   }
 };
 
+// Where updates wait beside states, to be written by every `steps`-th step only: state_replay.h.
+struct StateReplay {
+  int steps = 0;            // r; 0: each step writes its own
+  void* pending = nullptr;  // [S, PendingLayout::bytes], zeroed where `state` is
+};
+
 // One call over N packed sequences of T tokens in all. Rows of q, k, v and out may be strided
 // (columns of a packed projection); q, k, v and out share one dtype, f32 or bf16. Sums are f32.
 struct RecurrenceArgs {
@@ -75,6 +81,8 @@ struct RecurrenceArgs {
   DType state_dtype = DType::kF32;    // f32, or bf16 where the backend supports it
   const int* slots = nullptr;         // [N] row of `state` of each sequence, no two equal. -1 in
                                       // RecurrentStep on a GPU: no sequence, `out` is not written
+  StateReplay replay;                 // in RecurrentStep of what TakesReplay takes; in other calls
+                                      // nothing may wait beside their states (ApplyPending)
   const int* cu_seqlens = nullptr;    // [N + 1] first token of each sequence; device memory
   const int* cu_seqlens_host = nullptr;  // the same in host memory (equal pointers on a CPU)
   int num_sequences = 0;                 // N

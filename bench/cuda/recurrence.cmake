@@ -4,7 +4,7 @@ if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "")
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "")
 endif()
-foreach(name chunk_attention_check recurrence_check recurrence_bench)
+foreach(name chunk_attention_check recurrence_check recurrence_bench replay_check)
   fla_add_cuda_check(${name})
 endforeach()
 
@@ -25,12 +25,13 @@ fla_add_emulated(recurrence_emulated
     kernels/cuda/step_f32.cu
     kernels/cuda/step_load.cu
     kernels/cuda/step_load_bf16_state.cu
+    kernels/cuda/step_replay.cu
     kernels/cuda/step_tile.cu
     kernels/cuda/wide_prepare.cu
     kernels/cuda/wide_scan_additive.cu
     kernels/cuda/wide_scan_delta.cu
     kernels/cuda/wide_scan_local.cu
-  CHECKS chunk_attention_check recurrence_check
+  CHECKS chunk_attention_check recurrence_check replay_check
   HEADERS
     kernels/cuda/chunk_attention_elements.cuh
     kernels/cuda/chunk_loader.cuh
@@ -52,11 +53,14 @@ fla_add_emulated(recurrence_emulated
     kernels/cuda/wide_triangle.cuh
     bench/cuda/recurrence_inputs.h
   STAND_INS bulk_copy.cuh chained.cuh chunk_tile.cuh special_functions.cuh warpgroup.cuh
-  SOURCES kernels/cuda/segment_plan.cc)
+  SOURCES kernels/cuda/segment_plan.cc kernels/state_replay.cc)
 target_sources(chunk_attention_check_emulated PRIVATE
   ${PROJECT_SOURCE_DIR}/kernels/reference/chunk_attention.cc)
+target_sources(replay_check_emulated PRIVATE
+  ${PROJECT_SOURCE_DIR}/kernels/reference/recurrence.cc)
 if(BUILD_TESTING OR FLA_TESTS)
   add_test(NAME recurrence_check_emulated COMMAND recurrence_check_emulated 32 1 small)
   add_test(NAME recurrence_step_check_emulated COMMAND recurrence_check_emulated 96 1 small step)
+  add_test(NAME replay_check_emulated COMMAND replay_check_emulated 24 1)
   add_test(NAME chunk_attention_check_emulated COMMAND chunk_attention_check_emulated 10 1)
 endif()

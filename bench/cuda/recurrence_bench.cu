@@ -9,12 +9,14 @@
 //                                          projections, where there are kernels for that (KDA's
 //                                          with a lower bound, or without); `only`: rows with TEXT
 //                                          in them; `tokens`: prompts of one sequence, made so long
-//   recurrence_bench step [tiles|loads|any] [shuffled] [sequences=N] [only=TEXT]
+//   recurrence_bench step [tiles|loads|any] [shuffled] [sequences=N] [only=TEXT] [replay]
 //                                          by one kernel only, where it can; slots in random order.
 //                                          A "step" is one call repeated, some of whose states the
 //                                          L2 cache still has; a "chained step" is a call as a
 //                                          recorded step makes it: on states of its own, begun
-//                                          while the one before it ends
+//                                          while the one before it ends. `replay`: the same on
+//                                          states that every 2nd, 4th and 8th step writes, too, and
+//                                          the TB/s that it then moves
 //   recurrence_bench profile               each kernel once, for a profiler
 #include <algorithm>
 #include <chrono>
@@ -25,6 +27,7 @@
 #include <string>
 
 #include "bench/cuda/recurrence_inputs.h"
+#include "kernels/cuda/step_replay.h"
 
 namespace fla::cuda::bench {
 namespace {
@@ -174,7 +177,8 @@ struct Overrides {
   bool projected = false, softplus = false;
   int segment_tokens = 0, slices = 0, width = 0, window_tokens = 0;  // 0: as planned
   int sequences = 0;  // of a step; 0: all that are reported
-  int tokens = 0;     // of a prompt; 0: as the row says
+  bool replay = false;
+  int tokens = 0;  // of a prompt; 0: as the row says
   std::string only;
 };
 
@@ -315,6 +319,30 @@ void BenchPrefill(const Overrides& overrides) {
   }
 }
 
+// Milliseconds of a chained step on states of their own with updates waiting.
+void BenchReplay(const Shape& shape, const Inputs& inputs, int steps, int calls,
+                 const DeviceArray<char>& states, int layers) {
+  const RecurrenceParams params = ParamsOf(inputs.args);
+  const PendingLayout layout = PendingLayoutOf(inputs.args.spec, steps);
+  const size_t slots = inputs.slots.size(), layer_bytes = states.size() / layers;
+  const DeviceArray<char> pending(layers * slots * layout.bytes);
+  Check(cudaMemset(pending.data(), 0, pending.size()), "cudaMemset");
+  int layer = 0;
+  const double milliseconds = MedianMilliseconds(calls, [&](cudaStream_t stream) {
+    RecurrenceParams of_layer = params;
+    of_layer.state = states.data() + layer % layers * layer_bytes;
+    const ReplayParams replay = {pending.data() + layer % layers * slots * layout.bytes, layout,
+                                 steps};
+    ++layer;
+    LaunchReplayStep(of_layer, replay, DType::kBF16, stream, /*chained=*/true);
+  });
+  // Of r steps: updates wait 0 to r - 1 at a time, each step leaves another.
+  const double update = static_cast<double>(layout.bytes) / steps;
+  const double bytes = layer_bytes * (1 + 1.0 / steps) + slots * update * ((steps - 1) / 2.0 + 1);
+  std::printf("replayed step r %d %-16s N %4zu  %9.4f ms  %.2f TB/s\n", steps, shape.name, slots,
+              milliseconds, bytes / milliseconds * 1e-9);
+}
+
 void BenchStep(const Overrides& overrides) {
   const Decay none = Decay::kNone, head = Decay::kPerHead, token = Decay::kPerToken,
               channel = Decay::kPerChannel;
@@ -360,6 +388,10 @@ void BenchStep(const Overrides& overrides) {
                     shape.name, count, bf16_state ? "state bf16" : "state f32 ", chained,
                     inputs.state.size() * (bf16_state ? 4 : 8) / chained * 1e-9,
                     NameOf(plan.kernel), plan.columns);
+        for (const int steps : {2, 4, 8}) {
+          if (overrides.replay && !bf16_state)
+            BenchReplay(shape, inputs, steps, calls, states, kLayers);
+        }
         std::fflush(stdout);
       }
     }
@@ -428,6 +460,7 @@ int main(int argc, char** argv) {
     for (const StepKernel kernel : {StepKernel::kAny, StepKernel::kLoads, StepKernel::kTiles}) {
       if (word == fla::cuda::bench::NameOf(kernel)) overrides.step_kernel = kernel;
     }
+    overrides.replay |= word == "replay";
     overrides.shuffled |= word == "shuffled";
   }
   if (prefill || !step) fla::cuda::bench::BenchPrefill(overrides);

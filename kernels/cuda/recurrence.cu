@@ -3,6 +3,7 @@
 #include "kernels/cuda/recurrence_launch.h"
 #include "kernels/cuda/step_collector.h"
 #include "kernels/cuda/step_generic.h"
+#include "kernels/cuda/step_replay.h"
 
 namespace fla::cuda {
 
@@ -12,6 +13,10 @@ void RecurrentStep(Stream& stream, const RecurrenceArgs& args) {
   }
   const RecurrenceParams params = ParamsOf(args);
   const Stream::CudaContext& context = *stream.cuda();
+  if (args.replay.steps > 0) {
+    return LaunchReplayStep(params, ReplayParamsOf(args.spec, args.replay), args.q.dtype,
+                            MakeCurrent(stream), context.chained);
+  }
   const StepPlan plan = PlanStep(params, args.q.dtype, context.num_multiprocessors, IsHopper());
   if (context.collector != nullptr && params.num_sequences == 1) {
     context.collector->Add(StepRecurrence{params, args.q.dtype, plan});
@@ -29,6 +34,14 @@ void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args) {
   const size_t bytes = PrefillScratchBytes(args, plan);
   void* const scratch = bytes > 0 ? stream.Scratch(bytes) : nullptr;
   LaunchChunkedPrefill(args, plan, scratch, cuda_stream);
+}
+
+bool TakesReplay(const RecurrenceSpec& spec) {
+  return IsHopper() && !NeedsGenericRecurrence(spec) && spec.value_dim >= kReplayColumns;
+}
+
+void ApplyPending(Stream& stream, const PendingUpdates& args) {
+  LaunchApplyPending(args, MakeCurrent(stream));
 }
 
 bool TakesProjections(const RecurrenceArgs& args) {

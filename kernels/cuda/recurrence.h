@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/recurrence.h"
+#include "kernels/state_replay.h"
 
 namespace fla::cuda {
 
@@ -11,5 +12,7 @@ namespace fla::cuda {
 void RecurrentStep(Stream& stream, const RecurrenceArgs& args);
 void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args);
 bool TakesProjections(const RecurrenceArgs& args);
+bool TakesReplay(const RecurrenceSpec& spec);
+void ApplyPending(Stream& stream, const PendingUpdates& args);
 
 }  // namespace fla::cuda

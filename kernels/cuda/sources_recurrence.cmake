@@ -24,6 +24,7 @@ target_sources(fla_kernels PRIVATE
 add_library(fla_kernels_hopper OBJECT
   cuda/prefill_linear.cu
   cuda/step_program.cu
+  cuda/step_replay.cu
   cuda/step_tile.cu
   cuda/stream_linear.cu
   cuda/wide_prepare.cu
