@@ -108,11 +108,11 @@ std::vector<Shape> ParseShapes(const std::string& text) {
 
 class Runner {
  public:
-  Runner(fla::Model& model, int slots, int max_batch_tokens, fla::DType state_dtype, bool profile)
+  Runner(fla::Model& model, int slots, int max_batch_tokens, fla::StateFormat states, bool profile)
       : model_(model),
         profile_(profile),
         max_batch_tokens_(max_batch_tokens),
-        pool_(model.stream(), model.config(), slots, state_dtype),
+        pool_(model.stream(), model.config(), slots, states),
         sampler_(model.stream(), slots, model.config().vocab_size) {
     model_.Prepare(pool_, sampler_.tokens(), slots, slots);
     for (int i = 0; i < slots; ++i) pool_.Acquire(model_.stream());
@@ -234,7 +234,7 @@ int main(int argc, char** argv) {
   std::string path, device = "cpu", dtype = "f32", state_dtype = "f32";
   std::string prefill = "1x512,16x512";
   std::vector<int> decode = {1, 16};
-  int max_batch_tokens = 8192;
+  int max_batch_tokens = 8192, state_replay = 0;
   double seconds = 3;
   float temperature = 0;
   const auto dtypes = CLI::IsMember({"f32", "bf16"});
@@ -242,6 +242,8 @@ int main(int argc, char** argv) {
   app.add_option("--device", device, "cpu, cuda:N or auto");
   app.add_option("--dtype", dtype, "f32 or bf16")->check(dtypes);
   app.add_option("--state-dtype", state_dtype, "f32 or bf16")->check(dtypes);
+  app.add_option("--state-replay", state_replay, "States are written every so many steps")
+      ->check(CLI::Range(0, fla::kMaxReplaySteps));
   app.add_option("--prefill", prefill, "Prompts: SEQUENCESxLENGTH, separated by commas");
   app.add_option("--decode", decode, "Sequences a step")->delimiter(',');
   app.add_option("--max-batch-tokens", max_batch_tokens, "Tokens a batch")
@@ -264,9 +266,9 @@ int main(int argc, char** argv) {
                                          .device = fla::ParseDevice(device),
                                          .dtype = dtype_of(dtype),
                                          .max_batch_tokens = std::max(max_batch_tokens, slots)});
-    std::printf("%s, %.1fM parameters, %s, %s, %s states\n", model->config().model_type.c_str(),
-                static_cast<double>(model->parameters()) / 1e6, device.c_str(), dtype.c_str(),
-                state_dtype.c_str());
+    std::printf("%s, %.1fM parameters, %s, %s, %s states, replay %d\n",
+                model->config().model_type.c_str(), static_cast<double>(model->parameters()) / 1e6,
+                device.c_str(), dtype.c_str(), state_dtype.c_str(), state_replay);
     std::printf("%-8s %10s %12s %12s %10s %10s\n", "phase", "shape", "ms", "tokens/s", "in GEMM",
                 "gap us");
     const bool stopwatch = !model->stream().device().is_cuda();
@@ -282,7 +284,8 @@ int main(int argc, char** argv) {
       std::printf("\n");
       std::fflush(stdout);
     };
-    Runner runner(*model, slots, std::max(max_batch_tokens, slots), dtype_of(state_dtype), profile);
+    Runner runner(*model, slots, std::max(max_batch_tokens, slots),
+                  {dtype_of(state_dtype), state_replay}, profile);
     for (const Shape& shape : shapes) {
       report("prefill", std::to_string(shape.sequences) + "x" + std::to_string(shape.length),
              shape.sequences * shape.length, runner.MeasurePrefill(shape, seconds));

@@ -98,7 +98,7 @@ CheckpointReport ExamineCheckpoint(const std::filesystem::path& folder) {
     for (const int id : findings.eos_of_generation) {
       AddEnd(report.eos, id, "generation_config.json");
     }
-    report.state_bytes_per_slot = StateBytesPerSlot(*report.config, DType::kF32);
+    report.state_bytes_per_slot = StateBytesPerSlot(*report.config, StateFormat());
   }
   LookAtTensors(report);
   // A model of vectors alone has no tokens.

@@ -29,6 +29,19 @@ ChunkAttentionSpec ChunkAttentionOf(const MixerSpec& spec) {
           .eps = spec.normalization_eps};
 }
 
+RecurrenceSpec RecurrenceOf(const MixerSpec& spec) {
+  return {.decay = spec.decay,
+          .update = spec.update,
+          .key_dim = spec.state_k_dim(),
+          .value_dim = spec.head_v_dim,
+          .heads = spec.heads,
+          .q_heads = spec.q_heads,
+          .k_heads = spec.k_heads,
+          .v_heads = spec.v_heads,
+          .decay_heads = spec.decay_source == DecaySource::kLowRank ? spec.k_heads : spec.heads,
+          .scale = ScaleOf(spec)};
+}
+
 bool Mixer::ConvolutionNorms() const {
   return spec_.conv_width > 0 && spec_.feature_map == FeatureMap::kIdentity &&
          spec_.q_norm == HeadNorm::kL2 && spec_.k_norm == HeadNorm::kL2;
@@ -144,19 +157,6 @@ LogDecayArgs Mixer::LogDecayArgsOf() const {
   return args;
 }
 
-RecurrenceSpec Mixer::RecurrenceSpecOf() const {
-  return {.decay = spec_.decay,
-          .update = spec_.update,
-          .key_dim = spec_.state_k_dim(),
-          .value_dim = spec_.head_v_dim,
-          .heads = spec_.heads,
-          .q_heads = spec_.q_heads,
-          .k_heads = spec_.k_heads,
-          .v_heads = spec_.v_heads,
-          .decay_heads = spec_.decay_source == DecaySource::kLowRank ? spec_.k_heads : spec_.heads,
-          .scale = ScaleOf(spec_)};
-}
-
 RecurrenceProjections Mixer::ProjectionsOf(Stream& stream, ActivationArena& arena,
                                            Matrix packed) const {
   RecurrenceProjections projections;
@@ -207,7 +207,7 @@ void Mixer::Recur(Stream& stream, const BatchView& batch, const StatePool::Layer
                   DType state_dtype, const Inputs& inputs, Matrix out) const {
   const int decode = batch.num_decode, prompts = batch.num_sequences - decode;
   RecurrenceArgs args;
-  args.spec = RecurrenceSpecOf();
+  args.spec = RecurrenceOf(spec_);
   args.state = state.recurrent;
   args.state_dtype = state_dtype;
   const auto part = [&](int64_t begin, int64_t count) {
@@ -224,7 +224,9 @@ void Mixer::Recur(Stream& stream, const BatchView& batch, const StatePool::Layer
     args.cu_seqlens = batch.cu_seqlens;
     args.cu_seqlens_host = batch.cu_seqlens_host;
     args.num_sequences = decode;
+    if (LeavesPending(batch, out.dtype)) args.replay = state.replay;
     RecurrentStep(stream, args);
+    args.replay = {};
   }
   if (prompts > 0) {
     const int64_t tokens = batch.num_tokens - decode;
@@ -388,7 +390,7 @@ Mixer::Inputs Mixer::InputsOf(Stream& stream, ActivationArena& arena, const Batc
   const RecurrenceProjections projections = ProjectionsOf(stream, arena, packed);
   if (batch.num_decode < batch.num_tokens && projections.present() && CanProject()) {
     RecurrenceArgs args;
-    args.spec = RecurrenceSpecOf();
+    args.spec = RecurrenceOf(spec_);
     args.q = q, args.k = k, args.v = v;
     args.projections = projections;
     if (TakesProjections(stream, args)) inputs.projections = projections;

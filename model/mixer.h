@@ -14,6 +14,14 @@
 
 namespace fla {
 
+// Whether the batch's decode rows leave their updates beside the states, of a pool that can. Few
+// rows write them: such a step waits for weights, and has kernels of its own. Not in f32, where
+// that would make a sequence's bits depend on its company.
+inline constexpr int kMinReplayRows = 16;
+inline bool LeavesPending(const BatchView& batch, DType dtype) {
+  return batch.num_decode >= kMinReplayRows || dtype == DType::kF32;
+}
+
 // project (everything that reads the layer's input, in one GEMM) -> short convolution ->
 // feature map and norm of q and k, gates -> recurrence -> output norm and gate -> out projection.
 //
@@ -79,7 +87,6 @@ class Mixer {
   Inputs InputsOf(Stream& stream, ActivationArena& arena, const BatchView& batch,
                   const StatePool::LayerState& state, Matrix packed) const;
   LogDecayArgs LogDecayArgsOf() const;
-  RecurrenceSpec RecurrenceSpecOf() const;
   // Of all rows behind the convolution; the second half of a low-rank decay is run.
   RecurrenceProjections ProjectionsOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
   // Whether the recurrence reads q and k as they are behind convolution and `projections`.

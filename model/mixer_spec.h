@@ -116,6 +116,7 @@ struct MixerSpec {
   }
 };
 
+RecurrenceSpec RecurrenceOf(const MixerSpec& spec);
 // Of a spec that has_open_chunk.
 ChunkAttentionSpec ChunkAttentionOf(const MixerSpec& spec);
 

@@ -284,6 +284,9 @@ void Model::Parts::ReadInputs(const BatchView& batch, Matrix residual) {
 }
 
 ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
+  // Whoever else touches a state finds all of it there.
+  const int first = LeavesPending(batch, dtype) ? batch.num_decode : 0;
+  pool.ApplyPending(stream, batch.slots + first, batch.num_sequences - first);
   if (IsSmall(batch)) return {.logits = RunSmall(batch, pool)};
   const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
   arena.ReturnTo({});

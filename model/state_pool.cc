@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/ops.h"
+#include "model/mixer_spec.h"
 
 namespace fla {
 namespace {
@@ -13,38 +14,47 @@ namespace {
 constexpr int64_t kAlignment = 256;
 
 struct LayerBytes {  // of one slot
-  int64_t recurrent, convolution, normalizer, open_chunk;
+  int64_t recurrent, convolution, normalizer, open_chunk, pending;
 
-  int64_t sum() const { return recurrent + convolution + normalizer + open_chunk; }
+  int64_t sum() const { return recurrent + convolution + normalizer + open_chunk + pending; }
 };
 
-LayerBytes BytesOf(const ModelConfig& config, DType state_dtype) {
+LayerBytes BytesOf(const ModelConfig& config, StateFormat format) {
   const MixerSpec& mixer = config.mixer;
   const int64_t heads = mixer.heads, key_dim = mixer.state_k_dim();
-  return {heads * key_dim * mixer.head_v_dim * static_cast<int64_t>(SizeOf(state_dtype)),
+  return {heads * key_dim * mixer.head_v_dim * static_cast<int64_t>(SizeOf(format.dtype)),
           static_cast<int64_t>(mixer.conv_channels()) * std::max(mixer.conv_width - 1, 0) * 4,
           mixer.normalization == Normalization::kNone ? 0 : heads * key_dim * 4,
-          mixer.has_open_chunk() ? heads * OpenChunkFloats(ChunkAttentionOf(mixer)) * 4 : 0};
+          mixer.has_open_chunk() ? heads * OpenChunkFloats(ChunkAttentionOf(mixer)) * 4 : 0,
+          format.replay > 0 ? PendingLayoutOf(RecurrenceOf(mixer), format.replay).bytes : 0};
 }
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 }  // namespace
 
-int64_t StateBytesPerSlot(const ModelConfig& config, DType state_dtype) {
-  const LayerBytes bytes = BytesOf(config, state_dtype);
+bool TakesReplay(const Stream& stream, const ModelConfig& config) {
+  return !config.mixer.has_open_chunk() && TakesReplay(stream, RecurrenceOf(config.mixer));
+}
+
+int64_t StateBytesPerSlot(const ModelConfig& config, StateFormat format) {
+  const LayerBytes bytes = BytesOf(config, format);
   return config.num_layers * bytes.sum();
 }
 
-StatePool::StatePool(Stream& stream, const ModelConfig& config, int slots, DType state_dtype)
-    : total_(slots), state_dtype_(state_dtype) {
+StatePool::StatePool(Stream& stream, const ModelConfig& config, int slots, StateFormat format)
+    : total_(slots), format_(format), recurrence_(RecurrenceOf(config.mixer)) {
   if (slots < 1)
     throw std::invalid_argument("slots: wanted at least 1, got " + std::to_string(slots));
-  const LayerBytes bytes = BytesOf(config, state_dtype);
+  if (format.replay > 0 && (format.dtype != DType::kF32 || !TakesReplay(stream, config))) {
+    throw std::invalid_argument("replay: wanted 0, got " + std::to_string(format.replay) +
+                                ": there are no such kernels");
+  }
+  const LayerBytes bytes = BytesOf(config, format);
   const auto pooled = [&](int64_t one) { return Aligned(one * slots); };
-  memory_ = Buffer(stream.device(),
-                   config.num_layers * (pooled(bytes.recurrent) + pooled(bytes.convolution) +
-                                        pooled(bytes.normalizer) + pooled(bytes.open_chunk)));
+  layer_bytes_ = pooled(bytes.recurrent) + pooled(bytes.convolution) + pooled(bytes.normalizer) +
+                 pooled(bytes.open_chunk) + pooled(bytes.pending);
+  memory_ = Buffer(stream.device(), config.num_layers * layer_bytes_);
   stream.Zero(memory_.data(), memory_.size());
   std::vector<ByteRows> regions;
   char* next = memory_.as<char>();
@@ -61,6 +71,7 @@ StatePool::StatePool(Stream& stream, const ModelConfig& config, int slots, DType
     layer.convolution = static_cast<float*>(region(bytes.convolution));
     layer.normalizer = static_cast<float*>(region(bytes.normalizer));
     layer.open_chunk = static_cast<float*>(region(bytes.open_chunk));
+    layer.replay = {format.replay, region(bytes.pending)};
   }
   num_regions_ = static_cast<int>(regions.size());
   regions_ = Buffer(stream.device(), regions.size() * sizeof(ByteRows));
@@ -76,6 +87,17 @@ int StatePool::Acquire(Stream& stream) {
   ZeroRows(stream, regions_.as<ByteRows>(), num_regions_, slot);
   used_ = total_ - static_cast<int>(free_.size());
   return slot;
+}
+
+void StatePool::ApplyPending(Stream& stream, const int* slots, int num_sequences) const {
+  if (format_.replay == 0) return;
+  fla::ApplyPending(stream, {.spec = recurrence_,
+                             .state = layers_.front().recurrent,
+                             .replay = layers_.front().replay,
+                             .layers = static_cast<int>(layers_.size()),
+                             .layer_bytes = layer_bytes_,
+                             .slots = slots,
+                             .num_sequences = num_sequences});
 }
 
 void StatePool::Release(int slot) {

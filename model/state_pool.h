@@ -6,12 +6,22 @@
 #include <vector>
 
 #include "kernels/device.h"
+#include "kernels/state_replay.h"
 #include "model/config.h"
 
 namespace fla {
 
+// How states are held.
+struct StateFormat {
+  DType dtype = DType::kF32;
+  int replay = 0;  // r of StateReplay, of f32 states where TakesReplay; 0: each step writes them
+};
+
+// Whether the model's decode steps can leave updates beside their states.
+bool TakesReplay(const Stream& stream, const ModelConfig& config);
+
 // Bytes of state one sequence has, over all layers.
-int64_t StateBytesPerSlot(const ModelConfig& config, DType state_dtype);
+int64_t StateBytesPerSlot(const ModelConfig& config, StateFormat format);
 
 // Owns the states on the device and hands out slots. A slot is used by one sequence at a time.
 //
@@ -19,7 +29,7 @@ int64_t StateBytesPerSlot(const ModelConfig& config, DType state_dtype);
 class StatePool {
  public:
   // Allocates `slots` slots on the stream's device; throws DeviceError if memory is short.
-  StatePool(Stream& stream, const ModelConfig& config, int slots, DType state_dtype = DType::kF32);
+  StatePool(Stream& stream, const ModelConfig& config, int slots, StateFormat format = {});
 
   // The lowest free slot, so that few sequences lie close together, with all of its states zeroed,
   // or -1 when every slot is in use.
@@ -36,13 +46,20 @@ class StatePool {
     float* convolution = nullptr;  // [S, C, W - 1], null without short convolutions
     float* normalizer = nullptr;   // [S, H, K], null without a normaliser
     float* open_chunk = nullptr;   // [S, H, OpenChunkFloats], null where the chunk does not matter
+    StateReplay replay;            // what waits beside `recurrent`, if anything can
   };
   const LayerState& layer(int index) const { return layers_[index]; }
-  DType state_dtype() const { return state_dtype_; }
+  DType state_dtype() const { return format_.dtype; }
+
+  // Writes what waits beside the states of some slots into them; slots [N] in device memory, -1:
+  // none.
+  void ApplyPending(Stream& stream, const int* slots, int num_sequences) const;
 
  private:
   int total_;
-  DType state_dtype_;
+  StateFormat format_;
+  RecurrenceSpec recurrence_;
+  int64_t layer_bytes_ = 0;
   Buffer memory_;
   std::vector<LayerState> layers_;
   int num_regions_ = 0;    // one kind of state of one layer each, a row a slot

@@ -46,7 +46,7 @@ ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, const
       eos_tokens_(EosTokens(model.config(), tokenizer)),
       metrics_(metrics),
       limits_(LimitsFor(model.config(), options.max_batch_tokens)),
-      pool_(model.stream(), model.config(), options.slots, options.state_dtype),
+      pool_(model.stream(), model.config(), options.slots, options.states),
       sampler_(model.stream(), options.slots + limits_.max_scored_rows, model.config().vocab_size),
       hidden_copies_(model.stream()),
       launch_ahead_(options.launch_ahead),

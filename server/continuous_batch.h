@@ -37,7 +37,7 @@ class ContinuousBatch {
   struct Options {
     int slots = 64;
     int max_batch_tokens = 512;
-    DType state_dtype = DType::kF32;
+    StateFormat states;
     bool launch_ahead = false;  // the device runs behind the host
   };
   // The arguments must outlive this object. Allocates the states and prepares the model.

@@ -50,7 +50,7 @@ struct Engine::Parts {
         batch(*model, *tokenizer,
               {.slots = options.slots,
                .max_batch_tokens = options.max_batch_tokens,
-               .state_dtype = options.state_dtype,
+               .states = options.states,
                .launch_ahead = options.launch_ahead},
               metrics) {
     waiting_limit.Set(options.max_queued_requests);

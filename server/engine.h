@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "model/model.h"
+#include "model/state_pool.h"
 #include "model/tokenizer.h"
 #include "server/model_metrics.h"
 #include "server/request.h"
@@ -16,7 +17,7 @@ namespace fla {
 struct EngineOptions {
   int slots = 64;              // sequences that run at once
   int max_batch_tokens = 512;  // tokens of one step, decode rows and prompt pieces together
-  DType state_dtype = DType::kF32;
+  StateFormat states;
   bool launch_ahead = false;  // see ContinuousBatch: for a device that runs behind the host
   int max_queued_requests = 256;
   int64_t max_queued_tokens = 1 << 20;  // of the prompts that wait

@@ -4,6 +4,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "kernels/state_replay.h"
 #include "server/config_section.h"
 
 namespace fla {
@@ -136,6 +137,14 @@ ModelOptions ReadModelOptions(ConfigSection section, const ModelFolders& folders
   if (model.state_dtype == DType::kBF16 && (model.dtype != DType::kBF16 || model.device == "cpu")) {
     section.Fail(section.PathOf("state_dtype"), "\"f32\", unless dtype is bf16, on a GPU",
                  Json("bf16"));
+  }
+  section.Read("state_replay", model.state_replay, 0, kMaxReplaySteps);
+  if (model.state_replay == 1) {
+    section.Fail(section.PathOf("state_replay"), "0, or 2 to 8 steps", Json(model.state_replay));
+  }
+  if (model.state_replay > 0 && (model.state_dtype != DType::kF32 || model.device == "cpu")) {
+    section.Fail(section.PathOf("state_replay"), "0, unless states are f32, on a GPU",
+                 Json(model.state_replay));
   }
   section.Read("slots", model.slots, 1, 65536);
   section.Read("max_batch_tokens", model.max_batch_tokens, 1, 1 << 20);

@@ -27,6 +27,7 @@ struct ModelOptions {
   std::string device = "auto";       // as for ParseDevice
   DType dtype = DType::kF32;         // of weights and activations: f32 or bf16
   DType state_dtype = DType::kF32;   // of the recurrent states: f32, or bf16 beside bf16
+  int state_replay = 0;              // a state is written every so many steps; 0: every one
   int slots = 0;                     // 0: 64 on a CPU, as many as fit on a GPU
   int max_batch_tokens = 0;          // 0: 512 on a CPU, 4096 on a GPU
   GenerationDefaults sampling;       // goes before the checkpoint's generation_config.json

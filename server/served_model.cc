@@ -42,13 +42,24 @@ int MaxBatchTokens(const ModelOptions& options, Device device) {
   return std::max(options.slots, device.is_cuda() ? 4096 : 512);
 }
 
+// What the config wants of the states, as far as the device has kernels for it.
+StateFormat StatesOf(const ModelOptions& options, Model& model) {
+  StateFormat states = {options.state_dtype, options.state_replay};
+  if (states.replay > 0 && !TakesReplay(model.stream(), model.config())) {
+    spdlog::warn("model {}: state_replay: wanted {}, got 0: no kernels for its heads on this GPU",
+                 options.name, states.replay);
+    states.replay = 0;
+  }
+  return states;
+}
+
 // As many as the config wants and the device's free memory holds.
-int CountSlots(const ModelOptions& options, Model& model) {
+int CountSlots(const ModelOptions& options, StateFormat states, Model& model) {
   const Device device = model.stream().device();
   const int most =
       std::min(device.is_cuda() ? kMostSlots : kSlotsOfCpu, MaxBatchTokens(options, device));
   const int wanted = options.slots > 0 ? options.slots : most;
-  const SlotDemand demand = DemandOf(model, wanted, options.state_dtype);
+  const SlotDemand demand = DemandOf(model, wanted, states);
   const int slots = FitSlots(demand);
   spdlog::info("model {}: {:.1f} MB of memory are free, a slot takes {:.1f} MB", options.name,
                demand.free_bytes / 1e6, demand.bytes_per_slot / 1e6);
@@ -76,8 +87,8 @@ void Run(Model& model, StatePool& pool, const Batch& batch) {
 
 // A prompt and a step: the first of each takes memory and finds what is broken before a request
 // does. A model without a vocabulary takes no steps.
-void WarmUp(Model& model, DType state_dtype, int max_batch_tokens) {
-  StatePool pool(model.stream(), model.config(), 1, state_dtype);
+void WarmUp(Model& model, StateFormat states, int max_batch_tokens) {
+  StatePool pool(model.stream(), model.config(), 1, states);
   const int tokens = std::min(kWarmUpTokens, max_batch_tokens);
   const int vocab = model.config().vocab_size;
   Batch prompt;
@@ -146,17 +157,18 @@ std::unique_ptr<ServedModel> LoadOnce(const ModelOptions& options, const Limits&
   progress.fraction = 1;
   progress.warming = true;
   StopIfAbandoned(progress);
-  WarmUp(*model, options.state_dtype, load.max_batch_tokens);
+  const StateFormat states = StatesOf(options, *model);
+  WarmUp(*model, states, load.max_batch_tokens);
 
   EngineOptions engine;
-  engine.slots = CountSlots(options, *model);
+  engine.slots = CountSlots(options, states, *model);
   engine.max_batch_tokens = load.max_batch_tokens;
-  engine.state_dtype = options.state_dtype;
+  engine.states = states;
   engine.launch_ahead = device.is_cuda();
   engine.max_queued_requests = limits.max_queued_requests;
   engine.max_queued_tokens = limits.max_queued_tokens;
   served->metrics = &metrics.ForModel(options.name);
-  served->state_bytes_per_slot = StateBytesPerSlot(model->config(), options.state_dtype);
+  served->state_bytes_per_slot = StateBytesPerSlot(model->config(), states);
   served->bytes = model->weight_bytes() + engine.slots * served->state_bytes_per_slot;
   served->engine =
       std::make_unique<Engine>(std::move(model), served->tokenizer, engine, *served->metrics);
@@ -195,6 +207,10 @@ int64_t FootprintOf(const ModelOptions& options) {
     throw std::runtime_error(std::string("state_dtype: wanted f32 on a CPU, got ") +
                              NameOf(options.state_dtype));
   }
+  if (options.state_replay != 0 && !device.is_cuda()) {
+    throw std::runtime_error("state_replay: wanted 0 on a CPU, got " +
+                             std::to_string(options.state_replay));
+  }
   const ModelConfig config = LoadModelConfig(options.path);
   const Checkpoint checkpoint = Checkpoint::Open(options.path);
   int64_t elements = 0;
@@ -202,7 +218,7 @@ int64_t FootprintOf(const ModelOptions& options) {
   // On a GPU the states take what is left, down to one slot.
   const int slots = options.slots > 0 ? options.slots : device.is_cuda() ? 1 : kSlotsOfCpu;
   return elements * static_cast<int64_t>(SizeOf(options.dtype)) +
-         slots * StateBytesPerSlot(config, options.state_dtype);
+         slots * StateBytesPerSlot(config, {options.state_dtype, options.state_replay});
 }
 
 std::unique_ptr<ServedModel> LoadServedModel(const ModelOptions& options, const Limits& limits,

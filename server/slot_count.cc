@@ -4,8 +4,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "model/state_pool.h"
-
 namespace fla {
 namespace {
 
@@ -37,18 +35,18 @@ int FitSlots(const SlotDemand& demand) {
   return static_cast<int>(std::min<int64_t>(demand.wanted, fitting));
 }
 
-SlotDemand DemandOf(Model& model, int wanted, DType state_dtype) {
+SlotDemand DemandOf(Model& model, int wanted, StateFormat states) {
   Stream& stream = model.stream();
   const ModelConfig& config = model.config();
   {
-    StatePool one(stream, config, 1, state_dtype);
+    StatePool one(stream, config, 1, states);
     model.Prepare(one, nullptr, 1, 1);
   }
   SlotDemand demand;
   demand.wanted = wanted;
   demand.free_bytes = static_cast<int64_t>(FreeMemory(stream.device()));
   demand.reserved_bytes = kReservedBytes;
-  demand.bytes_per_slot = StateBytesPerSlot(config, state_dtype) + WorkBytesPerSlot(config);
+  demand.bytes_per_slot = StateBytesPerSlot(config, states) + WorkBytesPerSlot(config);
   return demand;
 }
 

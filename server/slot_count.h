@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "model/model.h"
+#include "model/state_pool.h"
 
 namespace fla {
 
@@ -23,6 +24,6 @@ int FitSlots(const SlotDemand& demand);
 
 // The demand of a model that has been loaded. Takes the memory of its largest batch first. Throws
 // DeviceError where that is missing.
-SlotDemand DemandOf(Model& model, int wanted, DType state_dtype);
+SlotDemand DemandOf(Model& model, int wanted, StateFormat states);
 
 }  // namespace fla

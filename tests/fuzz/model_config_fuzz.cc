@@ -35,6 +35,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const int token : config.eos_token_ids) {
     Require(token >= 0 && token < config.vocab_size, "an eos token out of the vocabulary");
   }
-  Require(fla::StateBytesPerSlot(config, fla::DType::kF32) > 0, "the state's size");
+  Require(fla::StateBytesPerSlot(config, {}) > 0, "the state's size");
   return 0;
 }

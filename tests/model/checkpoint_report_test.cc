@@ -42,7 +42,7 @@ TEST(CheckpointReport, SaysWhatAModelIsAndCosts) {
   EXPECT_LE(report.as_bf16->bytes, model->weight_bytes());  // which may hold a part in two orders
   EXPECT_GE(report.as_bf16->bytes, 2 * model->parameters());
   EXPECT_GT(report.as_f32->bytes, report.as_bf16->bytes);
-  EXPECT_EQ(report.state_bytes_per_slot, StateBytesPerSlot(model->config(), DType::kF32));
+  EXPECT_EQ(report.state_bytes_per_slot, StateBytesPerSlot(model->config(), StateFormat()));
   ASSERT_TRUE(report.tokenizer);
   EXPECT_EQ(report.tokenizer->vocab_size, model->config().vocab_size);
   int64_t elements = 0;

@@ -131,7 +131,7 @@ TEST(EdificeState, HoldsWhatTheOpenChunkNeeds) {
   const auto bytes = [](const nlohmann::json& config) {
     const TemporaryFolder folder;
     folder.Write("config.json", config.dump());
-    return StateBytesPerSlot(LoadModelConfig(folder.path()), DType::kF32);
+    return StateBytesPerSlot(LoadModelConfig(folder.path()), {});
   };
   constexpr int64_t kHeads = 2, kSize = 4, kState = 4 * kHeads * kSize * kSize,
                     kSum = 4 * kHeads * kSize;

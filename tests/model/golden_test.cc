@@ -140,6 +140,31 @@ TEST_P(Golden, RaggedPiecesAndDecodeRowsShareABatch) {
   EXPECT_LT(Error(got, logits), Bound(name, DType::kF32));
 }
 
+// Where there are kernels for it: by steps that leave their updates beside the states, and by
+// prompts behind such steps.
+TEST_P(Golden, WaitingUpdatesGiveTheLibrarysLogitsAndGreedyTokens) {
+  const auto model = Load(DType::kF32);
+  if (!TakesReplay(model->stream(), model->config())) GTEST_SKIP() << "no kernels";
+  for (const int replay : {2, 3, 8}) {
+    StatePool pool(model->stream(), model->config(), 2, {DType::kF32, replay});
+    pool.Acquire(model->stream());
+    pool.Acquire(model->stream());
+    std::vector<float> got(logits.size());
+    for (int t = 0; t < rows;) {
+      const int piece = std::min(rows - t, t % 5 == 4 ? 1 + t % 7 : 1);
+      const std::vector<float> out = AllLogits(
+          *model, pool, {{0, t, Tokens(0, t, t + piece)}, {1, t, Tokens(1, t, t + piece)}});
+      for (int sequence = 0; sequence < 2; ++sequence) {
+        std::copy_n(out.begin() + sequence * piece * vocab, piece * vocab,
+                    got.begin() + (sequence * rows + t) * vocab);
+      }
+      t += piece;
+    }
+    EXPECT_LT(Error(got, logits), Bound(name, DType::kF32)) << replay;
+    ExpectGreedy(*model, pool);
+  }
+}
+
 TEST_P(Golden, BFloat16StaysClose) {
   const auto model = Load(DType::kBF16);
   StatePool pool(model->stream(), model->config(), 2);

@@ -107,6 +107,44 @@ TEST_P(RecordedDecode, EqualsTheOpsOneByOne) {
   }
 }
 
+// Batches that leave their updates beside the states, and smaller ones that write them, in turn and
+// recorded: as if every step wrote its own. Slots are used again.
+TEST_P(RecordedDecode, EqualsItselfWithWaitingUpdates) {
+  const Device device = ParseDevice("auto");
+  if (!Recording::Supported(device)) GTEST_SKIP() << "no GPU";
+  const auto& [name, dtype] = GetParam();
+  const auto model = Model::Load(
+      {.path = kGolden / name, .device = device, .dtype = dtype, .max_batch_tokens = 64});
+  if (!TakesReplay(model->stream(), model->config())) GTEST_SKIP() << "no kernels";
+  constexpr int kSlots = 21;
+  const Buffer sampled(device, kSlots * sizeof(int));
+  const auto run = [&](int replay) {
+    StatePool pool(model->stream(), model->config(), kSlots, {DType::kF32, replay});
+    model->Prepare(pool, sampled.as<int>(), kSlots, kSlots);
+    std::vector<float> all;
+    for (int round = 0; round < 2; ++round) {
+      std::vector<int> slots, positions(kSlots, 0);
+      for (int i = 0; i < kSlots; ++i) slots.push_back(pool.Acquire(model->stream()));
+      for (const int sequences : {21, 20, 20, 2, 21, 1, 20, 20, 20, 20, 20, 20, 3, 21}) {
+        std::vector<testing::Piece> pieces;
+        for (int i = 0; i < sequences; ++i) {
+          const int position = positions[i]++;
+          const int token = (i * 37 + position * 11 + round) % model->config().vocab_size;
+          pieces.push_back({slots[i], position, {token}});
+        }
+        const std::vector<float> logits = AllLogits(*model, pool, pieces);
+        all.insert(all.end(), logits.begin(), logits.end());
+      }
+      for (const int slot : slots) pool.Release(slot);
+    }
+    return all;
+  };
+  const std::vector<float> wanted = run(0);
+  for (const int replay : {2, 4}) {
+    EXPECT_LT(Error(run(replay), wanted), dtype == DType::kF32 ? 1e-4 : 2e-2) << replay;
+  }
+}
+
 // A prompt that is alone in its batch too: its logits, and the state that it leaves.
 TEST_P(RecordedDecode, EqualsTheOpsOneByOneForPrompts) {
   const Device device = ParseDevice("auto");

@@ -24,7 +24,25 @@ ModelConfig SmallModel() {
 
 TEST(StatePool, SaysWhatASlotCosts) {
   const int64_t layer = 2 * 16 * 32 * 4 + (32 + 32 + 64) * 3 * 4 + 2 * 16 * 4;
-  EXPECT_EQ(StateBytesPerSlot(SmallModel(), DType::kF32), 2 * layer);
+  EXPECT_EQ(StateBytesPerSlot(SmallModel(), {}), 2 * layer);
+}
+
+// For each update that waits k, a decay or K of them, and u; for each tile of 64 columns a count.
+TEST(StatePool, SaysWhatWaitingUpdatesCost) {
+  ModelConfig config = SmallModel();
+  const int64_t update = 4 * (16 + 1 + 32), counts = 16;
+  const auto more = [&](int steps) {
+    return StateBytesPerSlot(config, {DType::kF32, steps}) - StateBytesPerSlot(config, {});
+  };
+  EXPECT_EQ(more(4), 2 * (2 * 4 * update + counts));
+  config.mixer.decay = Decay::kPerChannel;
+  EXPECT_EQ(more(8), 2 * (2 * 8 * (update + 4 * 15) + counts));
+}
+
+TEST(StatePool, RefusesWaitingUpdatesWithoutKernels) {
+  Stream stream{Device{}};
+  EXPECT_FALSE(TakesReplay(stream, SmallModel()));
+  EXPECT_THROW(StatePool(stream, SmallModel(), 2, {DType::kF32, 4}), std::invalid_argument);
 }
 
 class StatePoolTest : public ::testing::TestWithParam<std::string> {};

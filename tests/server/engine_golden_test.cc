@@ -1,6 +1,7 @@
 // The engine with real models: the library's greedy tokens, alone and in company.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <memory>
@@ -35,13 +36,16 @@ class EngineGolden : public ::testing::TestWithParam<std::tuple<std::string, std
 
   Metrics metrics;
 
-  std::unique_ptr<Engine> Start(int max_batch_tokens) {
-    return std::make_unique<Engine>(Model::Load({.path = folder,
-                                                 .device = ParseDevice(std::get<1>(GetParam())),
-                                                 .max_batch_tokens = max_batch_tokens}),
-                                    testing::MakeByteTokenizer(),
-                                    EngineOptions{.slots = 8, .max_batch_tokens = max_batch_tokens},
-                                    metrics.ForModel("golden"));
+  std::unique_ptr<Model> Load(int max_batch_tokens) const {
+    return Model::Load({.path = folder,
+                        .device = ParseDevice(std::get<1>(GetParam())),
+                        .max_batch_tokens = max_batch_tokens});
+  }
+  std::unique_ptr<Engine> Start(int max_batch_tokens, StateFormat states = {}) {
+    return std::make_unique<Engine>(
+        Load(max_batch_tokens), testing::MakeByteTokenizer(),
+        EngineOptions{.slots = 8, .max_batch_tokens = max_batch_tokens, .states = states},
+        metrics.ForModel("golden"));
   }
   std::vector<int> Prompt(int row) const {
     return {ids.begin() + row * prompt_tokens, ids.begin() + (row + 1) * prompt_tokens};
@@ -133,16 +137,57 @@ TEST_P(EngineGolden, PromptLogprobsAreTheLibrarys) {
   }
 }
 
+std::string ParamName(const ::testing::TestParamInfo<EngineGolden::ParamType>& info) {
+  std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param);
+  for (char& c : name) c = c == '-' ? '_' : c;
+  return name;
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, EngineGolden,
                          ::testing::Combine(::testing::Values("kda", "gla-conv-mqa-tied",
                                                               "linear_attn-relu-normqk", "retnet"),
                                             ::testing::ValuesIn(testing::Devices())),
-                         [](const auto& info) {
-                           std::string name =
-                               std::get<0>(info.param) + "_" + std::get<1>(info.param);
-                           for (char& c : name) c = c == '-' ? '_' : c;
-                           return name;
-                         });
+                         ParamName);
+
+// Steps leave their updates beside the states.
+class EngineReplay : public EngineGolden {};
+
+TEST_P(EngineReplay, GreedyTokensAreTheLibrarysInCompanyAndInUsedSlots) {
+  if (const auto model = Load(128); !TakesReplay(model->stream(), model->config())) {
+    GTEST_SKIP() << "no kernels";
+  }
+  const auto engine = Start(128, {DType::kF32, 4});
+  std::mt19937 random(5);
+  std::vector<std::shared_ptr<EventLog>> others, rows;
+  std::vector<Request> cancelled;
+  for (int i = 0; i < 48; ++i) {
+    std::vector<int> prompt(1 + random() % 60);
+    for (int& token : prompt) token = static_cast<int>(random() % vocab);
+    others.push_back(std::make_shared<EventLog>());
+    Request request = MakeRequest(prompt, 1 + random() % 40, others.back());
+    request.cancelled = std::make_shared<std::atomic<bool>>(false);
+    ASSERT_TRUE(engine->Submit({request}).ok());
+    if (i % 5 == 4) cancelled.push_back(request);
+    if (i % 8 == 3) {
+      rows.push_back(std::make_shared<EventLog>());
+      ASSERT_TRUE(engine->Submit({MakeRequest(Prompt(i / 8 % 2), new_tokens, rows.back())}).ok());
+    }
+    if (i % 12 == 11) {
+      others[i - 6]->Wait();
+      for (const Request& gone : cancelled) gone.cancelled->store(true);
+    }
+  }
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i]->Wait().tokens, Greedy(static_cast<int>(i % 2))) << i;
+  }
+  for (const auto& log : others) log->Wait();
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EngineReplay,
+                         ::testing::Combine(::testing::Values("kda", "gated_deltanet",
+                                                              "gla-k64-v128"),
+                                            ::testing::ValuesIn(testing::Devices())),
+                         ParamName);
 
 }  // namespace
 }  // namespace fla

@@ -44,6 +44,7 @@ TEST(Options, FillsDefaults) {
   EXPECT_EQ(options.models[0].device, "auto");
   EXPECT_EQ(options.models[0].dtype, DType::kF32);
   EXPECT_EQ(options.models[0].state_dtype, DType::kF32);
+  EXPECT_EQ(options.models[0].state_replay, 0);
   EXPECT_TRUE(options.models[0].aliases.empty());
   EXPECT_TRUE(options.models[0].preload && options.models[0].pinned);
   EXPECT_EQ(options.models[0].when_full, WhenFull::kRefuse);
@@ -65,7 +66,8 @@ TEST(Options, ReadsEveryKey) {
        "load": "on_demand", "pinned": true, "when_full": "drain_then_load",
        "sampling": {"temperature": 0.5, "top_k": 3, "top_p": 0.75, "min_p": 0.25,
                     "repetition_penalty": 1.5}},
-      {"name": "b", "path": "/abs", "device": "cpu", "dtype": "f32", "load": "on_demand"}],
+      {"name": "b", "path": "/abs", "device": "cpu", "dtype": "f32", "load": "on_demand"},
+      {"name": "c", "path": "c", "dtype": "bf16", "state_replay": 4}],
     "default_model": "b",
     "memory_mib": {"cpu": 2, "cuda:3": 1000},
     "checkpoint_poll_seconds": 0.5,
@@ -85,7 +87,8 @@ TEST(Options, ReadsEveryKey) {
     "log": {"level": "debug", "requests": false, "prompts": true, "format": "json"}})");
   EXPECT_EQ(options.listen, "[::1]:0");
   EXPECT_EQ(options.metrics_listen, "0.0.0.0:9090");
-  ASSERT_EQ(options.models.size(), 2u);
+  ASSERT_EQ(options.models.size(), 3u);
+  EXPECT_EQ(options.models[2].state_replay, 4);
   EXPECT_EQ(options.models[0].path, "/etc/fla/y");
   EXPECT_EQ(options.models[0].device, "cuda:3");
   EXPECT_EQ(options.models[0].dtype, DType::kBF16);
@@ -257,6 +260,11 @@ TEST(Options, RefusesWhatModelsCannotBe) {
   EXPECT_THAT(ErrorOf(Model(R"(, "load": "later")")), HasSubstr("models[0].load"));
   EXPECT_THAT(ErrorOf(Model(R"(, "when_full": "crash")")), HasSubstr("models[0].when_full"));
   EXPECT_THAT(ErrorOf(Model(R"(, "state_dtype": "bf16")")), HasSubstr("models[0].state_dtype"));
+  for (const char* replay : {R"(, "state_replay": 1)", R"(, "state_replay": 9)",
+                             R"(, "state_replay": -4)", R"(, "state_replay": 4, "device": "cpu")",
+                             R"(, "dtype": "bf16", "state_dtype": "bf16", "state_replay": 4)"}) {
+    EXPECT_THAT(ErrorOf(Model(replay)), HasSubstr("models[0].state_replay")) << replay;
+  }
   EXPECT_THAT(ErrorOf(Model(R"(, "sampling": {"top_p": 0})")),
               HasSubstr("models[0].sampling.top_p"));
   EXPECT_THAT(ErrorOf(Model(R"(, "sampling": {"seed": 1})")), HasSubstr("models[0].sampling.seed"));
