@@ -45,6 +45,7 @@ fla_add_emulated(recurrence_emulated
     kernels/cuda/step.cuh
     kernels/cuda/step_load.cuh
     kernels/cuda/step_token.cuh
+    kernels/cuda/warp_sum.cuh
     kernels/cuda/wide_block.cuh
     kernels/cuda/wide_loader.cuh
     kernels/cuda/wide_panel.cuh

@@ -1,10 +1,11 @@
-// What the kernels of chunk attention share: elements as floats, sums over a warp, where a call's
-// tokens lie in their chunks.
+// What the kernels of chunk attention share: elements as floats, where a call's tokens lie in their
+// chunks.
 #pragma once
 
 #include <cuda_bf16.h>
 
 #include "kernels/chunk_attention.h"
+#include "kernels/cuda/warp_sum.cuh"
 
 namespace fla::cuda {
 
@@ -15,10 +16,6 @@ __device__ __forceinline__ void Narrow(float x, __nv_bfloat16* target) {
   *target = __float2bfloat16(x);
 }
 
-__device__ __forceinline__ float WarpSum(float x) {
-  for (int mask = 16; mask > 0; mask /= 2) x += __shfl_xor_sync(0xffffffffu, x, mask);
-  return x;
-}
 __device__ __forceinline__ float WarpMax(float x) {
   for (int mask = 16; mask > 0; mask /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, mask));
   return x;

@@ -4,6 +4,7 @@
 //
 // Grid (slots of segments, H).
 #include "kernels/cuda/scan_segment.cuh"
+#include "kernels/cuda/warp_sum.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -23,8 +24,7 @@ __global__ void __launch_bounds__(32)
     if (x < -128.0f) x = -128.0f;  // a decay of 0 in f32 anyway; a NaN stays
     sum += x;
   }
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+  sum = WarpSum(sum);
   if (lane == 0) segments.decays[static_cast<int64_t>(segment.slot) * p.heads + h] = __expf(sum);
 }
 

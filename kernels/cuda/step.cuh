@@ -28,12 +28,6 @@ __device__ __forceinline__ void LoadRun(const T* row, int count, bool fours, flo
   }
 }
 
-// exp with the accuracy that the activations' type deserves.
-template <typename T>
-__device__ __forceinline__ float Exp(float x) {
-  return sizeof(T) == 4 ? expf(x) : __expf(x);
-}
-
 inline constexpr int kStepWarps = 4;
 
 // A token's inputs of a thread, T activations.

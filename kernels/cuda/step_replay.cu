@@ -18,6 +18,7 @@
 #include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/step_replay.h"
 #include "kernels/cuda/step_token.cuh"
+#include "kernels/cuda/warp_sum.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -67,26 +68,6 @@ struct Counts {
   int next;  // place of this step's update
   int waiting;
 };
-
-// As the kernels without replay take it: exactly for f32 activations.
-template <typename T>
-__device__ __forceinline__ float DecayFactor(const RecurrenceParams& p, int head, int64_t token,
-                                             int row) {
-  if (p.decay == Decay::kNone) return 1.0f;
-  const int64_t decay_head = token * p.decay_heads + head / p.decay_group;
-  const float log_decay = p.decay == Decay::kPerHead    ? p.log_decay[head]
-                          : p.decay == Decay::kPerToken ? p.log_decay[decay_head]
-                                                        : p.log_decay[decay_head * p.key_dim + row];
-  return sizeof(T) == 4 ? expf(log_decay) : __expf(log_decay);
-}
-
-__device__ __forceinline__ float WarpSum(float x) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    x += __shfl_xor_sync(~0u, x, distance);
-  }
-  return x;
-}
 
 // T activations; kMaxK, at least K, is the number of threads too.
 template <typename T, int kMaxK, bool kDelta>
@@ -241,8 +222,8 @@ __global__ void __launch_bounds__(kMaxK, BlocksAtOnce(kMaxK))
 
 constexpr int kApplyThreads = 256;
 
-// Grid (H, N, layers), kApplyThreads threads: a block has one head's
-// states, and mostly nothing to do.
+// Grid (H, N, layers), kApplyThreads threads: a block has one head's states, and mostly nothing to
+// do.
 __global__ void __launch_bounds__(kApplyThreads)
     ApplyPendingKernel(const RecurrenceParams p, const ReplayParams replay,
                        const int64_t layer_bytes) {

@@ -28,29 +28,13 @@ struct RowInputs {
   float decay;         // factor
 };
 
-__device__ __forceinline__ float DecayFactor(const RecurrenceParams& p, int head, int64_t token,
-                                             int row) {
-  const int64_t decay_head = token * p.decay_heads + head / p.decay_group;
-  switch (p.decay) {
-    case Decay::kNone:
-      return 1.0f;
-    case Decay::kPerHead:
-      return __expf(p.log_decay[head]);
-    case Decay::kPerToken:
-      return __expf(p.log_decay[decay_head]);
-    case Decay::kPerChannel:
-      return __expf(p.log_decay[decay_head * p.key_dim + row]);
-  }
-  return 1.0f;
-}
-
 __device__ __forceinline__ RowInputs RowInputsOf(const RecurrenceParams& p, int head, int64_t token,
                                                  int row) {
   const uint32_t query =
       static_cast<const uint16_t*>(p.q)[token * p.q_stride + head / p.q_group * p.key_dim + row];
   const uint32_t key =
       static_cast<const uint16_t*>(p.k)[token * p.k_stride + head / p.k_group * p.key_dim + row];
-  return {query | key << 16, DecayFactor(p, head, token, row)};
+  return {query | key << 16, DecayFactor<__nv_bfloat16>(p, head, token, row)};
 }
 
 // S state; kMaxK, at least K, is the number of threads too.

@@ -67,6 +67,30 @@ __device__ __forceinline__ void AddScaled(float4& s, float a, float4 x) {
   s.x += a * x.x, s.y += a * x.y, s.z += a * x.z, s.w += a * x.w;
 }
 
+// exp with the accuracy that the activations' type deserves.
+template <typename T>
+__device__ __forceinline__ float Exp(float x) {
+  return sizeof(T) == 4 ? expf(x) : __expf(x);
+}
+
+// By what a row of a state is multiplied before a token; T activations.
+template <typename T>
+__device__ __forceinline__ float DecayFactor(const RecurrenceParams& p, int head, int64_t token,
+                                             int row) {
+  const int64_t decay_head = token * p.decay_heads + head / p.decay_group;
+  switch (p.decay) {
+    case Decay::kNone:
+      return 1.0f;
+    case Decay::kPerHead:
+      return Exp<T>(p.log_decay[head]);
+    case Decay::kPerToken:
+      return Exp<T>(p.log_decay[decay_head]);
+    case Decay::kPerChannel:
+      return Exp<T>(p.log_decay[decay_head * p.key_dim + row]);
+  }
+  return 1.0f;
+}
+
 // Sum over the lanes of a warp that share columns; lanes: 4, 8 or 16, at most kMaxLanes.
 template <int kMaxLanes>
 __device__ __forceinline__ float SumOverRuns(float x, int lanes) {
