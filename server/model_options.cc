@@ -139,7 +139,7 @@ ModelOptions ReadModelOptions(ConfigSection section, const ModelFolders& folders
                  Json("bf16"));
   }
   section.Read("state_replay", model.state_replay, 0, kMaxReplaySteps);
-  if (model.state_replay == 1) {
+  if (0 < model.state_replay && model.state_replay < kMinReplaySteps) {
     section.Fail(section.PathOf("state_replay"), "0, or 2 to 8 steps", Json(model.state_replay));
   }
   if (model.state_replay > 0 && (model.state_dtype != DType::kF32 || model.device == "cpu")) {

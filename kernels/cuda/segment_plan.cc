@@ -140,8 +140,7 @@ Walk Times(Walk walk, int64_t count) {
 }
 
 // segment_combine.cu: one step a segment, by blocks of eight columns or, where one or two of these
-// are all that a multiprocessor gets, four; and the way that
-// states take to memory and back, twice.
+// are all that a multiprocessor gets, four; and the way that states take to memory and back, twice.
 double CombineCycles(const ScanShape& shape, const Walks& walks) {
   const double k = shape.key_dim / 128.0;
   const int64_t blocks = int64_t{shape.heads} * walks.cut_sequences * shape.value_dim / 8;
