@@ -18,4 +18,20 @@ bool LinearSwiGlu([[maybe_unused]] Stream& stream, Matrix x, Matrix weight, Matr
   return false;
 }
 
+bool LateLinear([[maybe_unused]] Stream& stream, Matrix x, Matrix weight, int64_t late,
+                Matrix out) {
+  FLA_CHECK(x.cols == weight.cols && weight.rows == out.cols && out.rows == x.rows);
+  FLA_CHECK(0 < late && late < out.cols);
+#ifdef FLA_WITH_CUDA
+  if (stream.device().is_cuda()) return cuda::LateLinear(stream, x, weight, late, out);
+#endif
+  return false;
+}
+
+void AwaitLate([[maybe_unused]] Stream& stream) {
+#ifdef FLA_WITH_CUDA
+  if (stream.device().is_cuda()) cuda::AwaitLate(stream);
+#endif
+}
+
 }  // namespace fla

@@ -32,12 +32,19 @@ struct Stream::CudaContext {
   bool tuning = false;     // a Tuning lives
   bool chained = false;    // kernels of chained.cuh shall: while a step is being recorded
   cudaStream_t stream = nullptr;
+  // For what runs beside it, on multiprocessors that its kernels leave (prefill.h).
+  cudaStream_t beside = nullptr;
+  cudaEvent_t forked = nullptr, joined = nullptr;
   cublasLtHandle_t cublas = nullptr;
   Buffer workspace;  // of cuBLASLt
   Buffer bias;       // [kMaxBiasLength] bf16: the bias of the call in flight
   std::unique_ptr<cuda::LinearPlans> linears;  // chosen algorithms
   // Of the step that is being recorded; null where there is none, or no GPU that could run it.
   std::unique_ptr<cuda::StepCollector> collector;
+
+ private:
+  void Create();
+  void Destroy() noexcept;
 };
 
 namespace cuda {

@@ -25,20 +25,45 @@ Stream::CudaContext::CudaContext(int device_index) : index(device_index) {
   workspace = Buffer({Device::Kind::kCuda, index}, kWorkspaceBytes);
   bias = Buffer({Device::Kind::kCuda, index}, kMaxBiasLength * SizeOf(DType::kBF16));
   linears = std::make_unique<cuda::LinearPlans>();
-  cuda::Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
-              "cudaStreamCreateWithFlags");
-  const cublasStatus_t status = cublasLtCreate(&cublas);
-  if (status != CUBLAS_STATUS_SUCCESS) {
-    cudaStreamDestroy(stream);
-    cuda::Check(status, "cublasLtCreate");
+  try {
+    Create();
+  } catch (...) {
+    Destroy();
+    throw;
+  }
+}
+
+void Stream::CudaContext::Create() {
+  int last = 0, first = 0;
+  cuda::Check(cudaDeviceGetStreamPriorityRange(&last, &first), "cudaDeviceGetStreamPriorityRange");
+  const auto create = [](cudaStream_t& created, int priority) {
+    cuda::Check(cudaStreamCreateWithPriority(&created, cudaStreamNonBlocking, priority),
+                "cudaStreamCreateWithPriority");
+  };
+  create(stream, first);
+  create(beside, last);
+  for (cudaEvent_t* event : {&forked, &joined}) {
+    cuda::Check(cudaEventCreateWithFlags(event, cudaEventDisableTiming),
+                "cudaEventCreateWithFlags");
+  }
+  cuda::Check(cublasLtCreate(&cublas), "cublasLtCreate");
+}
+
+void Stream::CudaContext::Destroy() noexcept {
+  if (cublas != nullptr) cublasLtDestroy(cublas);
+  for (const cudaEvent_t event : {forked, joined}) {
+    if (event != nullptr) cudaEventDestroy(event);
+  }
+  for (const cudaStream_t created : {beside, stream}) {
+    if (created != nullptr) cudaStreamDestroy(created);
   }
 }
 
 Stream::CudaContext::~CudaContext() {
   cudaSetDevice(index);
+  cudaStreamSynchronize(beside);
   cudaStreamSynchronize(stream);  // the workspaces go next
-  cublasLtDestroy(cublas);
-  cudaStreamDestroy(stream);
+  Destroy();
 }
 
 namespace cuda {

@@ -20,6 +20,13 @@ constexpr bool FillsRounds(int64_t tokens, int64_t rows, int multiprocessors) {
   return tiles > 0 && static_cast<double>(tokens * rows) >= kLeast * static_cast<double>(room);
 }
 
+// Tokens of which columns may be late. Of 128 and 256 it did not pay.
+inline constexpr int64_t kMinLateTokens = 512;
+// Multiprocessors that late columns take. The kernels beside them get the others whole.
+constexpr int LateMultiprocessors(int multiprocessors) { return multiprocessors / 2; }
+
 bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out);
+bool LateLinear(Stream& stream, Matrix x, Matrix weight, int64_t late, Matrix out);
+void AwaitLate(Stream& stream);
 
 }  // namespace fla::cuda

@@ -1,4 +1,5 @@
-// Linear of many rows on Hopper, bound by its products, with SwiGlu behind it.
+// Linear of many rows on Hopper, bound by its products: with SwiGlu behind it, or beside other
+// kernels, on a part of the multiprocessors.
 //
 // A tile is 128 tokens by 256 rows of the weight. Blocks stay, one a multiprocessor, and walk the
 // tiles. One warp has the copy engine bring x and weights, 64 inputs at a time, into a ring of
@@ -15,6 +16,7 @@
 #include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/ops.h"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/recurrence_launch.h"
 #include "kernels/cuda/warpgroup.cuh"
@@ -81,37 +83,53 @@ __device__ __forceinline__ void Silu(float& a, float& b) {
   b *= of_a * both;
 }
 
-// One warpgroup's tokens of a tile, from sums of gates and ups to memory, by way of `panels` in
-// shared memory.
-__device__ __forceinline__ void StoreOutputs(const TileMap& out, Tile tile, int group,
-                                             uint32_t panels, float (&sums)[32][4]) {
-  const int thread = threadIdx.x % kGroupThreads, lane = thread % 32;
-  if (thread == 0) WaitForReads();
-  SyncThreads<kGroupThreads>(1 + group);
-  const int row = thread / 32 * 16 + lane % 16;
+// Of 16 columns of out the q-th, as operands are packed.
+template <bool kSwiGlu>
+__device__ __forceinline__ void Outputs(const float (&sums)[32][4], int q, uint32_t (&m)[4]) {
 #pragma unroll
-  for (int q = 0; q < kTileRows / 32; ++q) {  // 16 columns of out
-    uint32_t m[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int e = i % 2 * 2, t = 4 * q + i / 2 * 2;
-      float a = sums[t][e], b = sums[t][e + 1];
+  for (int i = 0; i < 4; ++i) {
+    const int e = i % 2 * 2, t = kSwiGlu ? 4 * q + i / 2 * 2 : 2 * q + i / 2;
+    float a = sums[t][e], b = sums[t][e + 1];
+    if (kSwiGlu) {
       Silu(a, b);
-      m[i] = Pack(a * sums[t + 1][e], b * sums[t + 1][e + 1]);
+      a *= sums[t + 1][e];
+      b *= sums[t + 1][e + 1];
     }
-    StoreMatrices(panels + q / 4 * kPanelBytes + PanelOffset(row, q % 4 * 2 + lane / 16), m);
-  }
-  PublishToCopies();
-  SyncThreads<kGroupThreads>(1 + group);
-  if (thread != 0) return;
-#pragma unroll
-  for (int panel = 0; panel < kOutPanels; ++panel) {
-    CopyTileToGlobal(out, tile.token + group * kGroupTokens, tile.row / 2 + panel * 64,
-                     panels + panel * kPanelBytes);
+    m[i] = Pack(a, b);
   }
 }
 
-// grid (multiprocessors), block (kThreads), shared kShared
+// One warpgroup's tokens of a tile, from sums to memory, by way of `panels` in shared memory.
+template <bool kSwiGlu>
+__device__ __forceinline__ void StoreOutputs(const TileMap& out, Tile tile, int group,
+                                             uint32_t panels, float (&sums)[32][4]) {
+  const int thread = threadIdx.x % kGroupThreads, lane = thread % 32;
+  const int row = thread / 32 * 16 + lane % 16;
+  constexpr int kColumns = kSwiGlu ? kTileRows / 2 : kTileRows, kAtOnce = kOutPanels * 64;
+#pragma unroll
+  for (int begin = 0; begin < kColumns; begin += kAtOnce) {
+    if (thread == 0) WaitForReads();
+    SyncThreads<kGroupThreads>(1 + group);
+#pragma unroll
+    for (int q = 0; q < kAtOnce / 16; ++q) {  // 16 columns of out
+      uint32_t m[4];
+      Outputs<kSwiGlu>(sums, begin / 16 + q, m);
+      StoreMatrices(panels + q / 4 * kPanelBytes + PanelOffset(row, q % 4 * 2 + lane / 16), m);
+    }
+    PublishToCopies();
+    SyncThreads<kGroupThreads>(1 + group);
+    if (thread != 0) continue;
+#pragma unroll
+    for (int panel = 0; panel < kOutPanels; ++panel) {
+      const int column = (kSwiGlu ? tile.row / 2 : tile.row) + begin + panel * 64;
+      CopyTileToGlobal(out, tile.token + group * kGroupTokens, column,
+                       panels + panel * kPanelBytes);
+    }
+  }
+}
+
+// grid (multiprocessors to be used), block (kThreads), shared kShared
+template <bool kSwiGlu>
 __global__ void __launch_bounds__(kThreads, 1)
     PrefillLinearKernel(const PrefillLinearParams p, const __grid_constant__ TileMap x,
                         const __grid_constant__ TileMap weights,
@@ -140,8 +158,12 @@ __global__ void __launch_bounds__(kThreads, 1)
       const auto fetch_weights = [&](const RingPosition& at, Tile tile, int run) {
         const uint32_t target = ring + at.stage * kStageBytes + kInputBytes;
         ArriveExpecting(full(at.stage), kStageBytes);
-        CopyPairedPanelToShared(target, weights, tile.row / 2, run * kRun, full(at.stage),
-                                kReadAgain);
+        if constexpr (kSwiGlu) {
+          CopyPairedPanelToShared(target, weights, tile.row / 2, run * kRun, full(at.stage),
+                                  kReadAgain);
+        } else {
+          CopyPanelToShared(target, weights, tile.row, run * kRun, full(at.stage), kReadAgain);
+        }
       };
       const auto fetch_inputs = [&](const RingPosition& at, Tile tile, int run) {
         CopyPanelToShared(ring + at.stage * kStageBytes, x, tile.token, run * kRun, full(at.stage),
@@ -192,34 +214,69 @@ __global__ void __launch_bounds__(kThreads, 1)
       WaitForProducts<0>();
       Settle(sums);
       release(at.Before());
-      StoreOutputs(out, tile, group, panels, sums);
+      StoreOutputs<kSwiGlu>(out, tile, group, panels, sums);
     }
     if (threadIdx.x % kGroupThreads == 0) WaitForReads();
   }
 }
 
-}  // namespace
+// On `stream`, behind all that is there before; `chained`: it may begin early.
+template <bool kSwiGlu>
+void Launch(cudaStream_t stream, bool chained, const Matrix& x, const Matrix& weight,
+            const Matrix& out, int multiprocessors) {
+  const PrefillLinearParams p = {DivideUp(x.cols, kRun), DivideUp(x.rows, kTileTokens),
+                                 DivideUp(weight.rows, kTileRows)};
+  const int blocks = std::min(multiprocessors, p.token_tiles * p.row_tiles);
+  const auto kernel = PrefillLinearKernel<kSwiGlu>;
+  Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+        "cudaFuncSetAttribute");
+  Check(LaunchChained(
+            kernel, dim3(blocks), dim3(kThreads), kShared, stream, chained, p,
+            MakePanelMap(x, kTileTokens),
+            kSwiGlu ? MakePairedPanelMap(weight, kTileRows) : MakePanelMap(weight, kTileRows),
+            MakePanelMap(out, kGroupTokens)),
+        "PrefillLinearKernel");
+}
 
-bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out) {
+bool CanMultiply(const Matrix& x, const Matrix& weight, const Matrix& out) {
   for (const Matrix& matrix : {x, weight, out}) {
     if (matrix.dtype != DType::kBF16) return false;
   }
-  if (!Vectorizable(out.cols, {x, weight, out}) || !IsHopper() ||
-      !FillsRounds(x.rows, weight.rows, Multiprocessors())) {
+  return Vectorizable(out.cols, {x, weight, out}) && IsHopper();
+}
+
+}  // namespace
+
+bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out) {
+  const int multiprocessors = Multiprocessors();
+  if (!CanMultiply(x, weight, out) || !FillsRounds(x.rows, weight.rows, multiprocessors)) {
     return false;
   }
   const cudaStream_t cuda_stream = MakeCurrent(stream);
-  const PrefillLinearParams p = {DivideUp(x.cols, kRun), DivideUp(x.rows, kTileTokens),
-                                 DivideUp(weight.rows, kTileRows)};
-  const int blocks = std::min(Multiprocessors(), p.token_tiles * p.row_tiles);
-  Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(PrefillLinearKernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
-        "cudaFuncSetAttribute");
-  Check(LaunchChained(PrefillLinearKernel, dim3(blocks), dim3(kThreads), kShared, cuda_stream,
-                      stream.cuda()->can_chain, p, MakePanelMap(x, kTileTokens),
-                      MakePairedPanelMap(weight, kTileRows), MakePanelMap(out, kGroupTokens)),
-        "LinearSwiGlu");
+  Launch<true>(cuda_stream, stream.cuda()->can_chain, x, weight, out, multiprocessors);
   return true;
+}
+
+bool LateLinear(Stream& stream, Matrix x, Matrix weight, int64_t late, Matrix out) {
+  const Matrix late_weight = weight.Rows(late, weight.rows - late);
+  const Matrix late_out = out.Columns(late, out.cols - late);
+  if (x.rows < kMinLateTokens || !CanMultiply(x, late_weight, late_out)) return false;
+  cuda::Linear(stream, x, weight.Rows(0, late), nullptr, out.Columns(0, late));
+  const cudaStream_t cuda_stream = MakeCurrent(stream);
+  const Stream::CudaContext& context = *stream.cuda();
+  Check(cudaEventRecord(context.forked, cuda_stream), "cudaEventRecord");
+  Check(cudaStreamWaitEvent(context.beside, context.forked, 0), "cudaStreamWaitEvent");
+  Launch<false>(context.beside, false, x, late_weight, late_out,
+                LateMultiprocessors(context.num_multiprocessors));
+  return true;
+}
+
+void AwaitLate(Stream& stream) {
+  const cudaStream_t cuda_stream = MakeCurrent(stream);
+  const Stream::CudaContext& context = *stream.cuda();
+  Check(cudaEventRecord(context.joined, context.beside), "cudaEventRecord");
+  Check(cudaStreamWaitEvent(cuda_stream, context.joined, 0), "cudaStreamWaitEvent");
 }
 
 }  // namespace fla::cuda

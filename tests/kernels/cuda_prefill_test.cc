@@ -98,6 +98,25 @@ TEST_P(CudaPrefill, SwiGlu) {
   }
 }
 
+TEST_P(CudaPrefill, LateColumns) {
+  const auto [tokens, in, out] = GetParam();
+  const Input x = X(), weight = Weight(out);
+  const std::vector<float> wanted = Product(x, weight);
+  for (const int64_t late : {out / 16 * 8, out - 8}) {
+    Arena arena(ParseDevice("cuda"));
+    constexpr int64_t kGap = 8;
+    const Matrix all = arena.Poisoned(tokens + 1, out, DType::kBF16, kGap);
+    const Matrix rows = all.Rows(0, tokens);
+    if (!LateLinear(arena.stream(), arena.Put(x, DType::kBF16, kGap),
+                    arena.Put(weight, DType::kBF16, kGap), late, rows)) {
+      GTEST_SKIP() << "this GPU has no such kernel for this shape";
+    }
+    AwaitLate(arena.stream());
+    EXPECT_LE((testing::RelativeError<float, float>(Values(arena, rows), wanted)), kTolerance);
+    for (const float value : arena.Get(all.Rows(tokens, 1))) EXPECT_TRUE(std::isnan(value));
+  }
+}
+
 // They fill an H200's multiprocessors.
 INSTANTIATE_TEST_SUITE_P(All, CudaPrefill,
                          ::testing::Values(Shape{2048, 64, 2048}, Shape{2000, 200, 2000},
