@@ -91,4 +91,12 @@ bool TakesProjections([[maybe_unused]] const Stream& stream,
   return false;
 }
 
+bool LeavesRoom([[maybe_unused]] const Stream& stream, [[maybe_unused]] const RecurrenceSpec& spec,
+                [[maybe_unused]] int tokens) {
+#ifdef FLA_WITH_CUDA
+  if (stream.device().is_cuda()) return cuda::LeavesRoom(spec, tokens);
+#endif
+  return false;
+}
+
 }  // namespace fla

@@ -100,4 +100,8 @@ void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args);
 // first, as they do before RecurrentStep.
 bool TakesProjections(const Stream& stream, const RecurrenceArgs& args);
 
+// Whether ChunkedPrefill of one prompt leaves so much of the device idle that other ops had better
+// run beside it (LateLinear of kernels/prefill.h).
+bool LeavesRoom(const Stream& stream, const RecurrenceSpec& spec, int tokens);
+
 }  // namespace fla

@@ -4,6 +4,7 @@
 
 #include "kernels/decode.h"
 #include "kernels/ops.h"
+#include "kernels/prefill.h"
 #include "kernels/recurrence.h"
 
 namespace fla {
@@ -451,8 +452,15 @@ void Mixer::Forward(Stream& stream, ActivationArena& arena, const BatchView& bat
                     const StatePool::LayerState& state, DType state_dtype, Matrix x,
                     Matrix out) const {
   const Matrix packed = arena.Take(batch.num_tokens, input_projection_.rows, x.dtype);
-  Linear(stream, x, input_projection_, input_bias_, packed);
+  // What gates the output is not wanted before the recurrence has ended.
+  const bool late_gate = spec_.output_gate == OutputGate::kProjection && input_bias_ == nullptr &&
+                         batch.num_decode == 0 && batch.num_sequences == 1 &&
+                         !spec_.has_open_chunk() &&
+                         LeavesRoom(stream, RecurrenceOf(spec_), batch.num_tokens) &&
+                         LateLinear(stream, x, input_projection_, output_gate_.begin, packed);
+  if (!late_gate) Linear(stream, x, input_projection_, input_bias_, packed);
   const OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
+  if (late_gate) AwaitLate(stream);
   if (norm.normalize || norm.gate.present()) OutputNorm(stream, norm);
   Linear(stream, norm.out, output_projection_, output_bias_, out);
 }

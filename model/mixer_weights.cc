@@ -69,9 +69,7 @@ void Mixer::TakeProjections(const std::string& prefix, int hidden_size, WeightRe
   q_ = add("q_proj.weight", spec_.key_dim());
   k_ = add("k_proj.weight", spec_.kv_key_dim());
   v_ = add("v_proj.weight", spec_.kv_value_dim());
-  if (spec_.output_gate == OutputGate::kProjection) {
-    output_gate_ = add("g_proj.weight", spec_.value_dim());
-  } else if (spec_.output_gate == OutputGate::kLowRank) {
+  if (spec_.output_gate == OutputGate::kLowRank) {
     output_gate_ = add("g_proj.0.weight", spec_.output_gate_low_rank);
   }
   if (spec_.decay_source == DecaySource::kLowRank) {
@@ -82,7 +80,15 @@ void Mixer::TakeProjections(const std::string& prefix, int hidden_size, WeightRe
     decay_ = add("a_proj.weight", spec_.heads);
   }
   if (spec_.beta == BetaSource::kProjection) beta_ = add("b_proj.weight", spec_.heads);
-  if (columns % kColumnAlignment != 0) add("", kColumnAlignment - columns % kColumnAlignment);
+  const auto align = [&] {
+    if (columns % kColumnAlignment != 0) add("", kColumnAlignment - columns % kColumnAlignment);
+  };
+  align();
+  // Last, for it may come later than the others.
+  if (spec_.output_gate == OutputGate::kProjection) {
+    output_gate_ = add("g_proj.weight", spec_.value_dim());
+    align();
+  }
   input_projection_ = weights.PackRows(blocks, hidden_size);
 }
 

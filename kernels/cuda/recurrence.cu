@@ -48,4 +48,9 @@ bool TakesProjections(const RecurrenceArgs& args) {
   return !NeedsGenericRecurrence(args.spec) && HasProjectedPrepare(args);
 }
 
+bool LeavesRoom(const RecurrenceSpec& spec, int tokens) {
+  return IsHopper() && !NeedsGenericRecurrence(spec) &&
+         ScanLeavesRoom(spec, tokens, Multiprocessors());
+}
+
 }  // namespace fla::cuda

@@ -14,5 +14,6 @@ void ChunkedPrefill(Stream& stream, const RecurrenceArgs& args);
 bool TakesProjections(const RecurrenceArgs& args);
 bool TakesReplay(const RecurrenceSpec& spec);
 void ApplyPending(Stream& stream, const PendingUpdates& args);
+bool LeavesRoom(const RecurrenceSpec& spec, int tokens);
 
 }  // namespace fla::cuda

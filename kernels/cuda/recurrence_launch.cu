@@ -268,6 +268,19 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
   return plan;
 }
 
+bool ScanLeavesRoom(const RecurrenceSpec& spec, int tokens, int multiprocessors) {
+  const int cu_seqlens[] = {0, tokens};
+  RecurrenceArgs args;
+  args.spec = spec;
+  args.q.rows = tokens;
+  args.cu_seqlens_host = cu_seqlens;
+  args.num_sequences = 1;
+  const PrefillPlan plan = PlanPrefill(args, multiprocessors, true);
+  // Blocks of 64 columns. Segments fill the GPU.
+  const int blocks = DivideUp(spec.value_dim, 64) * spec.heads;
+  return plan.segment_tokens == 0 && 8 * blocks <= 3 * multiprocessors;
+}
+
 bool HasProjectedPrepare(const RecurrenceArgs& args) {
   const RecurrenceProjections& from = args.projections;
   const auto has_norm = [](HeadNorm norm) {

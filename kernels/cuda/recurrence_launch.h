@@ -147,6 +147,9 @@ struct PrefillPlan {
 // be cut into segments.
 PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool hopper,
                         bool may_cut = true);
+// Whether the scan of one prompt's bf16 activations on Hopper leaves idle more of the
+// multiprocessors than the half that late columns take (prefill.h).
+bool ScanLeavesRoom(const RecurrenceSpec& spec, int tokens, int multiprocessors);
 // Whether there are wide kernels for these heads.
 bool HasWideKernels(const RecurrenceSpec& spec);
 

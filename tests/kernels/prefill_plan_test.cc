@@ -100,5 +100,26 @@ TEST(PlanPrefill, WindowsOfVeryLongPromptsAreHalved) {
   EXPECT_EQ(Plan({Decay::kPerToken, Update::kDelta, 32, {65536}, DType::kBF16}).segment_tokens, 0);
 }
 
+bool LeavesRoom(int heads, int key_dim, int value_dim, int tokens) {
+  RecurrenceSpec spec;
+  spec.decay = Decay::kPerToken;
+  spec.update = Update::kDelta;
+  spec.heads = spec.q_heads = spec.k_heads = spec.v_heads = spec.decay_heads = heads;
+  spec.key_dim = key_dim;
+  spec.value_dim = value_dim;
+  return ScanLeavesRoom(spec, tokens, 132);
+}
+
+// As it was measured (README.md, "Beside the recurrence").
+TEST(PlanPrefill, FewHeadsLeaveRoom) {
+  for (int tokens : {512, 2048, 8192}) {
+    EXPECT_TRUE(LeavesRoom(6, 256, 512, tokens)) << tokens;
+    EXPECT_TRUE(LeavesRoom(4, 256, 512, tokens)) << tokens;
+    EXPECT_FALSE(LeavesRoom(12, 256, 512, tokens)) << tokens;
+    EXPECT_FALSE(LeavesRoom(64, 128, 128, tokens)) << tokens;
+  }
+  EXPECT_FALSE(LeavesRoom(16, 128, 128, 16384));  // in segments
+}
+
 }  // namespace
 }  // namespace fla::cuda
