@@ -26,13 +26,12 @@ __device__ __forceinline__ uint32_t AwaitWord(const uint64_t* word, uint32_t num
   return static_cast<uint32_t>(value);
 }
 
-// values[i] = the pair of words at words + i * step, for i < count, and, unless `other` is null,
+// values[i] = the pair of words at address(i), for i < count, and, unless `other` is null,
 // values[kCount] = the pair there: all on their way at once. Pairs lie on 16 bytes. What is not
 // asked for is 0: registers that were set on some paths only would be taken throughout the kernel.
-template <int kCount>
-__device__ __forceinline__ void AwaitPairs(const uint64_t* words, int step, int count,
-                                           const uint64_t* other, uint32_t number,
-                                           uint2 (&values)[kCount + 1]) {
+template <int kCount, typename Address>
+__device__ __forceinline__ void AwaitPairs(Address address, int count, const uint64_t* other,
+                                           uint32_t number, uint2 (&values)[kCount + 1]) {
   uint32_t missing = ((1u << count) - 1) | (other != nullptr ? 1u << kCount : 0u);
 #pragma unroll
   for (uint2& value : values) value = make_uint2(0, 0);
@@ -43,7 +42,7 @@ __device__ __forceinline__ void AwaitPairs(const uint64_t* words, int step, int 
       if (missing >> i & 1) {
         asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
                      : "+l"(low[i]), "+l"(high[i])
-                     : "l"(i < kCount ? words + i * step : other)
+                     : "l"(i < kCount ? address(i) : other)
                      : "memory");
       }
     }

@@ -152,7 +152,8 @@ __device__ __forceinline__ void Stage(const ProgramOp& op, Block& block, uint32_
     const int begin = first + thread;
     const int count = max(0, min(kPairsAtOnce, (linear.in_pairs - begin + kStep - 1) / kStep));
     uint2 pairs[kPairsAtOnce + 1];
-    AwaitPairs<kPairsAtOnce>(op.from + 2 * begin, 2 * kStep, count, sums, number, pairs);
+    const auto at = [&](int i) { return op.from + 2 * (begin + i * kStep); };
+    AwaitPairs<kPairsAtOnce>(at, count, sums, number, pairs);
     if (first == 0 && linear.sum_count > 0) {
       float sum = sums != nullptr ? __uint_as_float(pairs[kPairsAtOnce].x) : 0.0f;
       sum = SumOfLanes(sum, linear.sum_lanes);
@@ -320,8 +321,6 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
       InitBarrier(SharedAddress(empty + i), 1);
     }
     in_flight = kInFlightWaiting;
-    // What lies behind a map's rank is multiplied by 0.
-    for (float& x : block.mixer->low_rank) x = 0.0f;
     PublishBarriers();
     if (blockIdx.x < p.items) item = p.plan[blockIdx.x];
   }

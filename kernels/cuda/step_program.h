@@ -40,7 +40,6 @@ inline constexpr int kProgramSlotBytes = 16 * 1024;
 inline constexpr int kProgramMaxSlots = 13;
 inline constexpr int kProgramSumSlots = 48;      // whose sums a block has room for
 inline constexpr int kProgramMaxRank = 128;      // of the maps of decays and gates
-inline constexpr int kProgramMaxMapPieces = 8;   // of 8 inputs each that a thread has of a row
 inline constexpr int kProgramResidualTiles = 8;  // of a block, at most: a warp has them
 
 // What the copying warp needs of an op: units, tiles of a linear or items of a mixer, of so many

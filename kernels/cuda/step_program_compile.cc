@@ -106,16 +106,15 @@ std::optional<ProgramMixer> MixerOf(const LayerOps& layer) {
     mixer.decay_column = *column;
     mixer.inverse_normalizer = 1.0f / prepare.decay.normalizer;
   }
-  const auto takes_map = [&](const Matrix& x, const LowRankMap& map, int lanes) {
+  const auto takes_map = [](const Matrix& x, const LowRankMap& map) {
     const int64_t rank = x.cols;
-    return rank % 8 == 0 && rank <= kProgramMaxRank &&
-           DivideUp(rank / 8, lanes) <= kProgramMaxMapPieces && map.weight.cols == rank &&
+    return rank % 8 == 0 && rank <= kProgramMaxRank && map.weight.cols == rank &&
            map.weight.dtype == DType::kBF16 && map.weight.stride % 8 == 0 &&
            IsAligned(map.weight.data);
   };
   if (prepare.decay_map.weight.present()) {
     if (p.decay != Decay::kPerChannel || mixer.decay_column % 4 != 0 ||
-        !takes_map(prepare.decay.x, prepare.decay_map, kProgramThreads / k)) {
+        !takes_map(prepare.decay.x, prepare.decay_map)) {
       return {};
     }
     mixer.decay_rank = static_cast<int>(prepare.decay.x.cols);
@@ -123,7 +122,7 @@ std::optional<ProgramMixer> MixerOf(const LayerOps& layer) {
   if (prepare.gate_out.present()) {
     if (layer.out->gate.data != prepare.gate_out.data ||
         !words_of(prepare.gate_x, mixer.gate_x_word) ||
-        !takes_map(prepare.gate_x, prepare.gate_map, kProgramThreads / kProgramStateColumns)) {
+        !takes_map(prepare.gate_x, prepare.gate_map)) {
       return {};
     }
     mixer.gate_rank = static_cast<int>(prepare.gate_x.cols);
@@ -147,7 +146,7 @@ std::optional<ProgramMixer> MixerOf(const LayerOps& layer) {
                        (gate_is_packed ? out.gate.cols : mixer.gate_rank) +
                        (reads_decay ? prepare.decay.x.cols : 0) +
                        (prepare.beta_out != nullptr ? prepare.beta.cols : 0);
-  if (packed.cols >= used + kProgramTileRows) return {};
+  if (packed.cols >= used + kProgramTileRows || packed.cols % 4 != 0) return {};  // words in pairs
   if (prepare.beta_out != nullptr) {
     const std::optional<int> column = ColumnOf(packed, prepare.beta);
     if (!column || p.beta != prepare.beta_out) return {};

@@ -5,8 +5,10 @@
 // outputs leave it multiplied by their gates and the norm's weights, their squares added up.
 //
 // Four channels a thread: first q's, k's, v's, all by the same code, then the gate's; threads of
-// other warps have decay and beta. That code is short matters more than how it is shared out: a
-// layer runs it once, out of an instruction cache that the whole layer does not fit into.
+// other warps have decay and beta, and warps have rows of low-rank maps. No thread waits for words
+// twice: whatever it needs of them is asked for at once, for an answer takes longer than all that
+// is made of it. That code is short matters more than how it is shared out: a layer runs it once,
+// out of an instruction cache that the whole layer does not fit into.
 #pragma once
 
 #include <algorithm>
@@ -29,8 +31,7 @@ constexpr int kHeadThreads = kComputeThreads / 2;  // the most that have q and k
 struct MixerShared {
   // q and k [K], not yet normalised, v, and what outputs are multiplied by [32].
   alignas(16) float inputs[2 * kMaxStateRows + 2 * kProgramStateColumns];
-  float decays[kMaxStateRows];          // factors; of all rows the first where they have the same
-  float low_rank[2 * kProgramMaxRank];  // the inputs of the decay's map, then of the gate's
+  float decays[kMaxStateRows];  // factors; of all rows the first where they have the same
   float beta;
   float norms[kHeadThreads / 32];  // what warps have of them
   StepSums<kComputeWarps, kColumnLanes> sums;
@@ -106,6 +107,11 @@ __device__ __forceinline__ float HalfOf(uint32_t pair, int i) {
   return i % 2 == 0 ? Low(pair) : High(pair);
 }
 
+// Of a pair of words the value of column i.
+__device__ __forceinline__ float OneOf(uint2 pair, int i) {
+  return HalfOf(i / 2 % 2 == 0 ? pair.x : pair.y, i);
+}
+
 // What is rare in functions: what a layer runs must stay in the instruction cache.
 __device__ __noinline__ float ActivateRarely(Activation activation, float x) {
   return Activate<__nv_bfloat16>(activation, x);
@@ -131,37 +137,40 @@ __device__ __noinline__ float DecayOf(const ProgramMixer& mixer, float a_log, fl
   return __expf(decay < args.clamp_min ? args.clamp_min : decay);
 }
 
-// A lane's part of a row of a low-rank map, which kLanes neighbouring lanes share.
-template <int kLanes, int kPieces>
-struct MapRow {
-  uint4 weights[kPieces] = {};
+// 16 rows of a low-rank map, as m16n8k16 wants them: a product's inputs may come in any order that
+// is x's too, so a lane has chunks of 8 of two rows as they lie in memory, and of x the same. All 8
+// columns of x are the same vector.
+constexpr int kMapTileRows = 16;
+struct MapTile {
+  static constexpr int kChunks = kProgramMaxRank / 32;
+  uint4 upper[kChunks] = {}, lower[kChunks] = {};
 
-  __device__ __forceinline__ void Load(const LowRankMap& map, int row, int lane) {
-    const int pieces = static_cast<int>(map.weight.cols) / 8;
+  static __device__ __forceinline__ int RowOf(int lane) { return lane / 4 + lane % 2 * 8; }
+
+  __device__ __forceinline__ void Load(const LowRankMap& map, int first_row, int lane) {
+    const int chunks = static_cast<int>(map.weight.cols) / 8;
+    const int stride = static_cast<int>(map.weight.stride) / 8;
     const auto* const from =
-        static_cast<const uint4*>(map.weight.data) + row * (map.weight.stride / 8);
+        static_cast<const uint4*>(map.weight.data) + (first_row + lane / 4) * stride;
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      if (lane + i * kLanes < pieces) weights[i] = __ldg(from + lane + i * kLanes);
+    for (int i = 0; i < kChunks; ++i) {
+      const int chunk = lane % 4 + 4 * i;
+      if (chunk < chunks) {
+        upper[i] = __ldg(from + chunk);
+        lower[i] = __ldg(from + 8 * stride + chunk);
+      }
     }
   }
-  // The row times x, of which what lies behind the rank is finite, in all of its lanes.
-  __device__ __forceinline__ float Times(const float* x, int rank, int lane) const {
-    float sum = 0.0f;
+  // Of row RowOf(lane), in four lanes of which two name it.
+  __device__ __forceinline__ float Times(const uint2 (&x)[2 * kChunks + 1], int lane) const {
+    float sums[4] = {};
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      if (8 * i * kLanes >= rank) break;
-      const float4* const at = reinterpret_cast<const float4*>(x) + 2 * (lane + i * kLanes);
-      const float4 low = at[0], high = at[1];
-      const uint4 w = weights[i];
-      sum += Low(w.x) * low.x + High(w.x) * low.y + Low(w.y) * low.z + High(w.y) * low.w;
-      sum += Low(w.z) * high.x + High(w.z) * high.y + Low(w.w) * high.z + High(w.w) * high.w;
+    for (int i = 0; i < kChunks; ++i) {
+      const uint4 a = upper[i], b = lower[i];
+      MultiplyAdd(sums, a.x, b.x, a.y, b.y, x[2 * i].x, x[2 * i].y);
+      MultiplyAdd(sums, a.z, b.z, a.w, b.w, x[2 * i + 1].x, x[2 * i + 1].y);
     }
-#pragma unroll
-    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-      sum += __shfl_xor_sync(~0u, sum, offset);
-    }
-    return sum;
+    return lane % 2 == 0 ? sums[0] : sums[2];
   }
 };
 
@@ -216,32 +225,97 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
   constexpr int kFirstGate = 2 * kThreadsOfHead + kColumnLanes;
   constexpr int kBetaThread = 2 * kThreadsOfHead + 32, kDecayThread = kBetaThread + 32;
   const MixerInput input = InputOf(item, kKeyDim);
-  // Where every channel has a decay: the thread's.
+  const int lane = thread % 32, warp = thread / 32;
   const bool per_channel = p.decay == Decay::kPerChannel;
-  constexpr int kDecayLanes = kComputeThreads / kKeyDim, kGateLanes = 8;
-  const int decay_column =
-      per_channel ? item.decay_column * kKeyDim + thread / kDecayLanes : item.decay_column;
-  constexpr int kMaxPieces = kProgramMaxRank / 8;
-  constexpr int kDecayPieces = std::min(kProgramMaxMapPieces, kMaxPieces / kDecayLanes);
-  MapRow<kDecayLanes, kDecayPieces> decay_row;
-  MapRow<kGateLanes, kMaxPieces / kGateLanes> gate_row;
-  const int gate_column = thread / kGateLanes, gate = 2 * item.out_word + gate_column;
-  float decay_bias = 0.0f, a_log = 0.0f, gate_bias = 0.0f;
-  if (per_channel || thread == kDecayThread) {
-    if (args.decay.dt_bias != nullptr) decay_bias = __ldg(args.decay.dt_bias + decay_column);
-    if (args.decay.a_log != nullptr) a_log = __ldg(args.decay.a_log + item.rate_head);
-    if (args.decay_map.bias != nullptr) decay_bias += __ldg(args.decay_map.bias + decay_column);
-    if (mixer.decay_rank > 0) decay_row.Load(args.decay_map, decay_column, thread % kDecayLanes);
+  const int first_decay = per_channel ? item.decay_column * kKeyDim : item.decay_column;
+  const auto value_at = [](const float* values, int i) {
+    return values != nullptr ? __ldg(values + i) : 0.0f;
+  };
+  const float* const norm_weight = mixer.norm_weight != nullptr
+                                       ? mixer.norm_weight + item.slice * kProgramStateColumns
+                                       : nullptr;
+
+  // The thread's own words, and what it reads besides them: the convolution's, the weights of the
+  // output's norm.
+  const int of_gate = thread - kFirstGate;
+  const bool has_factor = of_gate >= 0 && of_gate < kColumnLanes && mixer.gate_rank == 0;
+  int word = input.word;
+  FourChannels channels = {};
+  float4 factor = make_float4(1, 1, 1, 1);
+  if (input.word >= 0) {
+    channels = LoadChannels(args, input.channel, args.state + slot * args.slot_stride);
+  } else if (has_factor) {
+    if (mixer.gate_word >= 0) word = mixer.gate_word + item.out_word + 2 * of_gate;
+    if (norm_weight != nullptr) {
+      factor = __ldg(reinterpret_cast<const float4*>(norm_weight) + of_gate);
+    }
+  } else if (thread == kBetaThread && args.beta_out != nullptr) {
+    word = item.beta_column / 4 * 2;
+  } else if (thread == kDecayThread && p.decay == Decay::kPerToken) {
+    word = (mixer.decay_column + first_decay) / 4 * 2;
   }
-  if (mixer.gate_rank > 0) {
-    if (args.gate_map.bias != nullptr) gate_bias = __ldg(args.gate_map.bias + gate);
-    gate_row.Load(args.gate_map, gate, thread % kGateLanes);
+  // Warps have one or two tiles of a map: warps with neither q, k nor v, unless K is 256. The
+  // gate's are one warp's; where all have some of the decay's, it is the only one that waits again.
+  constexpr int kTiles = kKeyDim / kMapTileRows, kWarpTiles = kTiles > 4 ? 2 : 1;
+  constexpr int kFirstMapWarp = kComputeWarps - kTiles / kWarpTiles;
+  constexpr int kGateWarp = kFirstMapWarp > 0 ? kFirstMapWarp - 1 : kComputeWarps - 1;
+  static_assert(kKeyDim == 256 || kGateWarp * 32 >= kBetaThread);
+  MapTile tiles[2];
+  float bias[2] = {}, of_row[2] = {};  // of the lane's rows; a rate, or a weight of the norm
+  int map_row = 0, map_rank = 0;
+  const auto load_map = [&](bool gate) {
+    const LowRankMap& map = gate ? args.gate_map : args.decay_map;
+    map_rank = gate ? mixer.gate_rank : mixer.decay_rank;
+    if (map_rank == 0) return;
+    map_row = gate ? 0 : (warp - kFirstMapWarp) * kWarpTiles * kMapTileRows;
+    const int first = map_row + (gate ? 2 * item.out_word : first_decay);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (!gate && i == kWarpTiles) break;
+      const int row = i * kMapTileRows + MapTile::RowOf(lane);
+      tiles[i].Load(map, first + i * kMapTileRows, lane);
+      bias[i] = value_at(map.bias, first + row);
+      if (gate) {
+        of_row[i] = norm_weight != nullptr ? __ldg(norm_weight + row) : 1.0f;
+      } else {
+        bias[i] += value_at(args.decay.dt_bias, first + row);
+        of_row[i] = value_at(args.decay.a_log, item.rate_head);
+      }
+    }
+  };
+  // Pairs of a map's input, as lanes have chunks of its weights, and the thread's own.
+  constexpr int kMapPairs = 2 * MapTile::kChunks;
+  uint2 pairs[kMapPairs + 1];
+  const auto await = [&](bool gate) {
+    const uint64_t* const x = packed + (gate ? mixer.gate_x_word : mixer.decay_column / 2);
+    const auto at = [&](int i) { return x + 4 * (lane % 4 + i / 2 * 4) + i % 2 * 2; };
+    AwaitPairs<kMapPairs>(at, max(0, (map_rank / 8 - lane % 4 + 3) / 4 * 2),
+                          word >= 0 ? packed + word : nullptr, number, pairs);
+  };
+  const auto use_map = [&](bool gate) {
+    if (map_rank == 0) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (!gate && i == kWarpTiles) break;
+      const float x = tiles[i].Times(pairs, lane) + bias[i];
+      float* const to = gate ? shared.inputs + 2 * kKeyDim + kProgramStateColumns : shared.decays;
+      const float y = gate ? of_row[i] * Sigmoid<__nv_bfloat16>(x) * (mixer.silu_gate ? x : 1.0f)
+                           : DecayOf(mixer, of_row[i], x);
+      if (lane % 4 < 2) to[map_row + i * kMapTileRows + MapTile::RowOf(lane)] = y;
+    }
+  };
+  const bool is_gate_warp = warp == kGateWarp && kFirstMapWarp > 0;
+  if (warp >= kFirstMapWarp || is_gate_warp) load_map(is_gate_warp);
+  float decay_bias = 0.0f, a_log = 0.0f;
+  if (p.decay == Decay::kPerToken && thread == kDecayThread) {
+    decay_bias = value_at(args.decay.dt_bias, first_decay);
+    a_log = value_at(args.decay.a_log, item.rate_head);
   }
+
+  await(is_gate_warp);
+  const uint2 pair = pairs[kMapPairs];
   float sum = 0.0f;
   if (input.word >= 0) {
-    const float* const state = args.state + slot * args.slot_stride;
-    const FourChannels channels = LoadChannels(args, input.channel, state);
-    const uint2 pair = AwaitPair(packed + input.word, number);
     const bool is_value = thread >= 2 * kThreadsOfHead;
     const Activation activation = is_value ? args.v_activation : args.qk_activation;
     const HeadNorm norm = thread >= kThreadsOfHead ? args.k_norm : args.q_norm;
@@ -259,27 +333,19 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum += HeadNormTerm(norm, x[i]);
     *reinterpret_cast<float4*>(shared.inputs + 4 * thread) = make_float4(x[0], x[1], x[2], x[3]);
-  } else if (thread < kFirstGate + kColumnLanes) {
-    float4 factor = make_float4(1, 1, 1, 1);
-    const int column = 4 * (thread - kFirstGate);
-    if (mixer.norm_weight != nullptr) {
-      factor = __ldg(reinterpret_cast<const float4*>(mixer.norm_weight +
-                                                     item.slice * kProgramStateColumns + column));
-    }
+  } else if (has_factor) {
     if (mixer.gate_word >= 0) {
-      const uint2 pair = AwaitPair(packed + mixer.gate_word + item.out_word + column / 2, number);
       const auto gate_of = [&](float x) {
         return Sigmoid<__nv_bfloat16>(x) * (mixer.silu_gate ? x : 1.0f);
       };
       factor.x *= gate_of(Low(pair.x)), factor.y *= gate_of(High(pair.x));
       factor.z *= gate_of(Low(pair.y)), factor.w *= gate_of(High(pair.y));
     }
-    *reinterpret_cast<float4*>(shared.inputs + 4 * thread) = factor;  // a map's gate is to come
+    *reinterpret_cast<float4*>(shared.inputs + 4 * thread) = factor;
   } else if (thread == kBetaThread) {
     float beta = 1.0f;
     if (args.beta_out != nullptr) {
-      const uint32_t pair = AwaitWord(packed + item.beta_column / 2, number);
-      beta = args.beta_scale * Sigmoid<__nv_bfloat16>(HalfOf(pair, item.beta_column));
+      beta = args.beta_scale * Sigmoid<__nv_bfloat16>(OneOf(pair, item.beta_column));
     } else if (p.beta != nullptr) {
       beta = p.beta[item.head];
     }
@@ -287,22 +353,25 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
   } else if (thread == kDecayThread && !per_channel) {
     float decay = 1.0f;
     if (p.decay == Decay::kPerToken) {
-      const int column = mixer.decay_column + decay_column;
-      const uint32_t pair = AwaitWord(packed + column / 2, number);
-      decay = DecayOf(mixer, a_log, HalfOf(pair, column) + decay_bias);
+      decay = DecayOf(mixer, a_log, OneOf(pair, mixer.decay_column + first_decay) + decay_bias);
     } else if (p.decay == Decay::kPerHead) {
       decay = __expf(p.log_decay[item.head]);
     }
     shared.decays[0] = decay;
-  } else if (thread >= kComputeThreads - 64) {
-    // A warp's worth of pairs for each map.
-    const int of_gate = thread / 32 % 2, lane = thread % 32;
-    if (lane < (of_gate ? mixer.gate_rank : mixer.decay_rank) / 4) {
-      const int word = of_gate ? mixer.gate_x_word : mixer.decay_column / 2;
-      const uint2 pair = AwaitPair(packed + word + 2 * lane, number);
-      *reinterpret_cast<float4*>(shared.low_rank + of_gate * kProgramMaxRank + 4 * lane) =
-          make_float4(Low(pair.x), High(pair.x), Low(pair.y), High(pair.y));
-    }
+  }
+  if (warp >= kFirstMapWarp || is_gate_warp) use_map(is_gate_warp);
+  if (kFirstMapWarp == 0 && warp == kGateWarp && mixer.gate_rank > 0) {
+    word = -1;
+    load_map(true);
+    await(true);
+    use_map(true);
+  }
+  if (per_channel && mixer.decay_rank == 0 && thread < kKeyDim) {
+    // Without a map.
+    const int column = mixer.decay_column + first_decay + thread;
+    const float x = HalfOf(AwaitWord(packed + column / 2, number), column) +
+                    value_at(args.decay.dt_bias, first_decay + thread);
+    shared.decays[thread] = DecayOf(mixer, value_at(args.decay.a_log, item.rate_head), x);
   }
   // A head of 64 channels is half a warp.
   constexpr int kLanes = kThreadsOfHead < 32 ? kThreadsOfHead : 32;
@@ -316,26 +385,6 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
     RotateHeads<kKeyDim>(args, shared.inputs);
   }
   SyncComputeThreads();
-  if (per_channel) {
-    float x;
-    if (mixer.decay_rank > 0) {
-      x = decay_row.Times(shared.low_rank, mixer.decay_rank, thread % kDecayLanes);
-    } else {
-      const int column = mixer.decay_column + decay_column;
-      x = HalfOf(AwaitWord(packed + column / 2, number), column);
-    }
-    const float decay = DecayOf(mixer, a_log, x + decay_bias);
-    if (thread % kDecayLanes == 0) shared.decays[thread / kDecayLanes] = decay;
-  }
-  if (mixer.gate_rank > 0) {
-    const float x = gate_bias + gate_row.Times(shared.low_rank + kProgramMaxRank, mixer.gate_rank,
-                                               thread % kGateLanes);
-    if (thread % kGateLanes == 0) {
-      shared.inputs[2 * kKeyDim + kProgramStateColumns + gate_column] *=
-          Sigmoid<__nv_bfloat16>(x) * (mixer.silu_gate ? x : 1.0f);
-    }
-  }
-  if (per_channel || mixer.gate_rank > 0) SyncComputeThreads();
 
   // The state, as LoadStepKernel has it (step_load.cuh).
   constexpr int kRows = kKeyDim / 32;  // of a thread
