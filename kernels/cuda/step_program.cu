@@ -6,8 +6,8 @@
 // (exchange.cuh). What tiles a block will need does not depend on anything that the step computes:
 // its copying warp brings them, one after the other, to a ring of slots in shared memory, through
 // the ends of ops and of layers, so that memory never waits for them. Only so much is on its way
-// at a time as memory needs to be busy (kInFlightWorking): what is more stands in the way of the
-// words that blocks wait for.
+// at a time as memory needs to be busy, and less of what is not yet multiplied (kInFlightAhead):
+// what is more stands in the way of the words that blocks wait for.
 //
 // Linear: a warp takes a whole slot, 8 rows of the weight and 1024 inputs, multiplies it with x by
 // mma and leaves its sums in shared memory; when the block's tiles are through, its threads add up
@@ -33,9 +33,10 @@ namespace {
 
 using Output = ProgramLinear::Output;
 
-// Slots whose copies have been started and have not landed: while the block waits for words, which
-// would stand in line behind more, and while it multiplies.
-constexpr int kInFlightWaiting = 2, kInFlightWorking = kProgramInFlight;
+// Slots whose copies have been started and have not landed, at most, where they are for an op after
+// the one that the block multiplies: words that it waits for would stand in line behind more. Of
+// the op itself: ProgramParams::in_flight.
+constexpr int kInFlightAhead = 2;
 constexpr int kPanel = 64;  // inputs
 constexpr int kPanels = kProgramPiece / kPanel;
 constexpr int kRingAlignment = 1024;
@@ -70,7 +71,7 @@ __device__ __forceinline__ void CopyAll(const ProgramParams& p, const Block& blo
 #pragma unroll 1
       for (int piece = 0; piece < op.pieces; ++piece) {
         // The next slot, once it is free and little enough is on its way.
-        while (on_the_way >= *block.in_flight) {
+        while (on_the_way >= (*block.multiplied == o ? p.in_flight : kInFlightAhead)) {
           ring.AwaitFull(landed);
           ring.Advance(landed, 1);
           --on_the_way;
@@ -87,18 +88,26 @@ __device__ __forceinline__ void CopyAll(const ProgramParams& p, const Block& blo
   }
 }
 
+// A piece of x in registers, as the products of a slot want it.
+struct XPiece {
+  // Set where it is declared: what is set on some paths only would be taken throughout the kernel.
+  uint32_t panels[kPanels][4] = {};
+
+  __device__ __forceinline__ void Load(const Block& block, int piece, int lane) {
+    const int matrix = lane / 8, chunk = matrix / 2 * 4 + matrix % 2 + lane % 2 * 2;
+    const uint32_t from = SharedAddress(block.staged + piece * kProgramPiece + 8 * chunk);
+#pragma unroll
+    for (int i = 0; i < kPanels; ++i) LoadMatrices(panels[i], from + i * kPanel * 2);
+  }
+};
+
 // Row l / 4 of a slot's weights [8, 1024] times x, in lanes l % 4 = 0.
 //
 // By m16n8k16, a product of which has room for 16 rows and 8 vectors: its lower rows are the same
 // weights 16 inputs further on, and its second vector is x from there. Their two other products and
 // those with the six vectors that nobody has set are left alone.
-// x_address: of this lane's row as LoadMatrices wants it of four chunks, XChunk's, of a panel.
-__device__ __forceinline__ int XChunk(int lane) {
-  const int matrix = lane / 8;
-  return matrix / 2 * 4 + matrix % 2 + lane % 2 * 2;
-}
-__device__ __forceinline__ float MultiplySlot(int lane, uint32_t slot, uint32_t x_address) {
-  constexpr int kAtOnce = 4;  // panels
+__device__ __forceinline__ float MultiplySlot(int lane, uint32_t slot, const XPiece& x) {
+  constexpr int kAtOnce = 2;  // panels
   constexpr int kPanelBytes = kProgramTileRows * 2 * kPanel;
   const int matrix = lane / 8;
   const int chunk = matrix / 2 + matrix % 2 * 2;
@@ -106,21 +115,21 @@ __device__ __forceinline__ float MultiplySlot(int lane, uint32_t slot, uint32_t 
   const uint32_t rows[2] = {SwizzledChunk(row, chunk), SwizzledChunk(row, chunk + 4)};
   // A warp that is the last to come is bound by the chain of its products.
   float sums[kAtOnce][2][4] = {};
-#pragma unroll 1
+#pragma unroll
   for (int first = 0; first < kPanels; first += kAtOnce) {
-    uint32_t w[kAtOnce][2][4], x[kAtOnce][4];
+    uint32_t w[kAtOnce][2][4];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       LoadMatrices(w[i][0], rows[0] + (first + i) * kPanelBytes);
       LoadMatrices(w[i][1], rows[1] + (first + i) * kPanelBytes);
-      LoadMatrices(x[i], x_address + (first + i) * kPanel * 2);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
+      const uint32_t(&b)[4] = x.panels[first + i];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const uint32_t(&a)[4] = w[i][half];
-        MultiplyAdd(sums[i][half], a[0], a[1], a[2], a[3], x[i][2 * half], x[i][2 * half + 1]);
+        MultiplyAdd(sums[i][half], a[0], a[1], a[2], a[3], b[2 * half], b[2 * half + 1]);
       }
     }
   }
@@ -206,10 +215,9 @@ __device__ __forceinline__ void RunLinear(const ProgramOp& op, Block& block, uin
   const int pieces = linear.pieces;
   const Share share = ShareOf(linear.base, linear.rest);
 
-  if (thread == 0) *block.in_flight = kInFlightWaiting;
   Stage(op, block, number);
   SyncComputeThreads();
-  if (thread == 0) *block.in_flight = kInFlightWorking;
+  if (thread == 0) *block.multiplied = block.op;
   if (linear.before_mixer) PrefetchMixer(op.mixer, block);
   float2 next_norm = make_float2(0.0f, 0.0f);  // of the thread's columns of the residual
   if (linear.output == Output::kAdd) {
@@ -219,20 +227,20 @@ __device__ __forceinline__ void RunLinear(const ProgramOp& op, Block& block, uin
     }
   }
 
-  const uint32_t x_address = SharedAddress(block.staged + 8 * XChunk(lane));
 #pragma unroll 1
   for (int first = 0; first < share.count; first += linear.tiles_at_once) {
     const int tiles = min(linear.tiles_at_once, share.count - first), slots = tiles * pieces;
     RingCursor at = block.cursor;
     block.ring.Advance(at, warp);
-    int piece = warp;
+    int piece = warp, loaded = -1;
+    XPiece x;
 #pragma unroll 1
     for (int i = warp; i < slots; i += kComputeWarps) {
 #pragma unroll 1
       while (piece >= pieces) piece -= pieces;
+      if (piece != loaded) x.Load(block, piece, lane), loaded = piece;
       block.ring.AwaitFull(at);
-      const float sum =
-          MultiplySlot(lane, block.ring.Address(at), x_address + piece * kProgramPiece * 2);
+      const float sum = MultiplySlot(lane, block.ring.Address(at), x);
       __syncwarp();
       if (lane == 0) block.ring.Release(at);
       if (lane % 4 == 0) block.sums[i * kProgramTileRows + lane / 4] = sum;
@@ -300,7 +308,7 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
   __shared__ float of_parts[kComputeThreads];
   __shared__ alignas(ProgramOp) char ops[2][sizeof(ProgramOp)];
   __shared__ MixerItem item;
-  __shared__ int in_flight;
+  __shared__ int multiplied;
   // Where a kilobyte begins, in which the swizzle repeats.
   const uint32_t dynamic = SharedAddress(DynamicShared());
   char* const ring = DynamicShared() + (kRingAlignment - dynamic % kRingAlignment) % kRingAlignment;
@@ -311,7 +319,7 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
   block.mixer = reinterpret_cast<MixerShared*>(behind_ring + p.staging_bytes);
   block.sums = reinterpret_cast<float*>(behind_ring + p.staging_bytes + sizeof(MixerShared));
   block.of_parts = of_parts;
-  block.in_flight = &in_flight;
+  block.multiplied = &multiplied;
   block.first_item = &item;
   block.state_slot = *p.state_slot;
 
@@ -320,7 +328,7 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
       InitBarrier(SharedAddress(full + i), 1);
       InitBarrier(SharedAddress(empty + i), 1);
     }
-    in_flight = kInFlightWaiting;
+    multiplied = -1;
     PublishBarriers();
     if (blockIdx.x < p.items) item = p.plan[blockIdx.x];
   }
@@ -360,6 +368,7 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
     SyncComputeThreads();
     if (o + 1 < p.count) copy_op(o + 1);
     const ProgramOp& op = reinterpret_cast<const ProgramOp&>(ops[o % 2]);
+    block.op = o;
     if (op.kind == ProgramOp::Kind::kLinear) {
       RunLinear(op, block, number + o);
     } else {

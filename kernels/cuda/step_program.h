@@ -35,7 +35,7 @@ inline constexpr int kProgramStateColumns = 32;
 inline constexpr int64_t kLeastProgramBytes = int64_t{1} << 30;
 
 inline constexpr int kProgramThreads = 256;  // of a block that compute
-inline constexpr int kProgramInFlight = 3;   // slots that are being filled, at most
+inline constexpr int kProgramInFlight = 4;   // slots that are being filled, at most
 inline constexpr int kProgramSlotBytes = 16 * 1024;
 inline constexpr int kProgramMaxSlots = 13;
 inline constexpr int kProgramSumSlots = 48;      // whose sums a block has room for
@@ -132,6 +132,7 @@ struct ProgramParams {
   const MixerItem* plan;  // of all mixers
   int items;
   int slots;              // of the ring in shared memory
+  int in_flight;          // of an op's slots that are being filled while it is multiplied, at most
   int staging_bytes;      // of shared memory for a linear's input
   const int* state_slot;  // [1]
   float* residual;

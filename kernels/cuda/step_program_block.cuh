@@ -65,6 +65,7 @@ struct MixerShared;
 struct Block {
   Ring ring;
   RingCursor cursor;      // of the next slot, the same in all computing threads
+  int op;                 // that the block is at
   int state_slot;         // -1: the row is padding
   float2 residual;        // this thread's two columns
   __nv_bfloat16* staged;  // x of a linear, [pieces * 1024]
@@ -72,7 +73,7 @@ struct Block {
   float* sums;      // of slots, [slots, 8]
   float* of_parts;  // what the input's norm makes of its sums, [256]
   const MixerItem* first_item;
-  volatile int* in_flight;  // slots whose copies may be on their way
+  volatile int* multiplied;  // the last op whose input was there
 };
 
 // Tiles that a block has.

@@ -16,7 +16,8 @@ constexpr int kStaticBytes = 4 * 1024;  // of a block's shared memory, or less
 // A warp that has used a slot waits for the one that comes a slot a warp later. Where that is in
 // the ring there must not be one that is still on its way: copies land out of order, and the
 // barrier's parity would name the phase before last.
-constexpr int kMinSlots = kProgramThreads / 32 + kProgramInFlight;
+constexpr int kWarps = kProgramThreads / 32;
+constexpr int kMinSlots = kWarps + kProgramInFlight - 1;  // with one less on its way
 
 constexpr int kLayerOps = 6;  // as they are recorded
 
@@ -362,6 +363,7 @@ bool Size(Draft& draft, int residual_columns) {
   params.slots = std::min(kProgramMaxSlots, (MaxSharedBytes() - kStaticBytes -
                                              ProgramFixedBytes(params.staging_bytes)) /
                                                 kProgramSlotBytes);
+  params.in_flight = std::min(kProgramInFlight, params.slots - kWarps);
   return params.slots >= kMinSlots;
 }
 
