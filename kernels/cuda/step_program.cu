@@ -71,7 +71,7 @@ __device__ __forceinline__ void CopyAll(const ProgramParams& p, const Block& blo
 #pragma unroll 1
       for (int piece = 0; piece < op.pieces; ++piece) {
         // The next slot, once it is free and little enough is on its way.
-        while (on_the_way >= (*block.multiplied == o ? p.in_flight : kInFlightAhead)) {
+        while (on_the_way >= (atomicAdd(block.multiplied, 0) == o ? p.in_flight : kInFlightAhead)) {
           ring.AwaitFull(landed);
           ring.Advance(landed, 1);
           --on_the_way;
@@ -217,7 +217,7 @@ __device__ __forceinline__ void RunLinear(const ProgramOp& op, Block& block, uin
 
   Stage(op, block, number);
   SyncComputeThreads();
-  if (thread == 0) *block.multiplied = block.op;
+  if (thread == 0) atomicExch(block.multiplied, block.op);
   if (linear.before_mixer) PrefetchMixer(op.mixer, block);
   float2 next_norm = make_float2(0.0f, 0.0f);  // of the thread's columns of the residual
   if (linear.output == Output::kAdd) {

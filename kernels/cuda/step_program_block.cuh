@@ -73,7 +73,9 @@ struct Block {
   float* sums;      // of slots, [slots, 8]
   float* of_parts;  // what the input's norm makes of its sums, [256]
   const MixerItem* first_item;
-  volatile int* multiplied;  // the last op whose input was there
+  // The last op whose input was there, in shared memory; by atomics, for no barrier stands between
+  // who sets it and the copier, which only guesses by it.
+  int* multiplied;
 };
 
 // Tiles that a block has.
