@@ -380,9 +380,9 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
     sum += __shfl_xor_sync(~0u, sum, offset);
   }
   if (thread < 2 * kThreadsOfHead && thread % kLanes == 0) shared.norms[thread / kLanes] = sum;
-  if (args.rotary_base > 0.0f && thread < kHeadThreads) {
-    SyncThreads<kHeadThreads>(2);
-    RotateHeads<kKeyDim>(args, shared.inputs);
+  if (args.rotary_base > 0.0f) {
+    SyncComputeThreads();
+    if (thread < kHeadThreads) RotateHeads<kKeyDim>(args, shared.inputs);
   }
   SyncComputeThreads();
 
