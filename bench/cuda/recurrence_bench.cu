@@ -9,14 +9,19 @@
 //                                          projections, where there are kernels for that (KDA's
 //                                          with a lower bound, or without); `only`: rows with TEXT
 //                                          in them; `tokens`: prompts of one sequence, made so long
-//   recurrence_bench step [tiles|loads|any] [shuffled] [sequences=N] [only=TEXT] [replay]
-//                                          by one kernel only, where it can; slots in random order.
+//   recurrence_bench step [tiles|loads|any] [shuffled] [sequences=N,...] [only=TEXT] [f32]
+//                    [replay] [copied]
+//                                          by one kernel only, where it can; slots in random order;
+//                                          no bf16 states.
 //                                          A "step" is one call repeated, some of whose states the
 //                                          L2 cache still has; a "chained step" is a call as a
 //                                          recorded step makes it: on states of its own, begun
 //                                          while the one before it ends. `replay`: the same on
 //                                          states that every 2nd, 4th and 8th step writes, too, and
-//                                          the TB/s that it then moves
+//                                          the TB/s that it then moves. `copied` (Hopper): states
+//                                          of these bytes go to shared memory and back by the copy
+//                                          engine, in tiles as TileStepKernel's, and nothing else
+//                                          happens: what a step could reach
 //   recurrence_bench profile               each kernel once, for a profiler
 #include <algorithm>
 #include <chrono>
@@ -24,9 +29,12 @@
 #include <numeric>
 #include <optional>
 #include <random>
+#include <sstream>
 #include <string>
 
 #include "bench/cuda/recurrence_inputs.h"
+#include "kernels/cuda/bulk_copy.cuh"
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/step_replay.h"
 
 namespace fla::cuda::bench {
@@ -173,11 +181,12 @@ struct Overrides {
        two = false;
   std::optional<StepKernel> step_kernel;
   bool shuffled = false;  // slots
+  bool f32 = false;       // states only
   bool uncut = false;
   bool projected = false, softplus = false;
   int segment_tokens = 0, slices = 0, width = 0, window_tokens = 0;  // 0: as planned
-  int sequences = 0;  // of a step; 0: all that are reported
-  bool replay = false;
+  std::vector<int> sequences = {1, 8, 32, 64, 128, 256, 1024};       // of a step
+  bool replay = false, copied = false;
   int tokens = 0;  // of a prompt; 0: as the row says
   std::string only;
 };
@@ -343,15 +352,104 @@ void BenchReplay(const Shape& shape, const Inputs& inputs, int steps, int calls,
               milliseconds, bytes / milliseconds * 1e-9);
 }
 
+// Grid (V / kStepTileColumns, H, N), one thread, shared f32 [K, kStepTileColumns] and a barrier: a
+// tile of a state to shared memory and back.
+__global__ void CopyTileKernel(const __grid_constant__ TileMap states, int key_dim) {
+#if __CUDA_ARCH__ >= 900
+  BeginNextKernel();
+  const uint32_t tile = SharedAddress(DynamicShared());
+  const uint32_t bytes = key_dim * kStepTileColumns * sizeof(float), loaded = tile + bytes;
+  const int row = (blockIdx.z * gridDim.y + blockIdx.y) * key_dim;
+  const int column = blockIdx.x * kStepTileColumns;
+  InitBarrier(loaded, 1);
+  PublishBarriers();
+  ArriveExpecting(loaded, bytes);
+  CopyTileToShared(tile, states, row, column, loaded, kWrittenBack);
+  AwaitPreviousKernel();
+  Wait(loaded, 0);
+  PublishToCopies();
+  CopyTileToGlobal(states, row, column, tile);
+  WaitForReads();
+#endif
+}
+
+void LaunchCopyTiles(const Shape& shape, void* state, cudaStream_t stream, bool chained) {
+  const int shared = shape.key_dim * kStepTileColumns * static_cast<int>(sizeof(float)) + 8;
+  Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(CopyTileKernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+        "cudaFuncSetAttribute");
+  const TileMap states =
+      MakeTileMap(state, DType::kF32, shape.value_dim, shape.key_dim, kStepTileColumns);
+  const dim3 grid(shape.value_dim / kStepTileColumns, shape.heads, shape.lengths.size());
+  Check(
+      LaunchChained(CopyTileKernel, grid, dim3(1), shared, stream, chained, states, shape.key_dim),
+      "CopyTileKernel");
+}
+
+std::string DescribePlan(const StepPlan& plan) {
+  return std::string(NameOf(plan.kernel)) + " of " + std::to_string(plan.columns) + " columns" +
+         (plan.many ? ", many" : "");
+}
+
+// One row of BenchStep.
+void BenchStepOf(const Shape& shape, bool bf16_state, const Overrides& overrides) {
+  constexpr int kLayers = 8;
+  const int count = static_cast<int>(shape.lengths.size());
+  const int calls = count <= 64 ? 5 * kLayers : kLayers;
+  const Inputs inputs(shape, bf16_state, overrides.shuffled);
+  const RecurrenceParams params = ParamsOf(inputs.args);
+  const StepPlan plan = PlanOf(params, overrides);
+  const size_t layer_bytes = inputs.state.size() * (bf16_state ? 2 : 4);
+  const DeviceArray<char> states(kLayers * layer_bytes);
+  const auto report = [&](const char* kind, double milliseconds, const std::string& how) {
+    std::printf("%-12s %-21s N %4d %s  %9.4f ms  %.2f TB/s  %s\n", kind, shape.name, count,
+                bf16_state ? "state bf16" : "state f32 ", milliseconds,
+                2 * layer_bytes / milliseconds * 1e-9, how.c_str());
+  };
+  // One call repeated, then calls on each layer's states in turn.
+  const auto repeated = [&](const auto& call) {
+    return MedianMilliseconds(
+        40, [&](cudaStream_t stream) { call(params.state, stream, /*chained=*/false); });
+  };
+  const auto in_turn = [&](const auto& call) {
+    int layer = 0;
+    return MedianMilliseconds(calls, [&](cudaStream_t stream) {
+      call(states.data() + layer++ % kLayers * layer_bytes, stream, /*chained=*/true);
+    });
+  };
+  const auto step = [&](void* state, cudaStream_t stream, bool chained) {
+    RecurrenceParams of_state = params;
+    of_state.state = state;
+    LaunchRecurrent(of_state, DType::kBF16, plan, stream, chained);
+  };
+  report("step", repeated(step), DescribePlan(plan));
+  report("chained step", in_turn(step), DescribePlan(plan));
+  if (overrides.copied && IsHopper() && !bf16_state) {
+    const auto copy = [&](void* state, cudaStream_t stream, bool chained) {
+      LaunchCopyTiles(shape, state, stream, chained);
+    };
+    report("copied", repeated(copy), "");
+    report("chained copy", in_turn(copy), "");
+  }
+  for (const int steps : {2, 4, 8}) {
+    if (overrides.replay && !bf16_state) {
+      BenchReplay(shape, inputs, steps, calls, states, kLayers);
+    }
+  }
+  std::fflush(stdout);
+}
+
 void BenchStep(const Overrides& overrides) {
   const Decay none = Decay::kNone, head = Decay::kPerHead, token = Decay::kPerToken,
               channel = Decay::kPerChannel;
   const Update add = Update::kAdditive, delta = Update::kDelta;
   const Shape shapes[] = {
       {"linear 256x512 H4", none, add, 4, 4, 256, 512, {}},
-      {"RetNet 256x512 H8", head, add, 8, 8, 256, 512, {}},
+      {"RetNet 256x512 H4", head, add, 4, 4, 256, 512, {}},
       {"simple GLA 256x512 H4", token, add, 4, 4, 256, 512, {}},
       {"GLA 256x512 H4", channel, add, 4, 4, 256, 512, {}},
+      {"DeltaNet 256x512 H4", none, delta, 4, 4, 256, 512, {}},
+      {"delta RetNet 256x512 H4", head, delta, 4, 4, 256, 512, {}},
       {"GDN 256x512 H4", token, delta, 4, 4, 256, 512, {}},
       {"KDA 256x512 H4", channel, delta, 4, 4, 256, 512, {}},
       {"DeltaNet 128x128 H16", none, delta, 16, 16, 128, 128, {}},
@@ -361,39 +459,10 @@ void BenchStep(const Overrides& overrides) {
   };
   for (Shape shape : shapes) {
     if (std::string(shape.name).find(overrides.only) == std::string::npos) continue;
-    for (int count : {1, 8, 32, 64, 128, 256, 1024}) {
-      if (overrides.sequences > 0 && count != overrides.sequences) continue;
+    for (const int count : overrides.sequences) {
       shape.lengths.assign(count, 1);
-      for (bool bf16_state : {false, true}) {
-        const Inputs inputs(shape, bf16_state, overrides.shuffled);
-        const RecurrenceParams params = ParamsOf(inputs.args);
-        const StepPlan plan = PlanOf(params, overrides);
-        const double milliseconds = MedianMilliseconds(
-            40, [&](cudaStream_t stream) { LaunchRecurrent(params, DType::kBF16, plan, stream); });
-        std::printf("step %-18s N %4d %s  %9.4f ms  %.2f TB/s  %s of %d columns\n", shape.name,
-                    count, bf16_state ? "state bf16" : "state f32 ", milliseconds,
-                    inputs.state.size() * (bf16_state ? 4 : 8) / milliseconds * 1e-9,
-                    NameOf(plan.kernel), plan.columns);
-        constexpr int kLayers = 8;
-        const int calls = count <= 64 ? 5 * kLayers : kLayers;
-        const size_t layer_bytes = inputs.state.size() * (bf16_state ? 2 : 4);
-        const DeviceArray<char> states(kLayers * layer_bytes);
-        int layer = 0;
-        const double chained = MedianMilliseconds(calls, [&](cudaStream_t stream) {
-          RecurrenceParams of_layer = params;
-          of_layer.state = states.data() + layer++ % kLayers * layer_bytes;
-          LaunchRecurrent(of_layer, DType::kBF16, plan, stream, /*chained=*/true);
-        });
-        std::printf("chained step %-10s N %4d %s  %9.4f ms  %.2f TB/s  %s of %d columns\n",
-                    shape.name, count, bf16_state ? "state bf16" : "state f32 ", chained,
-                    inputs.state.size() * (bf16_state ? 4 : 8) / chained * 1e-9,
-                    NameOf(plan.kernel), plan.columns);
-        for (const int steps : {2, 4, 8}) {
-          if (overrides.replay && !bf16_state)
-            BenchReplay(shape, inputs, steps, calls, states, kLayers);
-        }
-        std::fflush(stdout);
-      }
+      BenchStepOf(shape, /*bf16_state=*/false, overrides);
+      if (!overrides.f32) BenchStepOf(shape, /*bf16_state=*/true, overrides);
     }
   }
 }
@@ -421,6 +490,14 @@ void Profile() {
   }
 }
 
+// "1,8".
+std::vector<int> ParseInts(const std::string& text) {
+  std::vector<int> numbers;
+  std::stringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) numbers.push_back(std::stoi(part));
+  return numbers;
+}
+
 }  // namespace
 }  // namespace fla::cuda::bench
 
@@ -443,7 +520,8 @@ int main(int argc, char** argv) {
     number("slices", overrides.slices);
     number("window", overrides.window_tokens);
     number("width", overrides.width);
-    number("sequences", overrides.sequences);
+    if (word.starts_with("sequences="))
+      overrides.sequences = fla::cuda::bench::ParseInts(word.substr(10));
     number("tokens", overrides.tokens);
     if (word.starts_with("only=")) overrides.only = word.substr(5);
     overrides.uncut |= word == "uncut";
@@ -461,6 +539,8 @@ int main(int argc, char** argv) {
       if (word == fla::cuda::bench::NameOf(kernel)) overrides.step_kernel = kernel;
     }
     overrides.replay |= word == "replay";
+    overrides.copied |= word == "copied";
+    overrides.f32 |= word == "f32";
     overrides.shuffled |= word == "shuffled";
   }
   if (prefill || !step) fla::cuda::bench::BenchPrefill(overrides);
