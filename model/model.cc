@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <span>
 #include <stdexcept>
 #include <utility>
 
@@ -83,6 +84,8 @@ struct Model::Parts {
   void TakeInput(WeightReader& weights);
   void TakeOutput(WeightReader& weights);
   void ReadInputs(const BatchView& batch, Matrix residual);
+  // Before Run or the replay of a recording of it, whose batch is `view`.
+  void SettlePending(const Batch& batch, const BatchView& view, StatePool& pool);
   ForwardResult Run(const BatchView& batch, const StatePool& pool);
   bool IsSmall(const BatchView& batch);
   Matrix RunSmall(const BatchView& batch, const StatePool& pool);
@@ -283,10 +286,14 @@ void Model::Parts::ReadInputs(const BatchView& batch, Matrix residual) {
   arena.ReturnTo(mark);
 }
 
+void Model::Parts::SettlePending(const Batch& batch, const BatchView& view, StatePool& pool) {
+  const std::span<const int> slots(batch.slots);
+  const int leaving = LeavesPending(view, dtype) ? batch.num_decode : 0;
+  pool.ApplyPending(stream, slots.subspan(leaving), view.slots + leaving);
+  pool.LeavePending(slots.first(leaving));
+}
+
 ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
-  // Whoever else touches a state finds all of it there.
-  const int first = LeavesPending(batch, dtype) ? batch.num_decode : 0;
-  pool.ApplyPending(stream, batch.slots + first, batch.num_sequences - first);
   if (IsSmall(batch)) return {.logits = RunSmall(batch, pool)};
   const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
   arena.ReturnTo({});
@@ -336,8 +343,10 @@ ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
     if (found != recorded.end()) {
       if (decodes) {
         m.indices.UploadDecode(m.stream, batch, found->rows);
+        m.SettlePending(batch, m.indices.DecodeView(found->rows, batch.sampled), pool);
       } else {
         m.indices.UploadPrompt(m.stream, batch, found->rows);
+        m.SettlePending(batch, m.indices.PromptView(found->rows, batch.sampled), pool);
       }
       found->recording.Replay(m.stream);
       return {
@@ -345,7 +354,9 @@ ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
           .began = m.began.as<DeviceTime>()};
     }
   }
-  ForwardResult result = m.Run(m.indices.Upload(m.stream, batch), pool);
+  const BatchView view = m.indices.Upload(m.stream, batch);
+  m.SettlePending(batch, view, pool);
+  ForwardResult result = m.Run(view, pool);
   if (m.embeddings.present()) result.began = m.began.as<DeviceTime>();
   return result;
 }
@@ -384,7 +395,10 @@ void Model::Parts::RunLargest(StatePool& pool, int sequences, int max_logits_row
     batch.vectors.resize(static_cast<size_t>(max_batch_tokens) * config.embed_dim);
   }
   CheckBatch(batch, config, pool.total());
-  Run(indices.Upload(stream, batch), pool);
+  const BatchView view = indices.Upload(stream, batch);
+  pool.LeavePending(batch.slots);  // none do, but the kernel that looks for them is loaded
+  SettlePending(batch, view, pool);
+  Run(view, pool);
 }
 
 void Model::Parts::RecordDecode(const StatePool& pool, int max_decode) {

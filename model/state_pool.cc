@@ -43,7 +43,10 @@ int64_t StateBytesPerSlot(const ModelConfig& config, StateFormat format) {
 }
 
 StatePool::StatePool(Stream& stream, const ModelConfig& config, int slots, StateFormat format)
-    : total_(slots), format_(format), recurrence_(RecurrenceOf(config.mixer)) {
+    : total_(slots),
+      format_(format),
+      recurrence_(RecurrenceOf(config.mixer)),
+      may_wait_(std::max(slots, 0)) {
   if (slots < 1)
     throw std::invalid_argument("slots: wanted at least 1, got " + std::to_string(slots));
   if (format.replay > 0 && (format.dtype != DType::kF32 || !TakesReplay(stream, config))) {
@@ -85,19 +88,26 @@ int StatePool::Acquire(Stream& stream) {
   const int slot = free_.back();
   free_.pop_back();
   ZeroRows(stream, regions_.as<ByteRows>(), num_regions_, slot);
+  may_wait_[slot] = false;
   used_ = total_ - static_cast<int>(free_.size());
   return slot;
 }
 
-void StatePool::ApplyPending(Stream& stream, const int* slots, int num_sequences) const {
+void StatePool::LeavePending(std::span<const int> slots) {
   if (format_.replay == 0) return;
+  for (const int slot : slots) may_wait_[slot] = true;
+}
+
+void StatePool::ApplyPending(Stream& stream, std::span<const int> slots, const int* device_slots) {
+  if (std::none_of(slots.begin(), slots.end(), [&](int slot) { return may_wait_[slot]; })) return;
+  for (const int slot : slots) may_wait_[slot] = false;
   fla::ApplyPending(stream, {.spec = recurrence_,
                              .state = layers_.front().recurrent,
                              .replay = layers_.front().replay,
                              .layers = static_cast<int>(layers_.size()),
                              .layer_bytes = layer_bytes_,
-                             .slots = slots,
-                             .num_sequences = num_sequences});
+                             .slots = device_slots,
+                             .num_sequences = static_cast<int>(slots.size())});
 }
 
 void StatePool::Release(int slot) {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/device.h"
@@ -51,9 +52,12 @@ class StatePool {
   const LayerState& layer(int index) const { return layers_[index]; }
   DType state_dtype() const { return format_.dtype; }
 
-  // Writes what waits beside the states of some slots into them; slots [N] in device memory, -1:
-  // none.
-  void ApplyPending(Stream& stream, const int* slots, int num_sequences) const;
+  // To be called before the kernels of a batch are queued. Those of a decode step that leaves its
+  // updates beside the states of `slots`:
+  void LeavePending(std::span<const int> slots);
+  // Others, which must find all of a state in it: writes what may wait beside the states of `slots`
+  // into them. `device_slots`: the same in device memory.
+  void ApplyPending(Stream& stream, std::span<const int> slots, const int* device_slots);
 
  private:
   int total_;
@@ -62,9 +66,10 @@ class StatePool {
   int64_t layer_bytes_ = 0;
   Buffer memory_;
   std::vector<LayerState> layers_;
-  int num_regions_ = 0;    // one kind of state of one layer each, a row a slot
-  Buffer regions_;         // [num_regions_] ByteRows
-  std::vector<int> free_;  // descending
+  int num_regions_ = 0;         // one kind of state of one layer each, a row a slot
+  Buffer regions_;              // [num_regions_] ByteRows
+  std::vector<int> free_;       // descending
+  std::vector<bool> may_wait_;  // of each slot: beside its states
   std::atomic<int> used_ = 0;
 };
 

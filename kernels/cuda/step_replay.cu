@@ -222,8 +222,7 @@ __global__ void __launch_bounds__(kMaxK, BlocksAtOnce(kMaxK))
 
 constexpr int kApplyThreads = 256;
 
-// Grid (H, N, layers), kApplyThreads threads: a block has one head's states, and mostly nothing to
-// do.
+// Grid (H, N, layers), kApplyThreads threads: a block has one head's states of one layer.
 __global__ void __launch_bounds__(kApplyThreads)
     ApplyPendingKernel(const RecurrenceParams p, const ReplayParams replay,
                        const int64_t layer_bytes) {
