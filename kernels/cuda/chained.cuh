@@ -66,6 +66,11 @@ __device__ __forceinline__ void PrefetchToL2(const void* source) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(source));
 }
 
+// The same of what will be written back a little later.
+__device__ __forceinline__ void PrefetchStateToL2(const void* source) {
+  asm volatile("prefetch.global.L2::evict_last [%0];" ::"l"(source));
+}
+
 // In clusters of `cluster` blocks; otherwise as LaunchChained.
 template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchChainedClusters(void (*kernel)(Parameters...), dim3 grid, dim3 cluster,

@@ -11,6 +11,8 @@
 // kRows rows of 4 columns (step_token.cuh). bf16 activations, one token a sequence.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_tile.cuh"
@@ -61,10 +63,38 @@ struct LoadStepBlock {
   static constexpr int kKeyDim = 32 * kWarps / kLanes * kRows, kColumns = 4 * kLanes;
 };
 
-// S state. `many`: L2 keeps states from load to store, and inputs are asked for before the wait.
+// Of a thread's first element, in the pool's states.
+template <typename Block>
+__device__ __forceinline__ int64_t StateOffset(const RecurrenceParams& p, const StatePart& part,
+                                               int slot) {
+  const int first_row = threadIdx.x / Block::kLanes * Block::kRows;
+  return (static_cast<int64_t>(slot * p.heads + part.head) * Block::kKeyDim + first_row) *
+             p.value_dim +
+         part.column;
+}
+
+// Begins to bring a quarter of the rows of the tile `ahead` blocks on, that of the block which will
+// follow this one, to L2: memory has little else to do from when all that fits into registers has
+// come until the kernel before is known to have ended.
+template <typename S, typename Block>
+__device__ __forceinline__ void PrefetchAhead(const RecurrenceParams& p, int ahead) {
+  constexpr int kLineLanes = std::min(Block::kLanes, 128 / static_cast<int>(4 * sizeof(S)));
+  const int block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  if (block >= ahead || threadIdx.x % kLineLanes != 0) return;
+  const int next = block + ahead, n = next / (gridDim.x * gridDim.y);
+  if (n >= p.num_sequences || p.slots[n] < 0) return;
+  const StatePart part(p, Block::kLanes, Block::kWarps, next % gridDim.x,
+                       next / gridDim.x % gridDim.y);
+  const S* const state = static_cast<const S*>(p.state) + StateOffset<Block>(p, part, p.slots[n]);
+#pragma unroll
+  for (int i = 0; i < Block::kRows / 4; ++i) PrefetchStateToL2(state + i * p.value_dim);
+}
+
+// S state. `many`: L2 keeps states from load to store, and inputs are asked for before the wait;
+// `ahead`: see PrefetchAhead.
 template <typename S, typename Block, bool kDelta, bool kChannel>
 __global__ void __launch_bounds__(32 * Block::kWarps, LoadStepBlocks(Block::kRows, Block::kWarps))
-    LoadStepKernel(const RecurrenceParams p, const bool many) {
+    LoadStepKernel(const RecurrenceParams p, const bool many, const int ahead) {
   constexpr int kRows = Block::kRows, kWarps = Block::kWarps, kLanes = Block::kLanes;
   constexpr int kKeyDim = Block::kKeyDim;
   __shared__ StepSums<kWarps, kLanes> sums;
@@ -73,10 +103,7 @@ __global__ void __launch_bounds__(32 * Block::kWarps, LoadStepBlocks(Block::kRow
   if (slot < 0) return AwaitPreviousKernel();
   const StatePart part(p, kLanes, kWarps);
   const int first_row = threadIdx.x / kLanes * kRows;
-  S* const state =
-      static_cast<S*>(p.state) +
-      (static_cast<int64_t>(slot * p.heads + part.head) * kKeyDim + first_row) * p.value_dim +
-      part.column;
+  S* const state = static_cast<S*>(p.state) + StateOffset<Block>(p, part, slot);
   const __nv_bfloat16* const q = static_cast<const __nv_bfloat16*>(p.q) + n * p.q_stride +
                                  part.head / p.q_group * kKeyDim + first_row;
   const __nv_bfloat16* const k = static_cast<const __nv_bfloat16*>(p.k) + n * p.k_stride +
@@ -107,6 +134,7 @@ __global__ void __launch_bounds__(32 * Block::kWarps, LoadStepBlocks(Block::kRow
     for (int i = 0; i < kRows; ++i) {
       raw[i] = LoadBy(kWrittenBack, reinterpret_cast<const Raw<S>*>(state + i * p.value_dim));
     }
+    PrefetchAhead<S, Block>(p, ahead);
   } else {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) raw[i] = LoadState(state + i * p.value_dim);
@@ -165,7 +193,9 @@ void LaunchLoadStepKernel(const RecurrenceParams& p, bool many, cudaStream_t str
                                           : LoadStepKernel<S, Block, true, false>
                          : channel ? LoadStepKernel<S, Block, false, true>
                                 : LoadStepKernel<S, Block, false, false>;
-  Check(LaunchChained(kernel, grid, dim3(32 * Block::kWarps), 0, stream, chained, p, many),
+  const int at_once = LoadStepBlocks(Block::kRows, Block::kWarps) * Multiprocessors();
+  Check(LaunchChained(kernel, grid, dim3(32 * Block::kWarps), 0, stream, chained, p, many,
+                      many && chained ? at_once : 0),
         "LoadStepKernel");
 }
 

@@ -13,6 +13,7 @@ inline void BeginNextKernel() {}
 inline void AwaitPreviousKernel() {}
 inline char* DynamicShared() { return shared; }
 inline void PrefetchToL2(const void*) {}
+inline void PrefetchStateToL2(const void*) {}
 inline uint4 LoadOnce(const void* source) {
   if (reinterpret_cast<uintptr_t>(source) % 16 != 0) std::abort();
   return *static_cast<const uint4*>(source);
