@@ -32,6 +32,7 @@ struct TileArgs {
   int tile_tokens;
   bool norms;
   bool updates;  // states
+  bool early;    // in a recorded step: what indices and states say is known before x is there
 };
 
 // A tile's tokens [begin, end) for the calling thread's channels.
@@ -188,19 +189,23 @@ __device__ __forceinline__ void ConvolveTile(const TileArgs& tile_args, const Ti
         if (t < count) ahead[t] = *reinterpret_cast<const Run*>(x + uint64_t{x_stride} * t);
       }
     };
-    fetch_some(end - token);
     float* state = args.state + args.slots[sequence] * args.slot_stride +
                    static_cast<int64_t>(tile.channel) * (kTaps - 1);
 #pragma unroll
     for (int age = 1; age < kTaps; ++age) {
+      if (token - age >= begin) continue;
       float(&input)[kRun] = channels.inputs[kTaps - age];
-      if (token - age >= begin) {
-        Unpack(*reinterpret_cast<const Run*>(x - uint64_t{x_stride} * age), input);
-        continue;
-      }
       const int kept = kTaps - 1 - age + token - begin;
 #pragma unroll
       for (int c = 0; c < kRun; ++c) input[c] = state[c * (kTaps - 1) + kept];
+    }
+    AwaitPreviousKernel();  // for x
+    fetch_some(end - token);
+#pragma unroll
+    for (int age = 1; age < kTaps; ++age) {
+      if (token - age < begin) continue;
+      Unpack(*reinterpret_cast<const Run*>(x - uint64_t{x_stride} * age),
+             channels.inputs[kTaps - age]);
     }
     if (tile_args.updates && token == begin && tile.has_channel) {
       UpdateState(channels.inputs, x, x_stride, sequence_end - begin, state);
@@ -225,7 +230,7 @@ __device__ __forceinline__ void ConvolveTile(const TileArgs& tile_args, const Ti
 __global__ void __launch_bounds__(kThreads, 5)
     ConvolutionTileKernel(const __grid_constant__ TileArgs tile_args) {
   BeginNextKernel();
-  AwaitPreviousKernel();
+  if (!tile_args.early) AwaitPreviousKernel();
   __shared__ Scratch scratch;
   const ShortConvolutionArgs& args = tile_args.convolution;
   const int tile_tokens = tile_args.tile_tokens;
@@ -233,7 +238,7 @@ __global__ void __launch_bounds__(kThreads, 5)
   const int last_channel = static_cast<int>(args.x.cols) - kRun;
   const int64_t index = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
   const int tokens = args.cu_seqlens[args.num_sequences];
-  if (index * tile_tokens >= tokens) return;
+  if (index * tile_tokens >= tokens) return AwaitPreviousKernel();
   const int begin = static_cast<int>(index * tile_tokens);
   const Tile tile = {begin, min(begin + tile_tokens, tokens), SequenceOf(args, begin),
                      min(channel, last_channel), channel <= last_channel};
@@ -288,7 +293,8 @@ bool TileConvolution(Stream& stream, const ShortConvolutionArgs& args) {
                               static_cast<uint32_t>(args.out.stride * sizeof(Bf16)),
                               tiles.tile_tokens,
                               args.normed > 0 && CanTileNorm(args.head_dim),
-                              StatesHaveOneTile(args, tiles.tile_tokens)};
+                              StatesHaveOneTile(args, tiles.tile_tokens),
+                              stream.cuda()->chained};
   Check(LaunchChained(ConvolutionTileKernel, tiles.grid, dim3(kThreads), 0, cuda_stream,
                       stream.cuda()->can_chain, tile_args),
         "ShortConvolution, ConvolutionTileKernel");

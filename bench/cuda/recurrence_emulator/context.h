@@ -9,7 +9,7 @@ namespace fla {
 
 struct Stream::CudaContext {
   int num_multiprocessors = 2;  // a few hundred tokens are many
-  bool can_chain = true;
+  bool can_chain = true, chained = true;
 };
 
 namespace cuda {
