@@ -1,6 +1,7 @@
 // The scan's loading warp: brings a sequence's chunks from memory into a ring of stages.
 #pragma once
 
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_tile.cuh"
 #include "kernels/cuda/scan_ring.cuh"
 #include "kernels/cuda/scan_segment.cuh"
@@ -70,6 +71,7 @@ class ChunkLoader {
                                       uint32_t first_stage) {
     const int lane = threadIdx.x % 32;
     const uint32_t row = lane / 8 * kColumns + lane % 8 * 16;
+    AwaitPreviousKernel();  // for its records
     RingPosition position;
     for (int chunk = 0; chunk < num_chunks_; ++chunk) {
       Wait(empty + 8 * position.stage, position.parity ^ 1);

@@ -503,6 +503,7 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
                        const ChunkRecord layout, const TokenWindow window,
                        const ChunkWorkspace workspace, const int group_size) {
   __shared__ WarpScratch scratch[kWarps];
+  BeginNextKernel();  // ScanLaunch::beside_first
   if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   const int head_groups = p.heads / group_size;
   const int64_t count =

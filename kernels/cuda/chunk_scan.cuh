@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(32 * (kMaxScanWarps<kWidth> + 1),
   BeginNextKernel();  // of the next window
   const ScanWork work =
       FindScanWork<kPass, kDelta, kChunk>(p, window, workspace.segments, 16 * kWidth * slices);
-  if (work.begin >= work.end) return;
+  if (work.begin >= work.end) return AwaitPreviousKernel();
   const int num_chunks = (work.end - work.begin + kChunk - 1) / kChunk;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
   const int slice = warp / kParts, part = warp % kParts, K = p.key_dim;
@@ -392,9 +392,9 @@ void LaunchChunkScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) 
         "cudaFuncSetAttribute");
   const dim3 grid(ScanColumnBlocks(p, kPass, kDelta, 16 * kWidth * slices), p.heads,
                   ScanPieces(p, launch.window, launch.workspace.segments));
-  kernel<<<grid, 32 * (slices * kParts + 1), bytes, launch.stream>>>(
-      p, launch.window, launch.workspace, slices, stages);
-  CheckLaunch("ChunkScanKernel");
+  Check(LaunchChained(kernel, grid, 32 * (slices * kParts + 1), bytes, launch.stream,
+                      launch.beside_first, p, launch.window, launch.workspace, slices, stages),
+        "ChunkScanKernel");
 }
 
 template <int kMaxK, int kParts, int kWidth, bool kDelta, ScanPass kPass>

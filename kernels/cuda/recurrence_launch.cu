@@ -471,11 +471,14 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
       LaunchWidePrepare(params, from, window_at(begin), workspace_of(begin), stream);
     }
   };
+  // Of the only window, whose first kernel is an ordinary one. The delta rule's did not gain by it.
+  const bool beside_first = IsHopper() && !plan.wide && update == Update::kAdditive && !cut &&
+                            plan.window_tokens >= tokens;
   prepare(0);
   for (int64_t begin = 0; begin < tokens; begin += plan.window_tokens) {
     const TokenWindow window = window_at(begin);
     const ChunkWorkspace workspace = workspace_of(begin);
-    const ScanLaunch launch = {plan, window, workspace, stream};
+    const ScanLaunch launch = {plan, window, workspace, beside_first, stream};
     if (cut) {
       if (segments.decays) LaunchSegmentDecays(params, record, window, workspace, stream);
       LaunchScan<ScanPass::kLocal>(params, update, launch);
