@@ -60,6 +60,18 @@ __device__ __forceinline__ void CopyPanelToShared(uint32_t target, const TileMap
                                                   int column, uint32_t barrier, uint64_t policy) {
   CopyTileToShared(target, map, row, column, barrier, policy);
 }
+// A panel to the same place in each of the cluster's `blocks`, a bit each, whose barriers at the
+// same place count its bytes.
+__device__ __forceinline__ void CopyPanelToBlocks(uint32_t target, const TileMap& map, int row,
+                                                  int column, uint32_t barrier, uint16_t blocks,
+                                                  uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(target),
+      "l"(&map.map), "r"(column), "r"(row), "r"(barrier), "h"(blocks), "l"(policy)
+      : "memory");
+}
+
 // By a map of MakePairedPanelMap. `row`, of a half, is a multiple of 8.
 __device__ __forceinline__ void CopyPairedPanelToShared(uint32_t target, const TileMap& map,
                                                         int row, int column, uint32_t barrier,

@@ -42,4 +42,14 @@ __device__ __forceinline__ float4 LoadFromBlock(int block, uint32_t address) {
   return value;
 }
 
+// Arrives on the barrier at the same address in a block's shared memory. Of this block's reads
+// nothing need be told: what comes next is written by the copy engine.
+__device__ __forceinline__ void ArriveAtBlock(int block, uint32_t barrier) {
+  asm volatile(
+      "{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [a]; }" ::"r"(barrier),
+      "r"(block)
+      : "memory");
+}
+
 }  // namespace fla::cuda

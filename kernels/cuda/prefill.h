@@ -1,6 +1,8 @@
 // The GPU's versions of kernels/prefill.h, for Hopper.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include "kernels/cuda/divide_up.h"
 #include "kernels/prefill.h"
 
@@ -19,6 +21,12 @@ constexpr bool FillsRounds(int64_t tokens, int64_t rows, int multiprocessors) {
   const int64_t room = rounds * multiprocessors * kPrefillTileTokens * kPrefillTileRows;
   return tiles > 0 && static_cast<double>(tokens * rows) >= kLeast * static_cast<double>(room);
 }
+
+// Tokens of LinearSwiGlu's other kernel (cluster_linear.cu), whose tiles have them all. bf16 rows
+// that begin on 16 bytes.
+inline constexpr int kMinClusterTokens = 65, kMaxClusterTokens = 128;
+void LaunchClusterSwiGlu(const Matrix& x, const Matrix& weight, const Matrix& out,
+                         cudaStream_t stream, bool chained);
 
 // Tokens of which columns may be late. Of 128 and 256 it did not pay.
 inline constexpr int64_t kMinLateTokens = 512;

@@ -19,6 +19,7 @@
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/silu_pair.cuh"
 #include "kernels/cuda/warpgroup.cuh"
 
 namespace fla::cuda {
@@ -71,17 +72,6 @@ struct RingPosition {
     parity ^= 1;
   }
 };
-
-// silu(a) and silu(b) with one reciprocal: these are what an epilogue waits for. From -43 on, where
-// silu is 0 to any reader, 1 + e^-x stays what it is there, so that the product is finite.
-__device__ __forceinline__ void Silu(float& a, float& b) {
-  constexpr float kMost = 62.0f;
-  const float of_a = 1.0f + Exp2(fminf(a * -kLog2E, kMost));
-  const float of_b = 1.0f + Exp2(fminf(b * -kLog2E, kMost));
-  const float both = Reciprocal(of_a * of_b);
-  a *= of_b * both;
-  b *= of_a * both;
-}
 
 // Of 16 columns of out the q-th, as operands are packed.
 template <bool kSwiGlu>
@@ -249,12 +239,15 @@ bool CanMultiply(const Matrix& x, const Matrix& weight, const Matrix& out) {
 }  // namespace
 
 bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out) {
-  const int multiprocessors = Multiprocessors();
-  if (!CanMultiply(x, weight, out) || !FillsRounds(x.rows, weight.rows, multiprocessors)) {
-    return false;
+  if (!CanMultiply(x, weight, out)) return false;
+  const bool chained = stream.cuda()->can_chain;
+  if (x.rows >= kMinClusterTokens && x.rows <= kMaxClusterTokens) {
+    LaunchClusterSwiGlu(x, weight, out, MakeCurrent(stream), chained);
+    return true;
   }
-  const cudaStream_t cuda_stream = MakeCurrent(stream);
-  Launch<true>(cuda_stream, stream.cuda()->can_chain, x, weight, out, multiprocessors);
+  const int multiprocessors = Multiprocessors();
+  if (!FillsRounds(x.rows, weight.rows, multiprocessors)) return false;
+  Launch<true>(MakeCurrent(stream), chained, x, weight, out, multiprocessors);
   return true;
 }
 

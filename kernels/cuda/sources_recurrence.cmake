@@ -22,6 +22,7 @@ target_sources(fla_kernels PRIVATE
 
 # Hopper's own instructions, whatever the chips that the rest is built for.
 add_library(fla_kernels_hopper OBJECT
+  cuda/cluster_linear.cu
   cuda/prefill_linear.cu
   cuda/step_program.cu
   cuda/step_replay.cu

@@ -117,11 +117,13 @@ TEST_P(CudaPrefill, LateColumns) {
   }
 }
 
-// They fill an H200's multiprocessors.
+// They fill an H200's multiprocessors, or have a tile for all tokens.
 INSTANTIATE_TEST_SUITE_P(All, CudaPrefill,
                          ::testing::Values(Shape{2048, 64, 2048}, Shape{2000, 200, 2000},
                                            Shape{1030, 72, 3504}, Shape{1500, 320, 2560},
-                                           Shape{3969, 64, 1000}, Shape{16895, 64, 248}),
+                                           Shape{3969, 64, 1000}, Shape{16895, 64, 248},
+                                           Shape{128, 2048, 1000}, Shape{65, 72, 248},
+                                           Shape{100, 200, 2000}, Shape{127, 1088, 40}),
                          [](const ::testing::TestParamInfo<Shape>& shape) {
                            return "T" + std::to_string(shape.param.tokens) + "In" +
                                   std::to_string(shape.param.in) + "Out" +
