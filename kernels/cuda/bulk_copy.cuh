@@ -55,6 +55,25 @@ __device__ __forceinline__ void PrefetchTileMap(const TileMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map.map) : "memory");
 }
 
+// The map's panel (MakeHeadMap) of a head whose first row and column are given.
+__device__ __forceinline__ void CopyHeadPanelToShared(uint32_t target, const TileMap& map, int head,
+                                                      int row, int column, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(target),
+      "l"(&map.map), "r"(column), "r"(row), "r"(head), "r"(barrier)
+      : "memory");
+}
+// `bytes` as they lie in memory, all a multiple of 16.
+__device__ __forceinline__ void CopyToShared(uint32_t target, const void* source, uint32_t bytes,
+                                             uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(target),
+      "l"(source), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
 // The same by a map of MakePanelMap, to a panel.
 __device__ __forceinline__ void CopyPanelToShared(uint32_t target, const TileMap& map, int row,
                                                   int column, uint32_t barrier, uint64_t policy) {

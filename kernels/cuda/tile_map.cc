@@ -88,6 +88,17 @@ TileMap MakePanelMap(const Matrix& matrix, int tile_rows) {
   return EncodePanels(matrix, dimensions);
 }
 
+TileMap MakeHeadMap(const void* rows, int64_t stride, int heads, int head_dim, int tile_rows) {
+  const auto element = static_cast<cuuint64_t>(SizeOf(DType::kBF16));
+  const auto columns = static_cast<cuuint64_t>(head_dim);
+  // Rows: as many as a tile's coordinate can name.
+  const Dimension dimensions[] = {{columns, element, kPanelColumns},
+                                  {INT_MAX, stride * element, static_cast<cuuint32_t>(tile_rows)},
+                                  {static_cast<cuuint64_t>(heads), columns * element, 1}};
+  return EncodeMap(CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, const_cast<void*>(rows), dimensions,
+                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE);
+}
+
 TileMap MakePanelsMap(const Matrix& matrix, int tile_rows, int tile_panels, bool paired) {
   const auto element = static_cast<cuuint64_t>(SizeOf(matrix.dtype));
   const cuuint64_t parts = paired ? 2 : 1, rows = static_cast<cuuint64_t>(matrix.rows) / parts;

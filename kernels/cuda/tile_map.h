@@ -33,4 +33,9 @@ TileMap MakePanelsMap(const Matrix& matrix, int tile_rows, int tile_panels, bool
 // dense panel. No tile may reach below the last row.
 TileMap MakeFloatPanelMap(float* matrix, int columns, int tile_rows);
 
+// Of bf16 rows, each a row of heads [heads, head_dim], rows and heads aligned to 16 bytes. Tiles
+// are one head's [tile_rows, 64], panels of wgmma. What lies right of the head is read as 0; no
+// tile may reach below the last row.
+TileMap MakeHeadMap(const void* rows, int64_t stride, int heads, int head_dim, int tile_rows);
+
 }  // namespace fla::cuda

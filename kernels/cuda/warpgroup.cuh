@@ -42,6 +42,15 @@ __device__ __forceinline__ void StoreMatricesTransposed(uint32_t address, const 
       : "memory");
 }
 
+// Without a branch, across which the compiler does not follow products in flight.
+__device__ __forceinline__ void StoreIf(bool condition, void* target, const uint4& x) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.v4.b32 [%1], {%2, %3, %4, %5}; }" ::"r"(
+          static_cast<int>(condition)),
+      "l"(target), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+      : "memory");
+}
+
 // Copies so far form a group; waits until all groups but the last kPending have landed.
 __device__ __forceinline__ void CommitCopies() {
   asm volatile("cp.async.commit_group;" ::: "memory");

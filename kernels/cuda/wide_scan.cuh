@@ -7,9 +7,10 @@
 //   X^T = V^T - (S^T K_start^T)        U^T = X^T T^T                (kDelta; else U = V)
 //   O^T = S^T Q_start^T + U^T P^T      S^T <- S^T decay + U^T K_end
 //
-// Only K_start, Q_start, T, P, K_end and V pass through shared memory, and O on its way out, in V's
-// place. The products are issued so that the chain from state to state, X, U, S, never waits for
-// those of O.
+// Only K_start, Q_start, T, P, K_end and V pass through shared memory, and O on its way out,
+// through a panel of its own. The products are issued so that the chain from state to state, X, U,
+// S, never waits for those of O, and what else a chunk takes is done while products are under way:
+// a chunk's outputs leave under the next one's first products.
 //
 // A sequence's segments may take the place of sequences: scan_segment.cuh, which says what a block
 // walks. Grid: there, of 64 * kSlices columns; a block has kSlices computing warpgroups, which
@@ -31,8 +32,8 @@ constexpr int WideThreads() {
 
 template <int kPanels, int kSlices, bool kDelta, bool kChannel, ScanPass kPass>
 __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel, kPass>(), 1)
-    WideScanKernel(const RecurrenceParams p, const TokenWindow window,
-                   const ChunkWorkspace workspace, const int stages) {
+    WideScanKernel(const RecurrenceParams p, const __grid_constant__ WideMaps maps,
+                   const TokenWindow window, const ChunkWorkspace workspace, const int stages) {
   using Stage = WideStage<kPanels, kDelta, kChannel>;
   constexpr int kSteps = 4 * kPanels;         // of 16 channels
   constexpr bool kSharedState = kPanels > 2;  // as operand: registers have room for the sums only
@@ -48,20 +49,22 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
       FindScanWork<kPass, kDelta, kWideChunk>(p, window, workspace.segments, kWideSlice * kSlices);
   if (work.begin >= work.end) return;
   const int slice = threadIdx.x / kWarpgroup;
-  const uint32_t full = SharedAddress(shared), empty = full + 8 * kMaxWideStages;
+  const uint32_t full = SharedAddress(shared), empty = full + kBarriersOfAKind;
   if (threadIdx.x == 0) {
     const int readers =
         min(kSlices, (work.num_columns - work.column + kWideSlice - 1) / kWideSlice);
     for (int i = 0; i < stages; ++i) {
-      InitBarrier(full + 8 * i, kWarpgroup);
+      InitBarrier(full + 8 * i, Stage::kMakesAttention ? kWarpgroup : 1);
       InitBarrier(empty + 8 * i, readers * kWarpgroup);
+      if (Stage::kMakesAttention) InitBarrier(empty + kBarriersOfAKind + 8 * i, 1);
     }
+    PublishBarriers();
   }
   __syncthreads();
 
   if (slice >= kSlices) {
     if constexpr (kShareRegisters) ShrinkRegisters<kLoaderRegisters>();
-    WideLoader<kPanels, kSlices, kDelta, kChannel, kPass> loader(p, workspace, work);
+    WideLoader<kPanels, kSlices, kDelta, kChannel, kPass> loader(p, maps, workspace, work);
     loader.Run(stages, shared);
   } else {
     if constexpr (kShareRegisters) {
@@ -91,7 +94,8 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
     home.Load(for_each_element);
     // S^T in bf16, the operand: in registers, or as panels behind the stages.
     uint32_t operand[kSharedState ? 1 : kSteps][4];
-    const uint32_t shared_operand = full + kStages + stages * Stage::Bytes(kSlices);
+    const uint32_t outputs = kStages + stages * Stage::Bytes(kSlices);  // offset of a panel a slice
+    const uint32_t shared_operand = full + outputs + kSlices * kPanelBytes;
     const auto round_state = [&] {
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
@@ -114,29 +118,29 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
     };
     round_state();
 
-    // sums (+)= S^T times the transpose of a matrix [64, K], steps [begin, end).
-    const auto multiply_state = [&](float(&sums)[8][4], uint32_t matrix, int begin, int end) {
+    // sums (+)= S^T times the transpose of a stage's matrix [64, K], steps [begin, end).
+    const auto multiply_state = [&](float(&sums)[8][4], uint32_t stage, int matrix, int begin,
+                                    int end) {
       BeginProducts();
 #pragma unroll
       for (int step = begin; step < end; ++step) {
-        const uint32_t offset = step / 4 * kPanelBytes + step % 4 * 32;
+        const int offset = step / 4 * kPanelBytes + step % 4 * 32;
+        const uint64_t columns = RowsDescriptor(stage, matrix + offset);
         if constexpr (kSharedState) {
-          WarpgroupMultiplyAdd(sums, RowsDescriptor(shared_operand + offset),
-                               RowsDescriptor(matrix + offset), step > 0);
+          WarpgroupMultiplyAdd(sums, RowsDescriptor(shared_operand, offset), columns, step > 0);
         } else {
-          WarpgroupMultiplyAdd<false>(sums, operand[step], RowsDescriptor(matrix + offset),
-                                      step > 0);
+          WarpgroupMultiplyAdd<false>(sums, operand[step], columns, step > 0);
         }
       }
       CommitProducts();
     };
-    // sums (+)= u^T times the transpose of a matrix [64, 64].
-    const auto multiply_tokens = [&](float(&sums)[8][4], const uint32_t(&u)[4][4], uint32_t matrix,
-                                     bool add) {
+    // sums (+)= u^T times the transpose of a stage's matrix [64, 64].
+    const auto multiply_tokens = [&](float(&sums)[8][4], const uint32_t(&u)[4][4], uint32_t stage,
+                                     int matrix, bool add) {
       BeginProducts();
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
-        WarpgroupMultiplyAdd<false>(sums, u[step], RowsDescriptor(matrix + 32 * step),
+        WarpgroupMultiplyAdd<false>(sums, u[step], RowsDescriptor(stage, matrix + 32 * step),
                                     add || step > 0);
       }
       CommitProducts();
@@ -144,38 +148,51 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
 
     // This lane's row in ldmatrix and stmatrix of [token, column] as transposed 8x8 matrices:
     // tokens 16 step + 8 * (matrix / 2), columns 8 * (matrix % 2) of this warp's 16.
-    const uint32_t value_offset = Stage::kValue + slice * kPanelBytes +
-                                  PanelOffset(lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2);
+    const uint32_t row_offset =
+        slice * kPanelBytes + PanelOffset(lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2);
+    const char* const finished =
+        shared + outputs + slice * kPanelBytes + PanelOffset(lane / 2, 2 * warp + lane % 2);
     auto* out = static_cast<__nv_bfloat16*>(p.out) +
                 static_cast<int64_t>(work.begin + lane / 2) * p.out_stride +
                 work.head * p.value_dim + column + lane % 2 * 8;
     int tokens_left = work.end - work.begin - lane / 2;
+    // Of the chunk that waits in the panel; none at first.
+    __nv_bfloat16* finished_out = out;
+    int finished_tokens = 0;
+    // O^T to this warp's columns of a panel.
+    const auto finish = [&](const float(&sums)[8][4]) {
+      __syncwarp();
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+        uint32_t pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float(&x)[4] = sums[2 * step + i / 2];
+          pairs[i] = Pack(x[i % 2 * 2], x[i % 2 * 2 + 1]);
+        }
+        StoreMatricesTransposed(full + outputs + row_offset + step * 2048, pairs);
+      }
+      finished_out = out;
+      finished_tokens = tokens_left;
+      out += kWideChunk * p.out_stride;
+      tokens_left -= kWideChunk;
+    };
+    // And from there to memory.
+    const auto store_finished = [&] {
+      __syncwarp();
+#pragma unroll
+      for (int pass = 0; pass < 4; ++pass) {
+        const uint4 row = *reinterpret_cast<const uint4*>(finished + 2048 * pass);
+        StoreIf(inside && 16 * pass < finished_tokens, finished_out + 16 * pass * p.out_stride,
+                row);
+      }
+    };
+
     const int num_chunks = (work.end - work.begin + kWideChunk - 1) / kWideChunk;
     // What a chunk needs first: X of the state it starts from, or O's share of it.
     constexpr int kFirst = kDelta ? Stage::kKeyStart : Stage::kQuery;
     // Products of O in flight while one of the chain is waited for.
     constexpr int kBehindChain = kOutputs ? 1 : 0;
-    uint32_t finished[4][4] = {};  // O^T, as A operand
-
-    // `finished` to where V was in its stage, this warp's columns only, and from there to memory.
-    const auto store_finished = [&](uint32_t stage) {
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        StoreMatricesTransposed(stage + value_offset + step * 2048, finished[step]);
-      }
-      __syncwarp();
-      const char* const staged = shared + (stage - full) + Stage::kValue + slice * kPanelBytes +
-                                 PanelOffset(lane / 2, 2 * warp + lane % 2);
-#pragma unroll
-      for (int pass = 0; pass < 4; ++pass) {
-        const uint4 row = *reinterpret_cast<const uint4*>(staged + 2048 * pass);
-        if (inside && 16 * pass < tokens_left) {
-          *reinterpret_cast<uint4*>(out + 16 * pass * p.out_stride) = row;
-        }
-      }
-      out += kWideChunk * p.out_stride;
-      tokens_left -= kWideChunk;
-    };
 
     RingPosition position;
     for (int chunk = 0; chunk < num_chunks; ++chunk) {
@@ -186,6 +203,15 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
       const float* const decay =
           reinterpret_cast<const float*>(shared + 128 + position.stage * Stage::kDecayBytes);
       float first[8][4], o[8][4];
+      // A scalar decay at tokens 8 tile + 2 t and + 1: from the chunk's start, to its end.
+      float2 from_start[8], to_end[8];
+      const auto load_decays = [&](const float* source, float2(&target)[8]) {
+#pragma unroll
+        for (int tile = 0; tile < 8; ++tile) {
+          target[tile] = kChannel ? make_float2(1.0f, 1.0f)
+                                  : *reinterpret_cast<const float2*>(source + 8 * tile + 2 * t);
+        }
+      };
       const auto decay_state = [&] {
         const float whole = kChannel ? 1.0f : decay[kWideChunk - 1];
 #pragma unroll
@@ -202,24 +228,17 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
         }
       };
       if constexpr (kDelta) {
-        multiply_state(first, stage + kFirst, 0, kSteps);
-        if constexpr (kOutputs) multiply_state(o, stage + Stage::kQuery, 0, kSteps / 2);
+        multiply_state(first, stage, kFirst, 0, kSteps);
+        if constexpr (kOutputs) multiply_state(o, stage, Stage::kQuery, 0, kSteps / 2);
       }
       uint32_t u[4][4], u_to_end[4][4];  // U^T as A operand
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
-        LoadMatricesTransposed(u[step], stage + value_offset + step * 2048);
+        LoadMatricesTransposed(u[step], stage + Stage::kValue + row_offset + step * 2048);
       }
-      // A scalar decay at tokens 16 step + 8 * (i / 2) + 2 t and + 1, of register i of a step.
-      const auto from_start = [&](int tile) {
-        return kChannel ? make_float2(1.0f, 1.0f)
-                        : *reinterpret_cast<const float2*>(decay + 8 * tile + 2 * t);
-      };
-      const auto to_end = [&](int tile) {
-        return kChannel ? make_float2(1.0f, 1.0f)
-                        : *reinterpret_cast<const float2*>(decay + kWideChunk + 8 * tile + 2 * t);
-      };
+      load_decays(decay, from_start);
       if constexpr (kDelta) {
+        if constexpr (kOutputs) store_finished();
         WaitForProducts<kBehindChain>();
         Settle(first);
 #pragma unroll
@@ -227,38 +246,41 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int tile = 2 * step + i / 2, e = i % 2 * 2;
-            const float2 start = from_start(tile);
+            const float2 start = from_start[tile];
             u[step][i] = Pack(Low(u[step][i]) - start.x * first[tile][e],
                               High(u[step][i]) - start.y * first[tile][e + 1]);
           }
         }
-        multiply_tokens(first, u, stage + Stage::kTransform, false);
-        if constexpr (kOutputs) multiply_state(o, stage + Stage::kQuery, kSteps / 2, kSteps);
+        multiply_tokens(first, u, stage, Stage::kTransform, false);
+        if constexpr (kOutputs) multiply_state(o, stage, Stage::kQuery, kSteps / 2, kSteps);
+        load_decays(decay + kWideChunk, to_end);
+        decay_state();
         WaitForProducts<kBehindChain>();
         Settle(first);
+      } else {
+        load_decays(decay + kWideChunk, to_end);
+        decay_state();
       }
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int tile = 2 * step + i / 2, e = i % 2 * 2;
+          const float2 end = to_end[tile];
           if constexpr (kDelta) {
             const float x = first[tile][e], y = first[tile][e + 1];
-            const float2 end = to_end(tile);
             u[step][i] = Pack(x, y);
             u_to_end[step][i] = kChannel ? u[step][i] : Pack(x * end.x, y * end.y);
           } else if (kChannel) {
             u_to_end[step][i] = u[step][i];
           } else {
-            const float2 end = to_end(tile);
             u_to_end[step][i] = Pack(Low(u[step][i]) * end.x, High(u[step][i]) * end.y);
           }
         }
       }
 
-      decay_state();
       // Without a chain through X, all that is not a product comes before the first one.
-      if constexpr (!kDelta && kOutputs) multiply_state(first, stage + kFirst, 0, kSteps);
+      if constexpr (!kDelta && kOutputs) multiply_state(first, stage, kFirst, 0, kSteps);
       BeginProducts();
 #pragma unroll
       for (int panel = 0; panel < kPanels; ++panel) {
@@ -266,24 +288,26 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
         for (int step = 0; step < 4; ++step) {
           WarpgroupMultiplyAdd<true>(
               state[panel], u_to_end[step],
-              ContractedRowsDescriptor(stage + Stage::kKeyEnd + panel * kPanelBytes + 2048 * step),
+              ContractedRowsDescriptor(stage, Stage::kKeyEnd + panel * kPanelBytes + 2048 * step),
               true);
         }
       }
       CommitProducts();
       float(&sums)[8][4] = kDelta ? o : first;  // O's share of the state
       if constexpr (kOutputs) {
+        if constexpr (!kDelta) store_finished();
+        if constexpr (kSharedState) load_decays(decay, from_start);  // again: registers are few
         WaitForProducts<1>();
         Settle(sums);
 #pragma unroll
         for (int tile = 0; tile < 8; ++tile) {
-          const float2 start = from_start(tile);
           if constexpr (!kChannel) {
+            const float2 start = from_start[tile];
             sums[tile][0] *= p.scale * start.x, sums[tile][1] *= p.scale * start.y;
             sums[tile][2] *= p.scale * start.x, sums[tile][3] *= p.scale * start.y;
           }
         }
-        multiply_tokens(sums, u, stage + Stage::kAttention, true);
+        multiply_tokens(sums, u, stage, Stage::kAttention, true);
       }
       WaitForProducts<kBehindChain>();
 #pragma unroll
@@ -292,20 +316,12 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
       if constexpr (kOutputs) {
         WaitForProducts<0>();
         Settle(sums);
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const float(&x)[4] = sums[2 * step + i / 2];
-            finished[step][i] = Pack(x[i % 2 * 2], x[i % 2 * 2 + 1]);
-          }
-        }
-        __syncwarp();
-        store_finished(stage);
+        finish(sums);
       }
       Arrive(empty + 8 * position.stage);
       position.Advance(stages);
     }
+    if constexpr (kOutputs) store_finished();
 
     home.Store(for_each_element);
   }
@@ -315,7 +331,8 @@ template <int kPanels, int kSlices, bool kDelta, bool kChannel, ScanPass kPass>
 void LaunchWideScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) {
   using Stage = WideStage<kPanels, kDelta, kChannel>;
   constexpr int kStage = Stage::Bytes(kSlices);
-  constexpr int kFixed = WideHeaderBytes<Stage>() + (kPanels > 2 ? kPanels * kPanelBytes : 0);
+  constexpr int kFixed =
+      WideHeaderBytes<Stage>() + (kSlices + (kPanels > 2 ? kPanels : 0)) * kPanelBytes;
   const int stages = std::clamp((MaxSharedBytes() - kFixed) / kStage, 2, kMaxWideStages);
   const int bytes = kFixed + stages * kStage;
   const auto kernel = WideScanKernel<kPanels, kSlices, kDelta, kChannel, kPass>;
@@ -325,8 +342,14 @@ void LaunchWideScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) {
   const dim3 grid(ScanColumnBlocks(p, kPass, kDelta, kWideSlice * kSlices), p.heads,
                   ScanPieces(p, launch.window, launch.workspace.segments));
   constexpr int kThreads = WideThreads<kPanels, kSlices, kDelta, kChannel, kPass>();
+  const auto map = [&](const void* rows, int64_t stride, int group, int head_dim) {
+    return MakeHeadMap(rows, stride, p.heads / group, head_dim, kWideChunk);
+  };
+  const WideMaps maps = {map(p.q, p.q_stride, p.q_group, p.key_dim),
+                         map(p.k, p.k_stride, p.k_group, p.key_dim),
+                         map(p.v, p.v_stride, p.v_group, p.value_dim)};
   WideScanKernel<kPanels, kSlices, kDelta, kChannel, kPass>
-      <<<grid, kThreads, bytes, launch.stream>>>(p, launch.window, launch.workspace, stages);
+      <<<grid, kThreads, bytes, launch.stream>>>(p, maps, launch.window, launch.workspace, stages);
   CheckLaunch("WideScanKernel");
 }
 

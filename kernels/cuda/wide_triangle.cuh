@@ -52,12 +52,12 @@ __device__ __forceinline__ void MultiplyKeys(uint32_t q, uint32_t k, float (&qk)
 #pragma unroll
   for (int step = 0; step < 4 * kPanels; ++step) {
     const int offset = step / 4 * kPanelBytes + step % 4 * 32;
-    WarpgroupMultiplyAdd(qk, RowsDescriptor(q + offset), RowsDescriptor(k + offset), step > 0);
+    WarpgroupMultiplyAdd(qk, RowsDescriptor(q, offset), RowsDescriptor(k, offset), step > 0);
   }
   if constexpr (kDelta) {
 #pragma unroll
     for (int step = 0; step < 4 * kPanels; ++step) {
-      const uint64_t keys = RowsDescriptor(k + step / 4 * kPanelBytes + step % 4 * 32);
+      const uint64_t keys = RowsDescriptor(k, step / 4 * kPanelBytes + step % 4 * 32);
       WarpgroupMultiplyAdd(kk, keys, keys, step > 0);
     }
   }

@@ -13,6 +13,8 @@ namespace fla::cuda {
 struct TileMap {
   char* matrix;
   int row_bytes, tile_rows, tile_bytes, element;  // of a row of the matrix, of the tile
+  int64_t stride;                                 // in bytes, of rows of heads
+  int heads;
 };
 
 inline TileMap MakeTileMap(void* matrix, DType dtype, int columns, int tile_rows,
@@ -22,6 +24,23 @@ inline TileMap MakeTileMap(void* matrix, DType dtype, int columns, int tile_rows
                        tile_columns * element, element};
   if (reinterpret_cast<uintptr_t>(matrix) % 16 != 0 || map.row_bytes % 16 != 0 ||
       map.tile_bytes % 16 != 0 || tile_rows > 256 || tile_columns > 256) {
+    std::abort();
+  }
+  return map;
+}
+
+// Of one head a row is what `row_bytes` says.
+inline TileMap MakeHeadMap(const void* rows, int64_t stride, int heads, int head_dim,
+                           int tile_rows) {
+  const TileMap map = {static_cast<char*>(const_cast<void*>(rows)),
+                       2 * head_dim,
+                       tile_rows,
+                       128,
+                       2,
+                       2 * stride,
+                       heads};
+  if (reinterpret_cast<uintptr_t>(rows) % 16 != 0 || map.stride % 16 != 0 ||
+      map.row_bytes % 16 != 0 || tile_rows > 256) {
     std::abort();
   }
   return map;
@@ -45,6 +64,12 @@ inline void ArriveExpecting(uint32_t barrier, uint32_t bytes) {
   EndPhaseIfComplete(b);
 }
 
+inline void CountCopied(uint32_t barrier, int bytes) {
+  EmulatedBarrier& b = BarrierAt(barrier);
+  b.unused = static_cast<uint16_t>(b.unused - bytes / 16);
+  EndPhaseIfComplete(b);
+}
+
 // Calls copy(place in the matrix, place in the tile, bytes) for each row.
 template <typename Copy>
 void ForEachTileRow(const TileMap& map, int row, int column, uint32_t tile, const Copy& copy) {
@@ -61,13 +86,34 @@ inline void CopyTileToShared(uint32_t target, const TileMap& map, int row, int c
     std::memcpy(to, from, bytes);
     std::memset(to + bytes, 0, map.tile_bytes - bytes);
   });
-  EmulatedBarrier& b = BarrierAt(barrier);
-  b.unused = static_cast<uint16_t>(b.unused - map.tile_rows * map.tile_bytes / 16);
-  EndPhaseIfComplete(b);
+  CountCopied(barrier, map.tile_rows * map.tile_bytes);
 }
 inline void CopyTileToShared(uint32_t target, const TileMap& map, int row, int column,
                              uint32_t barrier, uint64_t /*policy*/) {
   CopyTileToShared(target, map, row, column, barrier);
+}
+inline void CopyHeadPanelToShared(uint32_t target, const TileMap& map, int head, int row,
+                                  int column, uint32_t barrier) {
+  if (target % 1024 != 0 || head < 0 || head >= map.heads || row < 0 || column < 0) std::abort();
+  for (int i = 0; i < map.tile_rows; ++i) {
+    for (int byte = 0; byte < map.tile_bytes; byte += 2) {
+      const int from = column * map.element + byte;
+      char* const to = shared + target + i * 128 + (byte / 16 ^ i % 8) * 16 + byte % 16;
+      if (from >= map.row_bytes) {
+        std::memset(to, 0, 2);
+        continue;
+      }
+      std::memcpy(to, map.matrix + (row + i) * map.stride + head * map.row_bytes + from, 2);
+    }
+  }
+  CountCopied(barrier, map.tile_rows * map.tile_bytes);
+}
+inline void CopyToShared(uint32_t target, const void* source, uint32_t bytes, uint32_t barrier) {
+  if (reinterpret_cast<uintptr_t>(source) % 16 != 0 || target % 16 != 0 || bytes % 16 != 0) {
+    std::abort();
+  }
+  std::memcpy(shared + target, source, bytes);
+  CountCopied(barrier, static_cast<int>(bytes));
 }
 inline void PublishToCopies() {}
 inline void CopyTileToGlobal(const TileMap& map, int row, int column, uint32_t source) {

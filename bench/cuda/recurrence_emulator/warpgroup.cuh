@@ -49,6 +49,10 @@ inline void StoreMatricesTransposed(uint32_t address, const uint32_t (&m)[4]) {
   StoreMatricesAs(address, m, true);
 }
 
+inline void StoreIf(bool condition, void* target, const uint4& x) {
+  if (condition) std::memcpy(target, &x, sizeof x);
+}
+
 inline void CommitCopies() {}
 template <int kPending>
 inline void WaitForCopies() {}
