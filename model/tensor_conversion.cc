@@ -1,10 +1,11 @@
 #include "model/tensor_conversion.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <cstring>
-#include <limits>
+
+#include "kernels/fp8.h"
 
 namespace fla {
 namespace {
@@ -32,15 +33,6 @@ float HalfBitsToFloat(uint16_t bits) {
 
 uint16_t ToBFloat16Bits(float value) { return BFloat16(value).bits; }
 
-const std::array<float, 256>& F8Values() {
-  static const std::array<float, 256> kValues = [] {
-    std::array<float, 256> values{};
-    for (int i = 0; i < 256; ++i) values[i] = F8E4M3ToFloat(static_cast<uint8_t>(i));
-    return values;
-  }();
-  return kValues;
-}
-
 template <typename Held, typename Round>
 void ConvertTo(const StoredTensor& tensor, int64_t first, int64_t count, const char* stored,
                char* target, Round round) {
@@ -57,7 +49,7 @@ void ConvertTo(const StoredTensor& tensor, int64_t first, int64_t count, const c
     case StoredDType::kF8E4M3:
       break;
   }
-  const std::array<float, 256>& values = F8Values();
+  const std::array<float, 256>& values = E4M3Values();
   if (tensor.scale == nullptr) {
     return Map<uint8_t, Held>(stored, target, count,
                               [&](uint8_t bits) { return round(values[bits]); });
@@ -92,19 +84,6 @@ void ConvertElements(const StoredTensor& tensor, int64_t first, int64_t count, c
   } else {
     ConvertTo<uint16_t>(tensor, first, count, stored, target, ToBFloat16Bits);
   }
-}
-
-float F8E4M3ToFloat(uint8_t bits) {
-  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
-  float value;
-  if (exponent == 15 && mantissa == 7) {
-    value = std::numeric_limits<float>::quiet_NaN();
-  } else if (exponent == 0) {
-    value = std::ldexp(static_cast<float>(mantissa), -9);
-  } else {
-    value = std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
-  }
-  return (bits & 0x80) != 0 ? -value : value;
 }
 
 }  // namespace fla

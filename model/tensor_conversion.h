@@ -16,8 +16,4 @@ bool IsStoredAs(const StoredTensor& tensor, DType held);
 void ConvertElements(const StoredTensor& tensor, int64_t first, int64_t count, const char* stored,
                      DType held, char* target);
 
-// The value of an 8-bit float of 4 exponent and 3 mantissa bits, bias 7: NaN where all seven are
-// set, no infinities.
-float F8E4M3ToFloat(uint8_t bits);
-
 }  // namespace fla

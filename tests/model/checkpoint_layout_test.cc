@@ -9,6 +9,7 @@
 #include <fstream>
 #include <functional>
 
+#include "kernels/fp8.h"
 #include "model/model.h"
 #include "model/tensor_conversion.h"
 #include "tests/testing/golden_checkpoint.h"
@@ -181,7 +182,7 @@ Quantized Quantize(const Floats& tensors, int64_t rows, int64_t cols, const std:
       stored.bytes += static_cast<char>(bits);
       const int64_t block =
           i / tensor.shape[1] / block_rows * grid_cols + i % tensor.shape[1] / block_cols;
-      wanted.values[i] = F8E4M3ToFloat(bits) * scales[block];
+      wanted.values[i] = E4M3ToFloat(bits) * scales[block];
     }
     if (suffix.empty()) continue;
     std::vector<int64_t> shape = {grid_rows, grid_cols};
