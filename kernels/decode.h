@@ -37,7 +37,7 @@ struct DecodeLinearArgs {
   Matrix gate;
   Activation gate_activation = Activation::kSilu;
 
-  Matrix weight;  // [out, in] bf16; kSwiGlu: [2 out, in], gates first
+  Matrix weight;  // [out, in] bf16 or, HoldsFp8, fp8; kSwiGlu: [2 out, in], gates first
 
   enum class Output : uint8_t {
     kStore,   // out = x weight^T, bf16 or f32

@@ -7,10 +7,21 @@
 #include "kernels/cpu/packed_linear.h"
 #include "kernels/cpu/panel_product.h"
 
+#ifdef FLA_WITH_CUDA
+#include "kernels/cuda/widen_weight.h"
+#endif
+
 namespace fla {
 
 size_t PackedLinearBytes(Device device, DType dtype, int64_t rows, int64_t cols) {
   return device.is_cuda() ? 0 : cpu::PackedLinearBytes(dtype, rows, cols);
+}
+
+bool HoldsFp8([[maybe_unused]] Device device, [[maybe_unused]] int64_t cols) {
+#ifdef FLA_WITH_CUDA
+  if (device.is_cuda()) return cuda::HoldsFp8(device.index, cols);
+#endif
+  return false;
 }
 
 LinearPacking::LinearPacking(Device device, DType dtype, int64_t rows, int64_t cols, void* target)

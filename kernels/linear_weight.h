@@ -13,6 +13,10 @@ namespace fla {
 // device's Linear reads rows. May measure and allocate: for the time of a load.
 size_t PackedLinearBytes(Device device, DType dtype, int64_t rows, int64_t cols);
 
+// Whether the device's Linear, DecodeLinear and LinearSwiGlu read a weight of so many columns in
+// eight bits, its rows by PackFp8 (kernels/fp8.h), contiguous, aligned to 16 bytes.
+bool HoldsFp8(Device device, int64_t cols);
+
 // Writes a weight [rows, cols] in that order, panel by panel: so many consecutive rows each but the
 // last. What it leaves is the Matrix for Linear, `packed`, and for nothing else.
 //

@@ -61,7 +61,8 @@ void Add(Stream& stream, Matrix residual, Matrix delta) {
 }
 
 void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
-  FLA_CHECK(x.dtype == weight.dtype && x.cols == weight.cols);
+  FLA_CHECK(x.dtype == weight.dtype || (x.dtype == DType::kBF16 && weight.dtype == DType::kF8E4M3));
+  FLA_CHECK(x.cols == weight.cols);
   FLA_CHECK(out.rows == x.rows && out.cols == weight.rows);
   FLA_FORWARD(Linear, x, weight, bias, out);
 }

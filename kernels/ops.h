@@ -68,7 +68,8 @@ void LayerNorm(Stream& stream, const LayerNormArgs& args);
 void Add(Stream& stream, Matrix residual, Matrix delta);
 
 // out = x weight^T (+ bias). x [T, in], weight [out, in] f32 or bf16, bias [out] or null,
-// out [T, out]. x and weight share a dtype; out may be f32 while they are bf16.
+// out [T, out]. x and weight share a dtype, or x is bf16 and the weight fp8 (HoldsFp8 in
+// kernels/linear_weight.h); out may be f32 while they are bf16.
 void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out);
 
 // out = silu(gate) * up. gate_up [T, 2 I]: gate in the first half; out [T, I].

@@ -7,9 +7,16 @@
 
 namespace fla {
 
-enum class DType : uint8_t { kF32, kF16, kBF16 };
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kF8E4M3,  // of weights only (kernels/fp8.h)
+};
 
-constexpr size_t SizeOf(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+constexpr size_t SizeOf(DType dtype) {
+  return dtype == DType::kF32 ? 4 : dtype == DType::kF8E4M3 ? 1 : 2;
+}
 
 constexpr const char* NameOf(DType dtype) {
   switch (dtype) {
@@ -19,6 +26,8 @@ constexpr const char* NameOf(DType dtype) {
       return "f16";
     case DType::kBF16:
       return "bf16";
+    case DType::kF8E4M3:
+      return "fp8_e4m3";
   }
   return "?";
 }
@@ -54,13 +63,20 @@ struct Matrix {
   int64_t stride = 0;
   bool packed =
       false;  // a Linear's weight as PackLinear (kernels/linear_weight.h) left it: no rows
+  const float* scales =
+      nullptr;  // [rows] of a Linear's weight of kF8E4M3, whose rows are PackFp8's
 
   bool present() const { return data != nullptr; }
   bool contiguous() const { return stride == cols; }
 
   Matrix Rows(int64_t begin, int64_t count) const {
-    return {static_cast<char*>(data) + begin * stride * static_cast<int64_t>(SizeOf(dtype)), dtype,
-            count, cols, stride};
+    return {static_cast<char*>(data) + begin * stride * static_cast<int64_t>(SizeOf(dtype)),
+            dtype,
+            count,
+            cols,
+            stride,
+            false,
+            scales == nullptr ? nullptr : scales + begin};
   }
   Matrix Columns(int64_t begin, int64_t count) const {
     return {static_cast<char*>(data) + begin * static_cast<int64_t>(SizeOf(dtype)), dtype, rows,

@@ -9,11 +9,14 @@ fla_add_emulated(decode_emulated
     kernels/cuda/decode_prepare.cu
   CHECKS decode_check
   HEADERS
+    kernels/cuda/decode_input.cuh
     kernels/cuda/elements.cuh
+    kernels/cuda/fp8.cuh
     kernels/cuda/gates.cuh
     kernels/cuda/head_norm.cuh
     bench/cuda/recurrence_inputs.h
-  STAND_INS chained.cuh chunk_tile.cuh special_functions.cuh)
+  STAND_INS chained.cuh chunk_tile.cuh special_functions.cuh
+  SOURCES kernels/fp8.cc)
 if(BUILD_TESTING OR FLA_TESTS)
   add_test(NAME decode_check_emulated COMMAND decode_check_emulated 60 1)
   add_test(NAME step_program_check COMMAND step_program_check 60 1 small)

@@ -12,6 +12,7 @@
 #include "bench/cuda/random.h"
 #include "bench/cuda/recurrence_inputs.h"
 #include "kernels/cuda/decode.h"
+#include "kernels/fp8.h"
 
 namespace fla::cuda::bench {
 namespace {
@@ -62,6 +63,27 @@ std::vector<double> InputOf(const DecodeLinearArgs& args, const std::vector<doub
   return result;
 }
 
+// A weight as bytes and scales, to which it is rounded.
+struct Fp8Weight {
+  std::vector<uint8_t> bytes;
+  std::vector<float> scales;
+};
+Fp8Weight RoundToFp8(std::vector<__nv_bfloat16>& weight, int cols) {
+  Fp8Weight rounded = {std::vector<uint8_t>(weight.size()), {}};
+  for (size_t begin = 0; begin < weight.size(); begin += cols) {
+    const auto row = weight.begin() + begin;
+    const std::vector<float> values(row, row + cols);
+    std::vector<BFloat16> wide(cols);
+    const float scale = Fp8Scale(values);
+    PackFp8(values, scale, rounded.bytes.data() + begin);
+    fla::RoundToFp8(values, scale, wide.data());
+    std::transform(wide.begin(), wide.end(), row,
+                   [](BFloat16 x) { return static_cast<__nv_bfloat16>(static_cast<float>(x)); });
+    rounded.scales.push_back(scale);
+  }
+  return rounded;
+}
+
 std::string CheckLinear(int index, Random& random, double& worst) {
   static constexpr std::pair<Input, Output> kKinds[] = {
       {Input::kPlain, Output::kAdd},
@@ -84,7 +106,11 @@ std::string CheckLinear(int index, Random& random, double& worst) {
   const auto x_half = random.Matrix<__nv_bfloat16>(tokens, in, 1);
   const auto x_float = random.Matrix<float>(tokens, in, 3);
   const auto gate = random.Matrix<__nv_bfloat16>(tokens, in, 1);
-  const auto weight = random.Matrix<__nv_bfloat16>(weight_rows, in, 1 / std::sqrt(in));
+  auto weight = random.Matrix<__nv_bfloat16>(weight_rows, in, 1 / std::sqrt(in));
+  const bool fp8 = in % kFp8Run == 0 && random.Chance(2);
+  const Fp8Weight rounded = fp8 ? RoundToFp8(weight, in) : Fp8Weight{{0}, {0}};
+  const DeviceArray<uint8_t> device_bytes(rounded.bytes);
+  const DeviceArray<float> device_scales(rounded.scales);
   const auto norm = random.Matrix<float>(1, in, 1);
   const auto before = random.Matrix<float>(tokens, out, 1);
   const DeviceArray<__nv_bfloat16> device_half(x_half), device_gate(gate), device_weight(weight);
@@ -100,10 +126,15 @@ std::string CheckLinear(int index, Random& random, double& worst) {
   if (has_norm) args.norm_weight = device_norm.data();
   if (has_gate) args.gate = View(device_gate, tokens, in);
   args.weight = View(device_weight, weight_rows, in);
+  if (fp8) {
+    args.weight.data = device_bytes.data();
+    args.weight.dtype = DType::kF8E4M3;
+    args.weight.scales = device_scales.data();
+  }
   args.out = f32_out ? View(out_float, tokens, out) : View(out_half, tokens, out);
   const std::string name = "linear " + std::to_string(index % std::size(kKinds)) + " tokens " +
                            std::to_string(tokens) + " " + std::to_string(in) + " -> " +
-                           std::to_string(out);
+                           std::to_string(out) + (fp8 ? ", e4m3" : "");
   if (!LaunchDecodeLinear(args, nullptr, false)) return name + ": refused";
   Check(cudaDeviceSynchronize(), "synchronize");
 

@@ -359,6 +359,8 @@ void LoadFloats(DType dtype, const void* from, size_t count, float* to) {
       for (size_t i = 0; i < count; ++i) to[i] = HalfToFloat(halves[i]);
       return;
     }
+    case DType::kF8E4M3:
+      FLA_CHECK(false);  // weights alone
   }
 }
 

@@ -5,6 +5,13 @@
 
 namespace fla::cuda {
 
+bool StreamLinear(Stream& stream, const DecodeLinearArgs& args) {
+  const cudaStream_t cuda_stream = MakeCurrent(stream);
+  const size_t bytes = StreamLinearScratch(args);
+  void* const scratch = bytes > 0 ? stream.Scratch(bytes) : nullptr;
+  return LaunchStreamLinear(args, scratch, cuda_stream, stream.cuda()->can_chain);
+}
+
 int MaxDecodeLinearRows(Stream& stream) {
   MakeCurrent(stream);
   return IsHopper() ? kMaxStreamLinearRows : kMaxDecodeLinearRows;
@@ -18,8 +25,7 @@ bool DecodeLinear(Stream& stream, const DecodeLinearArgs& args) {
   }
   const cudaStream_t cuda_stream = MakeCurrent(stream);
   const bool chained = stream.cuda()->chained;
-  return LaunchDecodeLinear(args, cuda_stream, chained) ||
-         LaunchStreamLinear(args, cuda_stream, stream.cuda()->can_chain);
+  return LaunchDecodeLinear(args, cuda_stream, chained) || StreamLinear(stream, args);
 }
 
 bool PrepareStep(Stream& stream, const PrepareStepArgs& args) {

@@ -10,13 +10,19 @@
 // run of 64 inputs and add up their sums in a fixed order: a row's bits depend neither on the
 // number of tokens nor on the other rows. The first weights are on their way before the kernel
 // waits for the one before it.
+//
+// Of weights in eight bits (kernels/fp8.h) the 16 bytes are 16 inputs, which the lane widens to
+// bf16, scale and all; what widening does to the order of four neighbours is done to x too.
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_tile.cuh"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/decode_input.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/fp8.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -24,14 +30,13 @@ namespace {
 using Input = DecodeLinearArgs::Input;
 using Output = DecodeLinearArgs::Output;
 
-constexpr int kWarps = 8;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kTile = 16;       // weight rows of a tile
-constexpr int kRun = 64;        // inputs of a run
-constexpr int kHeadPieces = 2;  // of a lane: heads of up to 512
+constexpr int kThreads = kInputThreads, kWarps = kInputWarps;
+constexpr int kTile = 16;  // weight rows of a tile
+constexpr int kRun = 64;   // inputs of a run
 constexpr int kMaxTokens = kMaxDecodeLinearRows;
 static_assert(kMaxTokens <= 8);  // the tokens of a product
-constexpr int kPadding = 32;     // elements between rows of x in shared memory: no bank conflicts
+// Elements between rows of x in shared memory: no bank conflicts.
+constexpr int PaddingOf(bool fp8) { return fp8 ? 8 : 32; }
 constexpr size_t kMaxShared = 200 * 1024;
 constexpr size_t kSharedByDefault =
     32 * 1024;  // that a launch may always ask for, beside the static
@@ -43,128 +48,68 @@ struct DecodeLinearParams {
   int tile_step;  // rows between the tiles of a warp
 };
 
-// One lane's share of a run of one tile's weights: rows r and r + 8, inputs 8 t .. and 32 + 8 t ..
+// One lane's share of a run of one tile's weights: rows r and r + 8, inputs 8 t .. and 32 + 8 t ..,
+// in eight bits 16 t ..
+template <bool kFp8>
 struct Fragment {
-  uint4 low[2], high[2];
-};
+  static constexpr int kLaneStep = kFp8 ? 16 : 8;  // inputs
+  static constexpr int kLoads = kFp8 ? 1 : 2;
+  uint4 low[kLoads], high[kLoads];
 
-__device__ __forceinline__ Fragment LoadWeights(const __nv_bfloat16* low, const __nv_bfloat16* high,
-                                                int at) {
-  return {{LoadOnce(low + at), LoadOnce(low + at + 32)},
-          {LoadOnce(high + at), LoadOnce(high + at + 32)}};
-}
-
-// x of all tokens to shared memory, bf16, rows `stride` apart. kNormed leaves out the division by
-// the root mean square, and writes every warp's share of the sum of squares.
-template <Input kInput>
-__device__ void StageInput(const DecodeLinearParams& p, __nv_bfloat16* staged, int stride,
-                           float (&squares)[kMaxTokens][kWarps]) {
-  const DecodeLinearArgs& args = p.args;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  if constexpr (kInput == Input::kPlain) {
-    const int pieces = p.in / kVector;
-    for (int i = threadIdx.x; i < p.tokens * pieces; i += kThreads) {
-      const int token = i / pieces, column = i % pieces * kVector;
-      *reinterpret_cast<uint4*>(staged + token * stride + column) =
-          *reinterpret_cast<const uint4*>(RowOf<const __nv_bfloat16>(args.x, token) + column);
-    }
-  } else if constexpr (kInput == Input::kNormed) {
-    for (int token = 0; token < p.tokens; ++token) {
-      const float* x = RowOf<const float>(args.x, token);
-      float sum = 0.0f;
-      for (int column = threadIdx.x * kVector; column < p.in; column += kThreads * kVector) {
-        float values[kVector], weights[kVector];
-        Load(x + column, values);
-        Load(args.norm_weight + column, weights);
+  // at: of row r's and row r + 8's first input.
+  template <typename T>
+  __device__ __forceinline__ void Load(const T* of_low, const T* of_high, int at) {
 #pragma unroll
-        for (int i = 0; i < kVector; ++i) {
-          sum += values[i] * values[i];
-          values[i] *= weights[i];
-        }
-        Store(staged + token * stride + column, values);
-      }
-      for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-      if (lane == 0) squares[token][warp] = sum;
-    }
-  } else {
-    const int heads = p.in / args.head_dim;
-    const bool has_weights = args.normalize && args.norm_weight != nullptr;
-    const bool gated = args.gate.data != nullptr;
-    // No other activation is in use, and code that is not there need not be fetched.
-    const bool silu = args.gate_activation == Activation::kSilu;
-    for (int pair = warp; pair < p.tokens * heads; pair += kWarps) {
-      const int token = pair / heads, begin = pair % heads * args.head_dim;
-      const __nv_bfloat16* const x = RowOf<const __nv_bfloat16>(args.x, token) + begin;
-      const __nv_bfloat16* const gate =
-          gated ? RowOf<const __nv_bfloat16>(args.gate, token) + begin : nullptr;
-      // All that is read is asked for before anything is waited for; what lies behind the head is
-      // read as its last elements and not used.
-      uint4 raw[kHeadPieces], raw_gates[kHeadPieces];
-      float weights[kHeadPieces][kVector];
-#pragma unroll
-      for (int i = 0; i < kHeadPieces; ++i) {
-        const int column = min((i * 32 + lane) * kVector, args.head_dim - kVector);
-        raw[i] = *reinterpret_cast<const uint4*>(x + column);
-        if (gated) raw_gates[i] = *reinterpret_cast<const uint4*>(gate + column);
-        if (has_weights) Load(args.norm_weight + column, weights[i]);
-      }
-      float values[kHeadPieces][kVector];
-      float sum = 0.0f;
-#pragma unroll
-      for (int i = 0; i < kHeadPieces; ++i) {
-        Load(reinterpret_cast<const __nv_bfloat16*>(&raw[i]), values[i]);
-        if ((i * 32 + lane) * kVector < args.head_dim) {
-#pragma unroll
-          for (int j = 0; j < kVector; ++j) sum += values[i][j] * values[i][j];
-        }
-      }
-      for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-      const float factor =
-          args.normalize ? rsqrtf(sum / static_cast<float>(args.head_dim) + args.eps) : 1.0f;
-#pragma unroll
-      for (int i = 0; i < kHeadPieces; ++i) {
-        const int column = (i * 32 + lane) * kVector;
-        float gates[kVector];
-        if (gated) Load(reinterpret_cast<const __nv_bfloat16*>(&raw_gates[i]), gates);
-#pragma unroll
-        for (int j = 0; j < kVector; ++j) {
-          values[i][j] *= factor;
-          if (has_weights) values[i][j] *= weights[i][j];
-          if (gated) {
-            values[i][j] *= Sigmoid<__nv_bfloat16>(gates[j]) * (silu ? gates[j] : 1.0f);
-          }
-        }
-        if (column < args.head_dim) Store(staged + token * stride + begin + column, values[i]);
-      }
+    for (int i = 0; i < kLoads; ++i) {
+      low[i] = LoadOnce(of_low + at + 32 * i);
+      high[i] = LoadOnce(of_high + at + 32 * i);
     }
   }
+};
+
+// Eight bytes as operands of two products.
+__device__ __forceinline__ uint4 WidenEight(uint32_t first, uint32_t second,
+                                            __nv_bfloat162 factor) {
+  uint4 wide;
+  Widen(first, factor, wide.x, wide.y);
+  Widen(second, factor, wide.z, wide.w);
+  return wide;
 }
 
 // Runs ahead of the products: weights of kDepth runs are in registers or on their way.
 // grid (row tiles / kRowTiles / groups of a block), block (kThreads), shared bf16 [T][in + padding]
-template <Input kInput, Output kOutput>
+template <Input kInput, Output kOutput, bool kFp8>
 __global__ void __launch_bounds__(kThreads, kOutput == Output::kAdd ? 1 : 3)
     DecodeLinearKernel(const DecodeLinearParams p) {
   constexpr int kRowTiles = kOutput == Output::kSwiGlu ? 2 : 1;
-  constexpr int kDepth = kOutput == Output::kAdd ? 6 : 2 / kRowTiles;
+  constexpr int kDepth = (kOutput == Output::kAdd ? 6 : 2 / kRowTiles) * (kFp8 ? 2 : 1);
+  using Weight = std::conditional_t<kFp8, uint8_t, __nv_bfloat16>;
+  using Fragment = Fragment<kFp8>;
   __shared__ float squares[kMaxTokens][kWarps];
   __shared__ float4 sums[kWarps][kRowTiles][32];
   const DecodeLinearArgs& args = p.args;
   auto* const staged = reinterpret_cast<__nv_bfloat16*>(DynamicShared());
-  const int stride = p.in + kPadding;
+  const int stride = p.in + PaddingOf(kFp8);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, r = lane / 4, t = lane % 4;
   const int groups = kWarps / p.split, part = warp % p.split;
   const int first_row = (blockIdx.x * groups + warp / p.split) * kTile;
 
   BeginNextKernel();
-  const __nv_bfloat16 *low[kRowTiles], *high[kRowTiles];
+  const Weight *low[kRowTiles], *high[kRowTiles];
+  __nv_bfloat162 factors[kRowTiles][2];
 #pragma unroll
   for (int tile = 0; tile < kRowTiles; ++tile) {
     // Rows past the end are read as the last one; their sums are not stored.
     const int last = p.out - 1, offset = tile * p.tile_step;
-    low[tile] = RowOf<const __nv_bfloat16>(args.weight, min(first_row + r, last) + offset) + 8 * t;
-    high[tile] =
-        RowOf<const __nv_bfloat16>(args.weight, min(first_row + r + 8, last) + offset) + 8 * t;
+    const int rows[2] = {min(first_row + r, last) + offset, min(first_row + r + 8, last) + offset};
+    low[tile] = RowOf<const Weight>(args.weight, rows[0]) + Fragment::kLaneStep * t;
+    high[tile] = RowOf<const Weight>(args.weight, rows[1]) + Fragment::kLaneStep * t;
+    if constexpr (kFp8) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        factors[tile][i] = WideningFactor(args.weight.scales[rows[i]]);
+      }
+    }
   }
   const int runs = p.in / kRun, mine = (runs - part + p.split - 1) / p.split;
   const auto at = [&](int i) { return (i * p.split + part) * kRun; };
@@ -174,21 +119,13 @@ __global__ void __launch_bounds__(kThreads, kOutput == Output::kAdd ? 1 : 3)
     if (d >= mine) break;
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
-      weights[d][tile] = LoadWeights(low[tile], high[tile], at(d));
+      weights[d][tile].Load(low[tile], high[tile], at(d));
     }
   }
 
-  if constexpr (kInput != Input::kPlain) {
-    const int weights = kInput == Input::kNormed ? p.in : args.head_dim;
-    if (args.norm_weight != nullptr) {
-      for (int i = threadIdx.x; i < weights / kVector; i += kThreads) {
-        PrefetchToL2(args.norm_weight + i * kVector);
-      }
-    }
-  }
-
+  PrefetchNorm<kInput>(args);
   AwaitPreviousKernel();
-  StageInput<kInput>(p, staged, stride, squares);
+  StageInput<kInput, kFp8>(args, 0, p.tokens, staged, stride, squares);
   __syncthreads();
 
   float sum[kRowTiles][4] = {};
@@ -200,12 +137,21 @@ __global__ void __launch_bounds__(kThreads, kOutput == Output::kAdd ? 1 : 3)
       for (int half = 0; half < 2; ++half) {
         uint4 x = make_uint4(0, 0, 0, 0);
         if (r < p.tokens) {
-          x = *reinterpret_cast<const uint4*>(staged + r * stride + at(base + d) + 32 * half +
-                                              8 * t);
+          const int input = kFp8 ? 16 * t + 8 * half : 32 * half + 8 * t;
+          x = *reinterpret_cast<const uint4*>(staged + r * stride + at(base + d) + input);
         }
 #pragma unroll
         for (int tile = 0; tile < kRowTiles; ++tile) {
-          const uint4 a = weights[d][tile].low[half], b = weights[d][tile].high[half];
+          const Fragment& of_tile = weights[d][tile];
+          uint4 a, b;
+          if constexpr (kFp8) {
+            const uint4 low = of_tile.low[0], high = of_tile.high[0];
+            const bool first = half == 0;
+            a = WidenEight(first ? low.x : low.z, first ? low.y : low.w, factors[tile][0]);
+            b = WidenEight(first ? high.x : high.z, first ? high.y : high.w, factors[tile][1]);
+          } else {
+            a = of_tile.low[half], b = of_tile.high[half];
+          }
           MultiplyAdd(sum[tile], a.x, b.x, a.y, b.y, x.x, x.y);
           MultiplyAdd(sum[tile], a.z, b.z, a.w, b.w, x.z, x.w);
         }
@@ -213,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, kOutput == Output::kAdd ? 1 : 3)
       if (base + d + kDepth < mine) {
 #pragma unroll
         for (int tile = 0; tile < kRowTiles; ++tile) {
-          weights[d][tile] = LoadWeights(low[tile], high[tile], at(base + d + kDepth));
+          weights[d][tile].Load(low[tile], high[tile], at(base + d + kDepth));
         }
       }
     }
@@ -263,12 +209,12 @@ __global__ void __launch_bounds__(kThreads, kOutput == Output::kAdd ? 1 : 3)
   }
 }
 
-template <Input kInput, Output kOutput>
-void Launch(const DecodeLinearParams& p, cudaStream_t stream, bool chained) {
-  const auto kernel = DecodeLinearKernel<kInput, kOutput>;
+template <Input kInput, Output kOutput, bool kFp8>
+void LaunchOf(const DecodeLinearParams& p, cudaStream_t stream, bool chained) {
+  const auto kernel = DecodeLinearKernel<kInput, kOutput, kFp8>;
   const int rows_a_block = kTile * (kWarps / p.split);
   const dim3 grid((p.out + rows_a_block - 1) / rows_a_block);
-  const size_t shared = sizeof(__nv_bfloat16) * p.tokens * (p.in + kPadding);
+  const size_t shared = sizeof(__nv_bfloat16) * p.tokens * (p.in + PaddingOf(kFp8));
   if (shared > kSharedByDefault) {
     Check(
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
@@ -277,23 +223,26 @@ void Launch(const DecodeLinearParams& p, cudaStream_t stream, bool chained) {
   }
   Check(LaunchChained(kernel, grid, dim3(kThreads), shared, stream, chained, p), "DecodeLinear");
 }
+template <Input kInput, Output kOutput>
+void Launch(const DecodeLinearParams& p, cudaStream_t stream, bool chained) {
+  if (p.args.weight.dtype == DType::kF8E4M3) {
+    LaunchOf<kInput, kOutput, true>(p, stream, chained);
+  } else {
+    LaunchOf<kInput, kOutput, false>(p, stream, chained);
+  }
+}
 
 }  // namespace
 
 bool HasDecodeLinear(const DecodeLinearArgs& args) {
   const Matrix& x = args.x;
-  if (x.rows < 1 || x.rows > kMaxTokens || args.weight.dtype != DType::kBF16) return false;
-  if (x.cols % kRun != 0 || !Vectorizable(x.cols, {x, args.weight})) return false;
-  if (x.rows * (x.cols + kPadding) * SizeOf(DType::kBF16) > kMaxShared) return false;
-  const DType wanted = args.input == Input::kNormed ? DType::kF32 : DType::kBF16;
-  if (x.dtype != wanted || !IsAligned(args.norm_weight)) return false;
-  if (args.input == Input::kHeadsNormed &&
-      (!Vectorizable(args.head_dim, {x, args.gate}) || x.cols % args.head_dim != 0 ||
-       args.head_dim > kHeadPieces * 32 * kVector ||
-       (args.gate.data != nullptr && args.gate_activation != Activation::kSilu &&
-        args.gate_activation != Activation::kSigmoid))) {
+  const DType dtype = args.weight.dtype;
+  if (x.rows < 1 || x.rows > kMaxTokens) return false;
+  if (dtype != DType::kBF16 && dtype != DType::kF8E4M3) return false;
+  if (x.cols % kRun != 0 || !Vectorizable(x.cols, {args.weight})) return false;
+  if (x.rows * (x.cols + PaddingOf(dtype == DType::kF8E4M3)) * SizeOf(DType::kBF16) > kMaxShared)
     return false;
-  }
+  if (!CanStageInput(args)) return false;
   switch (args.output) {
     case Output::kStore:
       return args.input == Input::kNormed && args.out.dtype != DType::kF16;

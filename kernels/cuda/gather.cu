@@ -2,6 +2,7 @@
 // indices.
 #include <algorithm>
 
+#include "kernels/check.h"
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/device_clock.cuh"
@@ -88,6 +89,8 @@ void Gather(Stream& stream, const char* name, Matrix source, const int* rows, co
       return Gather<__half>(stream, name, source, rows, indirect, out, began);
     case DType::kBF16:
       return Gather<__nv_bfloat16>(stream, name, source, rows, indirect, out, began);
+    case DType::kF8E4M3:
+      FLA_CHECK(false);  // weights of projections alone
   }
 }
 

@@ -1,12 +1,14 @@
-// Linear through cuBLASLt.
+// Linear through cuBLASLt, but for few rows by eight-bit weights.
 #include <algorithm>
 #include <string>
 
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/decode.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/linear_plans.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/widen_weight.h"
 
 namespace fla::cuda {
 namespace {
@@ -44,10 +46,7 @@ const void* RoundBias(Stream& stream, const float* bias, int64_t count) {
   return rounded;
 }
 
-}  // namespace
-
-void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
-  if (x.rows == 0 || weight.rows == 0) return;
+void Multiply(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
   Stream::CudaContext& context = *stream.cuda();
   const cudaStream_t cuda_stream = MakeCurrent(stream);
 
@@ -82,6 +81,27 @@ void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix o
                              multiply);
   }
   Check(multiply(), "cublasLtMatmul");
+}
+
+// Few rows read the bytes; for many the weight is widened, a part of its rows at a time.
+void MultiplyByFp8(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
+  DecodeLinearArgs few;
+  few.x = x, few.weight = weight, few.out = out;
+  if (bias == nullptr && StreamLinear(stream, few)) return;
+  const int64_t fitting = kWidenedBytes / (2 * weight.cols) / kWidenedRows * kWidenedRows;
+  for (int64_t row = 0; row < weight.rows; row += fitting) {
+    const int64_t rows = std::min(fitting, weight.rows - row);
+    Multiply(stream, x, WidenWeight(stream, weight.Rows(row, rows)),
+             bias == nullptr ? nullptr : bias + row, out.Columns(row, rows));
+  }
+}
+
+}  // namespace
+
+void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
+  if (x.rows == 0 || weight.rows == 0) return;
+  if (weight.dtype == DType::kF8E4M3) return MultiplyByFp8(stream, x, weight, bias, out);
+  Multiply(stream, x, weight, bias, out);
 }
 
 }  // namespace fla::cuda

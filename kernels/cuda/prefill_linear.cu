@@ -21,6 +21,7 @@
 #include "kernels/cuda/recurrence_launch.h"
 #include "kernels/cuda/silu_pair.cuh"
 #include "kernels/cuda/warpgroup.cuh"
+#include "kernels/cuda/widen_weight.h"
 
 namespace fla::cuda {
 namespace {
@@ -239,15 +240,25 @@ bool CanMultiply(const Matrix& x, const Matrix& weight, const Matrix& out) {
 }  // namespace
 
 bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out) {
-  if (!CanMultiply(x, weight, out)) return false;
-  const bool chained = stream.cuda()->can_chain;
-  if (x.rows >= kMinClusterTokens && x.rows <= kMaxClusterTokens) {
-    LaunchClusterSwiGlu(x, weight, out, MakeCurrent(stream), chained);
-    return true;
-  }
+  const bool fp8 = weight.dtype == DType::kF8E4M3;
+  Matrix wide = weight;
+  if (fp8) wide.dtype = DType::kBF16;
+  if (!CanMultiply(x, wide, out)) return false;
+  const bool few = x.rows >= kMinClusterTokens && x.rows <= kMaxClusterTokens;
   const int multiprocessors = Multiprocessors();
-  if (!FillsRounds(x.rows, weight.rows, multiprocessors)) return false;
-  Launch<true>(MakeCurrent(stream), chained, x, weight, out, multiprocessors);
+  if (!few && !FillsRounds(x.rows, weight.rows, multiprocessors)) return false;
+  if (fp8) {
+    if (2 * weight.rows * weight.cols > kWidenedBytes) return false;
+    wide = WidenWeight(stream, weight);
+  }
+  const cudaStream_t cuda_stream = MakeCurrent(stream);
+  // Both kernels ask for weights before the one in front has ended, which may be what widens them.
+  const bool chained = stream.cuda()->can_chain && !fp8;
+  if (few) {
+    LaunchClusterSwiGlu(x, wide, out, cuda_stream, chained);
+  } else {
+    Launch<true>(cuda_stream, chained, x, wide, out, multiprocessors);
+  }
   return true;
 }
 

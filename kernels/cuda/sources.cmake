@@ -16,9 +16,11 @@ target_sources(fla_kernels PRIVATE
   cuda/norm.cu
   cuda/normalizer.cu
   cuda/sampling.cu
+  cuda/split_input.cu
   cuda/step_collector.cc
   cuda/step_generic.cu
-  cuda/step_program_compile.cc)
+  cuda/step_program_compile.cc
+  cuda/widen_weight.cu)
 # CMake 3.25 does not know nvcc's flag for the C++20 that the project asks for. (The option in the
 # root CMakeLists.txt sets it; this says that nothing is missing.)
 if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)

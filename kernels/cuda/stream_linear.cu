@@ -7,6 +7,10 @@
 // multiprocessor's shared memory bounds the ring, so that the next kernel's blocks find room beside
 // this one's.
 //
+// Weights in eight bits (kernels/fp8.h) come by the same copies, twice as many inputs to a stage.
+// Widening them takes longer than reading them; instead a kernel before this one splits x into e4m3
+// numbers (split_input.cu), and products are of these. A stage's are added to the others' in f32.
+//
 // Where there are few tiles, the blocks of a cluster share one, each with its part of the inputs,
 // and then add up, in the order of the parts, their tokens' sums of all blocks. Neither the parts
 // nor the order of a sum's terms depend on the number of tokens: a row's bits are the same in any
@@ -20,8 +24,11 @@
 #include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/split_input.h"
 #include "kernels/cuda/warpgroup.cuh"
+#include "kernels/fp8.h"
 
 namespace fla::cuda {
 namespace {
@@ -32,8 +39,8 @@ constexpr int kConsumers = 256;  // threads that multiply: two warpgroups
 constexpr int kThreads = kConsumers + 32;
 constexpr int kGroupRows = 64;  // weight rows of a warpgroup
 constexpr int kMaxTileRows = 2 * kGroupRows;
-constexpr int kRun = 64;  // inputs of a stage
-constexpr int kRowBytes = kRun * 2;
+constexpr int kRowBytes = 128;  // of a panel
+constexpr int kPanelInputs = kRowBytes / 2;
 constexpr int kMaxStages = 12;
 constexpr int kMaxSplit = 8;
 constexpr int kPanelAlignment = 1024;
@@ -47,10 +54,15 @@ constexpr int StagesLeft(Output output) { return output == Output::kStore ? 8 : 
 // Between tokens of a block's sums in shared memory: no bank conflicts.
 constexpr int kSumPitch = kMaxTileRows + 4;
 
+// Inputs of a stage: a panel of weights.
+constexpr int RunOf(bool fp8) { return fp8 ? kFp8Run : kPanelInputs; }
+
 struct StreamLinearParams {
   Matrix out;
-  int tile_rows;  // 64 to kMaxTileRows, a multiple of 8 (kSwiGlu: of 16)
-  int runs;       // of all inputs
+  const float* scales;        // of the weight's rows, kF8E4M3
+  const float* token_scales;  // and of x's
+  int tile_rows;              // 64 to kMaxTileRows, a multiple of 8 (kSwiGlu: of 16)
+  int runs;                   // of all inputs
   int stages;
   bool vectorized;  // pieces of `out` are aligned
 };
@@ -139,15 +151,33 @@ struct RingPosition {
   }
 };
 
+// The weight's row that is row `row` of the block's tile.
+template <Output kOutput>
+__device__ __forceinline__ int WeightRow(const StreamLinearParams& p, int row) {
+  if constexpr (kOutput != Output::kSwiGlu) return blockIdx.y * p.tile_rows + row;
+  // Eight gates, then their ups.
+  const int half = row % 16 < 8 ? 0 : static_cast<int>(p.out.cols);
+  return half + blockIdx.y * p.tile_rows / 2 + row / 16 * 8 + row % 8;
+}
+
+// The scale of a tile's row.
+template <Output kOutput>
+__device__ __forceinline__ float ScaleOf(const StreamLinearParams& p, int row) {
+  const int rows = static_cast<int>(p.out.cols) * (kOutput == Output::kSwiGlu ? 2 : 1);
+  return p.scales[min(WeightRow<kOutput>(p, row), rows - 1)];
+}
+
 // grid (split, tiles), cluster (split), block (kThreads), shared kPanelAlignment and, of each
 // stage, the weights' panels, then x of each stage
-template <int kTokens, Output kOutput>
+template <int kTokens, Output kOutput, bool kFp8>
 __global__ void __launch_bounds__(kThreads)
     StreamLinearKernel(const StreamLinearParams p, const __grid_constant__ TileMap weights,
                        const __grid_constant__ TileMap x) {
-  constexpr int kInputBytes = kTokens * kRowBytes, kParts = kTokens / 8;
-  static_assert(kInputBytes % kPanelAlignment == 0);
+  constexpr int kRun = RunOf(kFp8), kInputPanels = kRun / kPanelInputs, kParts = kTokens / 8;
+  constexpr int kPanelBytes = kTokens * kRowBytes, kInputBytes = kInputPanels * kPanelBytes;
+  static_assert(kPanelBytes % kPanelAlignment == 0);
   __shared__ uint64_t full_barriers[kMaxStages], empty_barriers[kMaxStages];
+  __shared__ float token_scales[kFp8 ? kTokens : 1];
   const int weight_bytes = p.tile_rows * kRowBytes;
   const uint32_t ring =
       (SharedAddress(DynamicShared()) + kPanelAlignment - 1) & ~(kPanelAlignment - 1u);
@@ -175,7 +205,7 @@ __global__ void __launch_bounds__(kThreads)
       if (i == max(count - StagesLeft(kOutput), 0)) BeginNextKernel();
       ArriveExpecting(full(stage), weight_bytes + kInputBytes);
       const uint32_t target = ring + stage * weight_bytes;
-      const int column = (first_run + i) * kRun;
+      const int column = (first_run + i) * kPanelInputs;  // of 16 bits
       if constexpr (kOutput == Output::kSwiGlu) {
         CopyPairedPanelToShared(target, weights, tile * p.tile_rows / 2, column, full(stage),
                                 kReadOnce);
@@ -184,8 +214,11 @@ __global__ void __launch_bounds__(kThreads)
       }
     };
     const auto fetch_input = [&](int i, int stage) {
-      CopyPanelToShared(inputs + stage * kInputBytes, x, 0, (first_run + i) * kRun, full(stage),
-                        kReadByAll);
+#pragma unroll
+      for (int panel = 0; panel < kInputPanels; ++panel) {
+        CopyPanelToShared(inputs + stage * kInputBytes + panel * kPanelBytes, x, 0,
+                          (first_run + i) * kRun + panel * kPanelInputs, full(stage), kReadByAll);
+      }
     };
     const int ahead = min(count, p.stages);
     for (int i = 0; i < ahead; ++i) fetch_weights(i, i);
@@ -201,34 +234,66 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
 
-  AwaitPreviousKernel();
   // The second warpgroup has the tile's last rows. Where the two overlap they agree.
   const int first_row = warp / 4 * (p.tile_rows - kGroupRows);
+  const int row = first_row + warp % 4 * 16 + lane / 4, token = lane % 4 * 2;
+  [[maybe_unused]] float of_row[2];
+  if constexpr (kFp8) {
+    of_row[0] = ScaleOf<kOutput>(p, row);
+    of_row[1] = ScaleOf<kOutput>(p, row + 8);
+  }
+  AwaitPreviousKernel();
+  if (kFp8 && threadIdx.x < kTokens) {
+    token_scales[threadIdx.x] = threadIdx.x < p.out.rows ? p.token_scales[threadIdx.x] : 0.0f;
+  }
   float sums[kParts][4] = {};
   RingPosition at;
   for (int i = 0; i < count; ++i) {
     Wait(full(at.stage), at.parity);
-    const uint64_t a = RowsDescriptor(ring + at.stage * weight_bytes + first_row * kRowBytes);
-    const uint64_t b = RowsDescriptor(inputs + at.stage * kInputBytes);
-    BeginProducts();
+    const uint32_t rows = ring + at.stage * weight_bytes + first_row * kRowBytes;
+    const uint32_t stage_inputs = inputs + at.stage * kInputBytes;
+    // The same in all lanes, as the compiler should know: descriptors are uniform registers.
+    const uint64_t a = RowsDescriptor(__shfl_sync(~0u, rows, 0));
+    const uint64_t b = RowsDescriptor(__shfl_sync(~0u, stage_inputs, 0));
+    if constexpr (kFp8) {
+      float of_stage[2 * kParts][4];  // of the high numbers, of the low ones
+      BeginProducts();
 #pragma unroll
-    for (int k = 0; k < kRun / 16; ++k) WarpgroupMultiplyAdd(sums, a + 2 * k, b + 2 * k, true);
-    CommitProducts();
-    WaitForProducts<0>();
-    Settle(sums);
+      for (int k = 0; k < kRun / 32; ++k) {
+        WarpgroupMultiplyAddFp8(of_stage, a + 2 * k, b + 2 * k, k > 0);
+      }
+      CommitProducts();
+      WaitForProducts<0>();
+      Settle(of_stage);
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          sums[part][e] += of_stage[part][e] + of_stage[kParts + part][e] * (1 / kSplitLow);
+        }
+      }
+    } else {
+      BeginProducts();
+#pragma unroll
+      for (int k = 0; k < kRun / 16; ++k) WarpgroupMultiplyAdd(sums, a + 2 * k, b + 2 * k, true);
+      CommitProducts();
+      WaitForProducts<0>();
+      Settle(sums);
+    }
     if (lane == 0) Arrive(empty(at.stage));
     at.Advance(p.stages);
   }
 
   SyncThreads<kConsumers>(1);  // the ring has been used: it takes the sums, [tokens][kSumPitch]
-  const int row = first_row + warp % 4 * 16 + lane / 4, token = lane % 4 * 2;
   const uint32_t target = ring + (token * kSumPitch + row) * sizeof(float);
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int offset = (part * 8 + e % 2) * kSumPitch + e / 2 * 8;
-      StoreShared(target + offset * sizeof(float), sums[part][e]);
+      float sum = sums[part][e];
+      if constexpr (kFp8) sum *= of_row[e / 2] * token_scales[part * 8 + token + e % 2];
+      StoreShared(target + offset * sizeof(float), sum);
     }
   }
   if (split == 1) {
@@ -258,45 +323,62 @@ StreamPlan PlanOf(int rows, int runs, int row_unit) {
   return {kMaxTileRows, split};
 }
 
-template <int kTokens, Output kOutput>
-void Launch(const DecodeLinearArgs& args, cudaStream_t stream, bool chained) {
+template <int kTokens, Output kOutput, bool kFp8>
+void Launch(const DecodeLinearArgs& args, const SplitInput& x, cudaStream_t stream, bool chained) {
   constexpr bool kPairs = kOutput == Output::kSwiGlu;
-  const auto kernel = StreamLinearKernel<kTokens, kOutput>;
+  const auto kernel = StreamLinearKernel<kTokens, kOutput, kFp8>;
   const auto rows = static_cast<int>(args.weight.rows);
-  const int runs = DivideUp(static_cast<int>(args.weight.cols), kRun);
+  const int runs = DivideUp(static_cast<int>(args.weight.cols), RunOf(kFp8));
   const auto [tile_rows, split] = PlanOf(rows, runs, kPairs ? 16 : 8);
-  const int stage_bytes = (tile_rows + kTokens) * kRowBytes;
+  const int stage_bytes = (tile_rows + kTokens * (kFp8 ? 2 : 1)) * kRowBytes;
   const int stages = std::min(kMaxStages, (kSharedBytes - kPanelAlignment) / stage_bytes);
   const int sum_bytes = kTokens * kSumPitch * static_cast<int>(sizeof(float));
   const int shared = std::max(stages * stage_bytes, sum_bytes) + kPanelAlignment;
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
         "cudaFuncSetAttribute");
-  const StreamLinearParams params = {args.out, tile_rows, runs, stages,
+  const StreamLinearParams params = {args.out,
+                                     args.weight.scales,
+                                     x.scales,
+                                     tile_rows,
+                                     runs,
+                                     stages,
                                      IsAligned(args.out.data) && args.out.stride % kPiece == 0};
   const TileMap weights =
       kPairs ? MakePairedPanelMap(args.weight, tile_rows) : MakePanelMap(args.weight, tile_rows);
   Check(LaunchChainedClusters(kernel, dim3(split, DivideUp(rows, tile_rows)), dim3(split),
                               dim3(kThreads), shared, stream, chained, params, weights,
-                              MakePanelMap(args.x, kTokens)),
+                              MakePanelMap(x.panels, kTokens)),
         "StreamLinear");
 }
 
+template <Output kOutput, bool kFp8>
+void LaunchOfRows(const DecodeLinearArgs& args, const SplitInput& x, cudaStream_t stream,
+                  bool chained) {
+  if (args.x.rows <= 8) return Launch<8, kOutput, kFp8>(args, x, stream, chained);
+  if (args.x.rows <= 16) return Launch<16, kOutput, kFp8>(args, x, stream, chained);
+  if (args.x.rows <= 32) return Launch<32, kOutput, kFp8>(args, x, stream, chained);
+  Launch<kMaxStreamLinearRows, kOutput, kFp8>(args, x, stream, chained);
+}
+
 template <Output kOutput>
-void LaunchOf(const DecodeLinearArgs& args, cudaStream_t stream, bool chained) {
-  if (args.x.rows <= 8) return Launch<8, kOutput>(args, stream, chained);
-  if (args.x.rows <= 16) return Launch<16, kOutput>(args, stream, chained);
-  if (args.x.rows <= 32) return Launch<32, kOutput>(args, stream, chained);
-  Launch<kMaxStreamLinearRows, kOutput>(args, stream, chained);
+void LaunchOf(const DecodeLinearArgs& args, void* scratch, cudaStream_t stream, bool chained) {
+  if (args.weight.dtype == DType::kF8E4M3) {
+    const SplitInput x = LaunchSplitInput(args, scratch, stream, chained);
+    LaunchOfRows<kOutput, true>(args, x, stream, chained);
+  } else {
+    LaunchOfRows<kOutput, false>(args, {args.x, nullptr}, stream, chained);
+  }
 }
 
 bool Fits(const DecodeLinearArgs& args) {
-  if (args.input != DecodeLinearArgs::Input::kPlain || args.x.rows < 1 ||
-      args.x.rows > kMaxStreamLinearRows) {
-    return false;
-  }
-  if (args.x.dtype != DType::kBF16 || args.weight.dtype != DType::kBF16 ||
-      !Vectorizable(kVector, {args.x, args.weight})) {
+  const Matrix& weight = args.weight;
+  if (args.x.rows < 1 || args.x.rows > kMaxStreamLinearRows) return false;
+  if (!Vectorizable(kVector, {args.x, weight})) return false;
+  if (weight.dtype == DType::kF8E4M3) {
+    if (weight.cols % kFp8Run != 0 || weight.stride % 16 != 0 || !CanSplitInput(args)) return false;
+  } else if (weight.dtype != DType::kBF16 || args.x.dtype != DType::kBF16 ||
+             args.input != DecodeLinearArgs::Input::kPlain) {
     return false;
   }
   switch (args.output) {
@@ -312,17 +394,23 @@ bool Fits(const DecodeLinearArgs& args) {
 
 }  // namespace
 
-bool LaunchStreamLinear(const DecodeLinearArgs& args, cudaStream_t stream, bool chained) {
+size_t StreamLinearScratch(const DecodeLinearArgs& args) {
+  const bool splits = args.weight.dtype == DType::kF8E4M3 && Fits(args) && IsHopper();
+  return splits ? SplitInputBytes(args) : 0;
+}
+
+bool LaunchStreamLinear(const DecodeLinearArgs& args, void* scratch, cudaStream_t stream,
+                        bool chained) {
   if (!Fits(args) || !IsHopper()) return false;
   switch (args.output) {
     case Output::kStore:
-      LaunchOf<Output::kStore>(args, stream, chained);
+      LaunchOf<Output::kStore>(args, scratch, stream, chained);
       break;
     case Output::kAdd:
-      LaunchOf<Output::kAdd>(args, stream, chained);
+      LaunchOf<Output::kAdd>(args, scratch, stream, chained);
       break;
     case Output::kSwiGlu:
-      LaunchOf<Output::kSwiGlu>(args, stream, chained);
+      LaunchOf<Output::kSwiGlu>(args, scratch, stream, chained);
       break;
   }
   return true;

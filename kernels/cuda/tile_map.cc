@@ -66,6 +66,13 @@ TileMap EncodePanels(const Matrix& matrix, const Dimension (&dimensions)[kRank])
 
 constexpr cuuint32_t kPanelColumns = 64;
 
+// As the copy engine sees it: numbers of 8 bits as half as many of 16.
+Matrix In16Bits(Matrix matrix) {
+  if (matrix.dtype == DType::kF8E4M3) matrix.cols /= 2, matrix.stride /= 2;
+  matrix.dtype = DType::kBF16;
+  return matrix;
+}
+
 }  // namespace
 
 TileMap MakeTileMap(void* matrix, DType dtype, int columns, int tile_rows, int tile_columns) {
@@ -80,7 +87,8 @@ TileMap MakeTileMap(void* matrix, DType dtype, int columns, int tile_rows, int t
                    CU_TENSOR_MAP_L2_PROMOTION_NONE);
 }
 
-TileMap MakePanelMap(const Matrix& matrix, int tile_rows) {
+TileMap MakePanelMap(const Matrix& of, int tile_rows) {
+  const Matrix matrix = In16Bits(of);
   const auto element = static_cast<cuuint64_t>(SizeOf(matrix.dtype));
   const Dimension dimensions[] = {{static_cast<cuuint64_t>(matrix.cols), element, kPanelColumns},
                                   {static_cast<cuuint64_t>(matrix.rows), matrix.stride * element,
@@ -99,7 +107,8 @@ TileMap MakeHeadMap(const void* rows, int64_t stride, int heads, int head_dim, i
                    CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE);
 }
 
-TileMap MakePanelsMap(const Matrix& matrix, int tile_rows, int tile_panels, bool paired) {
+TileMap MakePanelsMap(const Matrix& of, int tile_rows, int tile_panels, bool paired) {
+  const Matrix matrix = In16Bits(of);
   const auto element = static_cast<cuuint64_t>(SizeOf(matrix.dtype));
   const cuuint64_t parts = paired ? 2 : 1, rows = static_cast<cuuint64_t>(matrix.rows) / parts;
   const cuuint64_t row = matrix.stride * element;
@@ -124,7 +133,8 @@ TileMap MakeFloatPanelMap(float* matrix, int columns, int tile_rows) {
                    CU_TENSOR_MAP_L2_PROMOTION_NONE);
 }
 
-TileMap MakePairedPanelMap(const Matrix& matrix, int tile_rows) {
+TileMap MakePairedPanelMap(const Matrix& of, int tile_rows) {
+  const Matrix matrix = In16Bits(of);
   constexpr cuuint32_t kEight = 8;
   const auto element = static_cast<cuuint64_t>(SizeOf(matrix.dtype));
   const auto half = static_cast<cuuint64_t>(matrix.rows) / 2;

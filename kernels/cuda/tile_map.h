@@ -17,15 +17,16 @@ struct TileMap {
 // written; no tile may reach below its last row. Throws DeviceError, naming the driver's call.
 TileMap MakeTileMap(void* matrix, DType dtype, int columns, int tile_rows, int tile_columns);
 
-// Of a bf16 matrix, aligned to 16 bytes, its rows too. Tiles are [tile_rows, 64], at most 256 rows,
-// and become panels of wgmma (warpgroup.cuh). What lies outside the matrix is read as 0.
+// Of a matrix of bf16 or e4m3, aligned to 16 bytes, its rows too. Tiles are [tile_rows, 64] (e4m3:
+// 128), at most 256 rows, and become panels of wgmma (warpgroup.cuh). Columns are named in steps of
+// 16 bits. What lies outside the matrix is read as 0.
 TileMap MakePanelMap(const Matrix& matrix, int tile_rows);
 
 // The same where a tile pairs rows of the matrix's upper and lower half: eight of the one, then
 // eight of the other. Half of its rows are a multiple of 8.
 TileMap MakePairedPanelMap(const Matrix& matrix, int tile_rows);
 
-// The same where a tile is [tile_rows, 64 tile_panels]: its panels of 64 columns follow each other.
+// The same where a tile is [tile_rows, 64 (128) tile_panels]: its panels follow each other.
 // Of `paired` matrices half of a tile's rows are of the upper half and half of the lower.
 TileMap MakePanelsMap(const Matrix& matrix, int tile_rows, int tile_panels, bool paired);
 

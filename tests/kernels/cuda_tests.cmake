@@ -6,6 +6,9 @@ if(FLA_CUDA)
   fla_test(cuda_decode_test
     SOURCES cuda_decode_test.cc
     LIBRARIES fla_kernels)
+  fla_test(cuda_fp8_test
+    SOURCES cuda_fp8_test.cc
+    LIBRARIES fla_kernels)
   fla_test(cuda_ops_test
     SOURCES cuda_ops_test.cc
     LIBRARIES fla_kernels)

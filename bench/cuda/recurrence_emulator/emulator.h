@@ -121,6 +121,14 @@ T __shfl_up_sync(unsigned, T x, int distance, int width) {
   const int lane = emulator::Lane();
   return emulator::Shuffle(x, lane % width >= distance ? lane - distance : lane);
 }
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  }
+  return result;
+}
 inline unsigned __ballot_sync(unsigned, bool predicate) {
   unsigned ballot = 0;
   for (int lane = 0; lane < 32; ++lane) {
