@@ -12,12 +12,15 @@
 #include <deque>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "bench/cuda/recurrence_inputs.h"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/step_program.h"
+#include "kernels/fp8.h"
 
 namespace fla::cuda::bench {
 namespace {
@@ -33,6 +36,21 @@ constexpr double kBound = 4e-2, kBoundWithoutNorms = 2e-1;
 
 template <typename T>
 constexpr DType kTypeOf = sizeof(T) == 4 ? DType::kF32 : DType::kBF16;
+
+// grid (rows), block (any)
+__global__ void RoundToFp8Kernel(__nv_bfloat162* weight, uint16_t* rounded, float* scales,
+                                 int pairs) {
+  const float scale = exp2f(-10.0f - blockIdx.x % 3);
+  if (threadIdx.x == 0) scales[blockIdx.x] = scale;
+  const int64_t row = int64_t{blockIdx.x} * pairs;
+  for (int i = threadIdx.x; i < pairs; i += blockDim.x) {
+    const float2 pair = __bfloat1622float2(weight[row + i]);
+    const uint32_t bits = PackFp8(__floats2half2_rn(pair.x / scale, pair.y / scale));
+    const float2 back = __half22float2(UnpackFp8(bits));
+    rounded[row + i] = static_cast<uint16_t>(bits);
+    weight[row + i] = __floats2bfloat162_rn(back.x * scale, back.y * scale);
+  }
+}
 
 // Device memory of one case, filled with normal numbers.
 class Arena {
@@ -50,6 +68,17 @@ class Arena {
   template <typename T>
   float* Floats(const T& matrix) {
     return static_cast<float*>(matrix.data);
+  }
+  // Of a bf16 weight its numbers as e4m3 times a power of two, to which it is rounded.
+  fla::Matrix RoundToFp8(const fla::Matrix& weight) {
+    fla::Matrix rounded = weight;
+    rounded.dtype = DType::kF8E4M3;
+    rounded.data = Take(weight.rows * weight.cols);
+    rounded.scales = static_cast<float*>(Take(weight.rows * sizeof(float)));
+    RoundToFp8Kernel<<<static_cast<unsigned>(weight.rows), 256>>>(
+        static_cast<__nv_bfloat162*>(weight.data), static_cast<uint16_t*>(rounded.data),
+        const_cast<float*>(rounded.scales), static_cast<int>(weight.cols) / 2);
+    return rounded;
   }
   int* Integers(const std::vector<int>& values) {
     void* const data = Take(values.size() * sizeof(int));
@@ -74,6 +103,7 @@ struct Shape {
   Decay decay;
   int decay_rank, gate_rank;  // of low-rank maps, or 0
   HeadNorm norm;
+  bool fp8;  // the layers' projections are e4m3, where their columns allow it
 
   // Decays per channel without a rate of their own are their keys'.
   bool HasKeyDecays() const { return decay == Decay::kPerChannel && !delta; }
@@ -108,6 +138,7 @@ Shape RandomShape(std::mt19937& random, bool small) {
   s.norm = pick({0, 1}) != 0 ? HeadNorm::kL2 : HeadNorm::kNone;
   if (s.decay == Decay::kPerChannel) s.decay_rank = pick({0, 16, s.key_dim == 256 ? 64 : 128});
   if (s.gated) s.gate_rank = pick({0, 0, 16, 128});
+  s.fp8 = pick({0, 1}) != 0;
   return s;
 }
 
@@ -116,14 +147,16 @@ std::string NameOf(const Shape& s) {
   std::snprintf(
       text, sizeof text,
       "layers %d D %d inner %d vocabulary %d H %d/%d K %d V %d width %d decay %d/%d gated %d/%d "
-      "delta %d rotary %d",
+      "delta %d rotary %d fp8 %d",
       s.layers, s.hidden, s.inner, s.vocabulary, s.heads, s.k_heads, s.key_dim, s.value_dim,
-      s.width, static_cast<int>(s.decay), s.decay_rank, s.gated, s.gate_rank, s.delta, s.rotary);
+      s.width, static_cast<int>(s.decay), s.decay_rank, s.gated, s.gate_rank, s.delta, s.rotary,
+      s.fp8);
   return text;
 }
 
 struct Model {
   std::vector<StepOp> ops;
+  std::vector<StepOp> one_by_one;    // the same with weights in bf16
   std::vector<fla::Matrix> results;  // all that a step changes and that is read again
 };
 
@@ -270,6 +303,13 @@ Model RandomModel(const Shape& s, Arena& arena) {
       linear(Input::kNormed, residual, weight(s.vocabulary, s.hidden), Output::kStore, logits));
   model.results.push_back(residual);
   model.results.push_back(logits);
+  model.one_by_one = model.ops;
+  for (StepOp& op : std::span(model.ops).first(s.fp8 ? model.ops.size() - 1 : 0)) {
+    auto* const linear = std::get_if<DecodeLinearArgs>(&op);
+    if (linear != nullptr && linear->weight.cols % kFp8Run == 0) {
+      linear->weight = arena.RoundToFp8(linear->weight);
+    }
+  }
   return model;
 }
 
@@ -284,7 +324,7 @@ void Restore(const fla::Matrix& matrix, const std::vector<float>& host) {
 }
 
 void RunOneByOne(const Model& model) {
-  for (const StepOp& op : model.ops) {
+  for (const StepOp& op : model.one_by_one) {
     if (const auto* const linear = std::get_if<DecodeLinearArgs>(&op)) {
       if (!LaunchDecodeLinear(*linear, nullptr, false)) std::exit(2);
     } else if (const auto* const prepare = std::get_if<PrepareStepArgs>(&op)) {

@@ -6,13 +6,15 @@
 // (exchange.cuh). What tiles a block will need does not depend on anything that the step computes:
 // its copying warp brings them, one after the other, to a ring of slots in shared memory, through
 // the ends of ops and of layers, so that memory never waits for them. Only so much is on its way
-// at a time as memory needs to be busy, and less of what is not yet multiplied (kInFlightAhead):
-// what is more stands in the way of the words that blocks wait for.
+// at a time as memory needs to be busy, and less of what is not yet multiplied: what is more stands
+// in the way of the words that blocks wait for.
 //
-// Linear: a warp takes a whole slot, 8 rows of the weight and 1024 inputs, multiplies it with x by
-// mma and leaves its sums in shared memory; when the block's tiles are through, its threads add up
-// the pieces. A layer's norms are never a step of their own: their weights are in the words of
-// their input, whose squares are added up where they are made.
+// Linear: a warpgroup takes a whole slot, 8 rows of the weight and 1024 inputs, or 2048 of e4m3,
+// multiplies it with x by wgmma and leaves its warps' sums in shared memory; when the block's tiles
+// are through, its threads add up the pieces. Weights of e4m3 are multiplied as they are, by x as
+// two e4m3 numbers (fp8.cuh): widening them would take as long as fetching them. A layer's norms
+// are never a step of their own: their weights are in the words of their input, whose squares are
+// added up where they are made.
 //
 // No buffer of an exchange is written before all have read what was there: a block writes op o's
 // words after it has read all of op o - 1's, which are complete only when every block has done
@@ -23,6 +25,7 @@
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/exchange.cuh"
+#include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/step_program.h"
 #include "kernels/cuda/step_program_block.cuh"
 #include "kernels/cuda/step_program_mixer.cuh"
@@ -33,16 +36,76 @@ namespace {
 
 using Output = ProgramLinear::Output;
 
-// Slots whose copies have been started and have not landed, at most, where they are for an op after
-// the one that the block multiplies: words that it waits for would stand in line behind more. Of
-// the op itself: ProgramParams::in_flight.
-constexpr int kInFlightAhead = 2;
-constexpr int kPanel = 64;  // inputs
-constexpr int kPanels = kProgramPiece / kPanel;
 constexpr int kRingAlignment = 1024;
 
-static_assert(kProgramTileRows * kProgramPiece * sizeof(__nv_bfloat16) == kProgramSlotBytes);
+// A warpgroup multiplies a slot as if its 16 panels of 8 rows were two matrices of 64 rows, and x
+// two of 8 columns, a panel each: of their product the elements of equal panels are what is wanted.
+constexpr int kGroupThreads = kComputeThreads / kProgramGroups, kGroupWarps = kGroupThreads / 32;
+static_assert(kGroupWarps == kRingReleases);
+constexpr int kMatrices = 2, kMatrixPanels = kProgramPanels / kMatrices;
+constexpr int kMatrixBytes = kMatrixPanels * kProgramTileRows * kProgramPanelBytes;
+
+static_assert(kMatrices * kMatrixBytes == kProgramSlotBytes && kMatrixPanels == 2 * kGroupWarps);
 static_assert(kProgramStateRows * kProgramStateColumns * sizeof(float) <= kProgramSlotBytes);
+
+// x of a linear in shared memory, panels of it in the swizzle of wgmma's, eight to a matrix. Beside
+// e4m3 weights, split (fp8.cuh): the matrix of the low ones follows that of the high, and the
+// scales of panels lie behind all pieces.
+template <bool kFp8>
+struct StagedX {
+  static constexpr int kParts = kFp8 ? 2 : 1;
+  static constexpr int kPartBytes = kMatrixPanels * kProgramPanelBytes;
+  static constexpr int kPairBytes = kFp8 ? 4 : 8;  // of a pair of words, in a part
+  static constexpr int kPairs = kProgramPanelBytes / kPairBytes;
+
+  // Where a pair of words is, in its first part.
+  static __device__ __forceinline__ uint32_t OffsetOf(uint32_t pair) {
+    const uint32_t panel = pair / kPairs, byte = pair % kPairs * kPairBytes;
+    const uint32_t row = panel % kMatrixPanels;
+    return panel / kMatrixPanels * (kParts * kPartBytes) + row * kProgramPanelBytes +
+           ((byte / 16 ^ row) * 16 | byte % 16);
+  }
+  static __device__ __forceinline__ float* Scales(char* staged, int pieces) {
+    return reinterpret_cast<float*>(staged + pieces * kMatrices * kParts * kPartBytes);
+  }
+  // From a pair's place to that of the pair kComputeThreads behind it.
+  static constexpr int kStepPanels = kComputeThreads / kPairs;
+  static constexpr int kStepBytes = kStepPanels / kMatrixPanels * kParts * kPartBytes;
+  static_assert(kStepPanels % kMatrixPanels == 0 && 32 % kPairs == 0);
+
+  // to: a pair's place; scale: its panel's. A panel of e4m3 numbers is a warp's.
+  static __device__ __forceinline__ void Put(char* to, float* scale, int lane, uint2 x) {
+    if constexpr (!kFp8) {
+      *reinterpret_cast<uint2*>(to) = x;
+    } else {
+      const float values[4] = {Low(x.x), High(x.x), Low(x.y), High(x.y)};
+      float largest = 0.0f;
+#pragma unroll
+      for (const float value : values) largest = fmaxf(largest, fabsf(value));
+      // As integers, magnitudes compare as they do as numbers.
+      const SplitScale of_panel =
+          SplitScaleOf(__reduce_max_sync(~0u, __float_as_uint(largest)) >> 23);
+      uint32_t high = 0, low = 0;
+#pragma unroll
+      for (int i = 0; i < 4; i += 2) {
+        uint32_t of_high, of_low;
+        SplitFp8(values[i] * of_panel.factor, values[i + 1] * of_panel.factor, of_high, of_low);
+        high |= of_high << 8 * i, low |= of_low << 8 * i;
+      }
+      *reinterpret_cast<uint32_t*>(to) = high;
+      *reinterpret_cast<uint32_t*>(to + kPartBytes) = low;
+      if (lane == 0) *scale = of_panel.scale;
+    }
+  }
+  static __device__ __forceinline__ void Clear(char* to, float* scale, int lane) {
+    if constexpr (!kFp8) {
+      *reinterpret_cast<uint2*>(to) = make_uint2(0, 0);
+    } else {
+      *reinterpret_cast<uint32_t*>(to) = *reinterpret_cast<uint32_t*>(to + kPartBytes) = 0;
+      if (lane == 0) *scale = 0.0f;
+    }
+  }
+};
 
 // The warp that copies; one of its lanes does.
 __device__ __forceinline__ void CopyAll(const ProgramParams& p, const Block& block) {
@@ -71,7 +134,8 @@ __device__ __forceinline__ void CopyAll(const ProgramParams& p, const Block& blo
 #pragma unroll 1
       for (int piece = 0; piece < op.pieces; ++piece) {
         // The next slot, once it is free and little enough is on its way.
-        while (on_the_way >= (atomicAdd(block.multiplied, 0) == o ? p.in_flight : kInFlightAhead)) {
+        while (on_the_way >=
+               (atomicAdd(block.multiplied, 0) == o ? p.in_flight : p.in_flight_ahead)) {
           ring.AwaitFull(landed);
           ring.Advance(landed, 1);
           --on_the_way;
@@ -88,57 +152,57 @@ __device__ __forceinline__ void CopyAll(const ProgramParams& p, const Block& blo
   }
 }
 
-// A piece of x in registers, as the products of a slot want it.
-struct XPiece {
-  // Set where it is declared: what is set on some paths only would be taken throughout the kernel.
-  uint32_t panels[kPanels][4] = {};
-
-  __device__ __forceinline__ void Load(const Block& block, int piece, int lane) {
-    const int matrix = lane / 8, chunk = matrix / 2 * 4 + matrix % 2 + lane % 2 * 2;
-    const uint32_t from = SharedAddress(block.staged + piece * kProgramPiece + 8 * chunk);
+// The part of row l / 4 of a slot's weights times x that warp w of the group has, in lanes
+// l % 4 = w: of panels 2 w and 2 w + 1 of each matrix.
+template <bool kFp8>
+__device__ __forceinline__ float MultiplySlot(const Block& block, int piece, int pieces,
+                                              uint32_t slot, int warp) {
+  using X = StagedX<kFp8>;
+  constexpr int kParts = X::kParts, kStepBytes = 32;
+  constexpr int kInputBytes = kParts * X::kPartBytes;
+  float sums[kMatrices][kParts][4];
+  float2 scales[kMatrices];
+  if constexpr (kFp8) {
+    const float* const of_piece =
+        X::Scales(block.staged, pieces) + piece * kProgramPanels + 2 * warp;
 #pragma unroll
-    for (int i = 0; i < kPanels; ++i) LoadMatrices(panels[i], from + i * kPanel * 2);
-  }
-};
-
-// Row l / 4 of a slot's weights [8, 1024] times x, in lanes l % 4 = 0.
-//
-// By m16n8k16, a product of which has room for 16 rows and 8 vectors: its lower rows are the same
-// weights 16 inputs further on, and its second vector is x from there. Their two other products and
-// those with the six vectors that nobody has set are left alone.
-__device__ __forceinline__ float MultiplySlot(int lane, uint32_t slot, const XPiece& x) {
-  constexpr int kAtOnce = 2;  // panels
-  constexpr int kPanelBytes = kProgramTileRows * 2 * kPanel;
-  const int matrix = lane / 8;
-  const int chunk = matrix / 2 + matrix % 2 * 2;
-  const uint32_t row = slot + lane % 8 * 2 * kPanel;
-  const uint32_t rows[2] = {SwizzledChunk(row, chunk), SwizzledChunk(row, chunk + 4)};
-  // A warp that is the last to come is bound by the chain of its products.
-  float sums[kAtOnce][2][4] = {};
-#pragma unroll
-  for (int first = 0; first < kPanels; first += kAtOnce) {
-    uint32_t w[kAtOnce][2][4];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      LoadMatrices(w[i][0], rows[0] + (first + i) * kPanelBytes);
-      LoadMatrices(w[i][1], rows[1] + (first + i) * kPanelBytes);
+    for (int m = 0; m < kMatrices; ++m) {
+      scales[m] = *reinterpret_cast<const float2*>(of_piece + m * kMatrixPanels);
     }
+  }
+  // The same in all lanes, as the compiler should know: descriptors are uniform registers.
+  const uint64_t a = RowsDescriptor(__shfl_sync(~0u, slot, 0));
+  const uint64_t b = RowsDescriptor(
+      __shfl_sync(~0u, SharedAddress(block.staged) + piece * kMatrices * kInputBytes, 0));
+  BeginProducts();
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const uint32_t(&b)[4] = x.panels[first + i];
+  for (int at = 0; at < kProgramPanelBytes; at += kStepBytes) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint32_t(&a)[4] = w[i][half];
-        MultiplyAdd(sums[i][half], a[0], a[1], a[2], a[3], b[2 * half], b[2 * half + 1]);
+    for (int m = 0; m < kMatrices; ++m) {
+      const uint64_t of_a = a + (m * kMatrixBytes + at) / 16,
+                     of_b = b + (m * kInputBytes + at) / 16;
+      if constexpr (kFp8) {
+        WarpgroupMultiplyAddFp8(sums[m], of_a, of_b, at > 0);
+      } else {
+        WarpgroupMultiplyAdd(sums[m], of_a, of_b, at > 0);
       }
     }
   }
-  float total = 0.0f;
+  CommitProducts();
+  WaitForProducts<0>();
 #pragma unroll
-  for (int i = 0; i < kAtOnce; ++i) {
-    total += (sums[i][0][0] + sums[i][0][3]) + (sums[i][1][0] + sums[i][1][3]);
+  for (auto& of_matrix : sums) Settle(of_matrix);
+  if constexpr (!kFp8) {
+    return (sums[0][0][0] + sums[0][0][3]) + (sums[1][0][0] + sums[1][0][3]);
+  } else {
+    float total = 0.0f;
+#pragma unroll
+    for (int m = 0; m < kMatrices; ++m) {
+      total += (sums[m][0][0] + sums[m][1][0] * (1 / kSplitLow)) * scales[m].x;
+      total += (sums[m][0][3] + sums[m][1][3] * (1 / kSplitLow)) * scales[m].y;
+    }
+    return total;
   }
-  return total;
 }
 
 __device__ __forceinline__ float SumOfLanes(float x, int lanes) {
@@ -149,12 +213,18 @@ __device__ __forceinline__ float SumOfLanes(float x, int lanes) {
 
 // The input to shared memory. Where a head's norm is its own, heads are multiplied by it here; what
 // is one norm's is left in block.of_parts, a warp's sum each, and multiplied into the outputs.
+template <bool kFp8>
 __device__ __forceinline__ void Stage(const ProgramOp& op, Block& block, uint32_t number) {
+  using X = StagedX<kFp8>;
   constexpr int kPairsAtOnce = 6;
   constexpr int kStep = kComputeThreads;  // pairs
   const ProgramLinear& linear = op.linear;
-  const int thread = ThreadOfBlock();
+  const int thread = ThreadOfBlock(), lane = thread % 32;
   const bool by_head = linear.head_shift >= 0;
+  // Where the thread's next pair goes, and the scale of its panel.
+  char* to = block.staged + X::OffsetOf(thread);
+  float* scale = X::Scales(block.staged, linear.pieces) + thread / X::kPairs;
+  const auto advance = [&] { to += X::kStepBytes, scale += X::kStepPanels; };
   const uint64_t* sums = thread < linear.sum_count ? linear.sums + 2 * thread : nullptr;
 #pragma unroll 1
   for (int first = 0; first < linear.in_pairs; first += kPairsAtOnce * kStep) {
@@ -171,25 +241,30 @@ __device__ __forceinline__ void Stage(const ProgramOp& op, Block& block, uint32_
       if ((thread & (linear.sum_lanes - 1)) == 0) block.of_parts[thread / linear.sum_lanes] = sum;
       if (by_head) SyncComputeThreads();
     }
+    // Not unrolled, for instructions that are fetched take longer than those that are repeated.
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+      uint2 x = pairs[0];
 #pragma unroll
-    for (int i = 0; i < kPairsAtOnce; ++i) {
-      if (i >= count) break;
-      const int pair = begin + i * kStep;
-      uint2 x = pairs[i];
+      for (int j = 1; j < kPairsAtOnce; ++j) pairs[j - 1] = pairs[j];
       if (by_head) {
-        const float factor = block.of_parts[pair >> linear.head_shift];
+        const float factor = block.of_parts[(begin + i * kStep) >> linear.head_shift];
         x = make_uint2(Pack(Low(x.x) * factor, High(x.x) * factor),
                        Pack(Low(x.y) * factor, High(x.y) * factor));
       }
-      *reinterpret_cast<uint2*>(block.staged + 4 * pair) = x;
+      X::Put(to, scale, lane, x);
+      advance();
     }
   }
   // Behind the input, where the last piece ends.
+  const int all = linear.pieces * kProgramPanels * X::kPairs;
+  const int staged = (linear.in_pairs - thread + kStep - 1) / kStep * kStep;
 #pragma unroll 1
-  for (int pair = linear.in_pairs + thread; pair < linear.pieces * kProgramPiece / 4;
-       pair += kStep) {
-    *reinterpret_cast<uint2*>(block.staged + 4 * pair) = make_uint2(0, 0);
+  for (int pair = thread + staged; pair < all; pair += kStep) {
+    X::Clear(to, scale, lane);
+    advance();
   }
+  PublishToTensorCores();
 }
 
 // Hands on the block's share of the residual stream, this thread's two columns where it has some,
@@ -208,14 +283,55 @@ __device__ __forceinline__ void PutResidual(float2 residual, bool has_columns, i
   }
 }
 
+// Multiplies the block's next slots, so many pieces of each tile, by the input; adds nothing up.
+template <bool kFp8>
+__device__ __forceinline__ void MultiplySlots(const Block& block, int slots, int pieces) {
+  const int thread = ThreadOfBlock(), lane = thread % 32;
+  const int group = thread / kGroupThreads, warp = thread / 32 % kGroupWarps;
+  RingCursor at = block.cursor;
+  block.ring.Advance(at, group);
+  int piece = group;
+#pragma unroll 1
+  for (int i = group; i < slots; i += kProgramGroups) {
+#pragma unroll 1
+    while (piece >= pieces) piece -= pieces;
+    block.ring.AwaitFull(at);
+    const float sum = MultiplySlot<kFp8>(block, piece, pieces, block.ring.Address(at), warp);
+    if (lane == 0) block.ring.Release(at);
+    if (lane % 4 == warp) {
+      block.sums[(i * kGroupWarps + warp) * kProgramTileRows + lane / 4] = sum;
+    }
+    block.ring.Advance(at, kProgramGroups);
+    piece += kProgramGroups;
+  }
+}
+
+// Of two neighbouring rows of a tile what their weights are to be multiplied by.
+__device__ __forceinline__ float2 ScalesOf(const ProgramLinear& linear, int tile, int row) {
+  constexpr int kHalf = kProgramTileRows / 2;
+  int weight_row = tile * kProgramTileRows + row, rows = linear.out;
+  if (linear.output == Output::kSwiGlu) {
+    weight_row = tile * kHalf + row % kHalf + (row < kHalf ? 0 : linear.out);
+    rows = 2 * linear.out;
+  }
+  if (weight_row >= rows) return make_float2(0.0f, 0.0f);
+  return __ldg(reinterpret_cast<const float2*>(linear.scales + weight_row));
+}
+
 // number: of the words that the op before wrote; this one's are number + 1.
+template <bool kFp8>
 __device__ __forceinline__ void RunLinear(const ProgramOp& op, Block& block, uint32_t number) {
   const ProgramLinear& linear = op.linear;
-  const int thread = ThreadOfBlock(), lane = thread % 32, warp = thread / 32;
+  const int thread = ThreadOfBlock(), warp = thread / 32;
   const int pieces = linear.pieces;
   const Share share = ShareOf(linear.base, linear.rest);
+  const bool fp8 = kFp8 && linear.scales != nullptr;
 
-  Stage(op, block, number);
+  if (fp8) {
+    Stage<true>(op, block, number);
+  } else {
+    Stage<false>(op, block, number);
+  }
   SyncComputeThreads();
   if (thread == 0) atomicExch(block.multiplied, block.op);
   if (linear.before_mixer) PrefetchMixer(op.mixer, block);
@@ -230,37 +346,31 @@ __device__ __forceinline__ void RunLinear(const ProgramOp& op, Block& block, uin
 #pragma unroll 1
   for (int first = 0; first < share.count; first += linear.tiles_at_once) {
     const int tiles = min(linear.tiles_at_once, share.count - first), slots = tiles * pieces;
-    RingCursor at = block.cursor;
-    block.ring.Advance(at, warp);
-    int piece = warp, loaded = -1;
-    XPiece x;
-#pragma unroll 1
-    for (int i = warp; i < slots; i += kComputeWarps) {
-#pragma unroll 1
-      while (piece >= pieces) piece -= pieces;
-      if (piece != loaded) x.Load(block, piece, lane), loaded = piece;
-      block.ring.AwaitFull(at);
-      const float sum = MultiplySlot(lane, block.ring.Address(at), x);
-      __syncwarp();
-      if (lane == 0) block.ring.Release(at);
-      if (lane % 4 == 0) block.sums[i * kProgramTileRows + lane / 4] = sum;
-      block.ring.Advance(at, kComputeWarps);
-      piece += kComputeWarps;
+    // A thread finishes two neighbouring rows of a tile.
+    const int my_tile = thread / 4;
+    const int my_pair = 2 * (thread % 4);
+    float2 scale = make_float2(1.0f, 1.0f);
+    if (fp8) {
+      if (my_tile < tiles) scale = ScalesOf(linear, share.begin + first + my_tile, my_pair);
+      MultiplySlots<true>(block, slots, pieces);
+    } else {
+      MultiplySlots<false>(block, slots, pieces);
     }
     block.ring.Advance(block.cursor, slots);
     SyncComputeThreads();
 
-    // A thread finishes two neighbouring rows of a tile.
-    const int my_tile = thread / 4;
-    const int my_pair = 2 * (thread % 4);
     float2 value = make_float2(0.0f, 0.0f);
     if (my_tile < tiles) {
-      const float* from = block.sums + my_tile * pieces * kProgramTileRows + my_pair;
+      const float* from = block.sums + my_tile * pieces * kGroupWarps * kProgramTileRows + my_pair;
 #pragma unroll 1
-      for (int i = 0; i < pieces; ++i, from += kProgramTileRows) {
-        const float2 part = *reinterpret_cast<const float2*>(from);
-        value.x += part.x, value.y += part.y;
+      for (int i = 0; i < pieces; ++i) {
+#pragma unroll
+        for (int w = 0; w < kGroupWarps; ++w, from += kProgramTileRows) {
+          const float2 part = *reinterpret_cast<const float2*>(from);
+          value.x += part.x, value.y += part.y;
+        }
       }
+      value.x *= scale.x, value.y *= scale.y;
     }
     if (linear.sum_count > 0 && linear.head_shift < 0) {
       float total = 0.0f;
@@ -301,7 +411,8 @@ __device__ __forceinline__ void RunLinear(const ProgramOp& op, Block& block, uin
   }
 }
 
-template <int kKeyDim>
+// kFp8: there are weights of e4m3.
+template <int kKeyDim, bool kFp8>
 __global__ void __launch_bounds__(kComputeThreads + 32, 1)
     StepProgramKernel(const ProgramParams p) {
   __shared__ uint64_t full[kProgramMaxSlots], empty[kProgramMaxSlots];
@@ -315,7 +426,7 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
   char* const behind_ring = ring + p.slots * kProgramSlotBytes;
   Block block;
   block.ring = {ring, SharedAddress(ring), SharedAddress(full), SharedAddress(empty), p.slots};
-  block.staged = reinterpret_cast<__nv_bfloat16*>(behind_ring);
+  block.staged = behind_ring;
   block.mixer = reinterpret_cast<MixerShared*>(behind_ring + p.staging_bytes);
   block.sums = reinterpret_cast<float*>(behind_ring + p.staging_bytes + sizeof(MixerShared));
   block.of_parts = of_parts;
@@ -326,7 +437,7 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < p.slots; ++i) {
       InitBarrier(SharedAddress(full + i), 1);
-      InitBarrier(SharedAddress(empty + i), 1);
+      InitBarrier(SharedAddress(empty + i), kRingReleases);
     }
     multiplied = -1;
     PublishBarriers();
@@ -370,7 +481,7 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
     const ProgramOp& op = reinterpret_cast<const ProgramOp&>(ops[o % 2]);
     block.op = o;
     if (op.kind == ProgramOp::Kind::kLinear) {
-      RunLinear(op, block, number + o);
+      RunLinear<kFp8>(op, block, number + o);
     } else {
       RunMixer<kKeyDim>(op, block, number + o);
     }
@@ -379,24 +490,27 @@ __global__ void __launch_bounds__(kComputeThreads + 32, 1)
   if (blockIdx.x == 0 && threadIdx.x == 0) *p.launches += 1;
 }
 
+template <bool kFp8>
+auto KernelOf(int key_dim) {
+  switch (key_dim) {
+    case 64:
+      return StepProgramKernel<64, kFp8>;
+    case 128:
+      return StepProgramKernel<128, kFp8>;
+    default:
+      return StepProgramKernel<256, kFp8>;
+  }
+}
+
 }  // namespace
 
 int ProgramFixedBytes(int staging_bytes) {
   return kRingAlignment + staging_bytes + static_cast<int>(sizeof(MixerShared)) +
-         kProgramSumSlots * kProgramTileRows * static_cast<int>(sizeof(float));
+         kProgramSumSlots * kGroupWarps * kProgramTileRows * static_cast<int>(sizeof(float));
 }
 
 void LaunchStepProgram(const ProgramParams& params, int blocks, cudaStream_t stream) {
-  const auto kernel = [&] {
-    switch (params.key_dim) {
-      case 64:
-        return StepProgramKernel<64>;
-      case 128:
-        return StepProgramKernel<128>;
-      default:
-        return StepProgramKernel<256>;
-    }
-  }();
+  const auto kernel = params.fp8 ? KernelOf<true>(params.key_dim) : KernelOf<false>(params.key_dim);
   const int shared = params.slots * kProgramSlotBytes + ProgramFixedBytes(params.staging_bytes);
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, shared),

@@ -25,17 +25,20 @@ struct StepRecurrence {
 };
 using StepOp = std::variant<DecodeLinearArgs, PrepareStepArgs, StepRecurrence>;
 
-// Weights come in tiles of 8 rows (SwiGLU: 4 gates and their 4 ups) and pieces of 1024 inputs, a
-// piece of a tile in a slot of shared memory; states in tiles of 32 columns and up to 128 rows.
+// Weights come in tiles of 8 rows (SwiGLU: 4 gates and their 4 ups) and pieces of 1024 inputs, 2048
+// where they are e4m3: a piece of a tile in a slot of shared memory, as 16 panels of 128 bytes of
+// each row. States come in tiles of 32 columns and up to 128 rows.
 inline constexpr int kProgramTileRows = 8;
-inline constexpr int kProgramPiece = 1024;
+inline constexpr int kProgramPanels = 16;
+inline constexpr int kProgramPanelBytes = 128;
+constexpr int ProgramPiece(bool fp8) { return kProgramPanels * kProgramPanelBytes / (fp8 ? 1 : 2); }
 inline constexpr int kProgramStateRows = 128;
 inline constexpr int kProgramStateColumns = 32;
 // Of weights: a step that reads less is faster as kernels of its own, which begin early.
 inline constexpr int64_t kLeastProgramBytes = int64_t{1} << 30;
 
-inline constexpr int kProgramThreads = 256;  // of a block that compute
-inline constexpr int kProgramInFlight = 4;   // slots that are being filled, at most
+inline constexpr int kProgramThreads = 256;  // of a block that compute: two warpgroups
+inline constexpr int kProgramGroups = 2;
 inline constexpr int kProgramSlotBytes = 16 * 1024;
 inline constexpr int kProgramMaxSlots = 13;
 inline constexpr int kProgramSumSlots = 48;      // whose sums a block has room for
@@ -77,6 +80,7 @@ struct ProgramLinear {
   int in_pairs;  // of words
   int out;       // columns
   int pieces;
+  const float* scales;   // of the weight's rows where they are e4m3, else null
   int base, rest;        // tiles of a block, as in ProgramStream
   int tiles_at_once;     // before their sums are added up
   const uint64_t* sums;  // pairs of a word and 0
@@ -131,8 +135,10 @@ struct ProgramParams {
   int heads;              // of their states
   const MixerItem* plan;  // of all mixers
   int items;
+  bool fp8;               // there are weights of e4m3
   int slots;              // of the ring in shared memory
   int in_flight;          // of an op's slots that are being filled while it is multiplied, at most
+  int in_flight_ahead;    // of slots for later ops likewise
   int staging_bytes;      // of shared memory for a linear's input
   const int* state_slot;  // [1]
   float* residual;

@@ -30,6 +30,9 @@ struct RingCursor {
   int slot = 0, parity = 0;  // parity: of how many times the slot was used before
 };
 
+// A slot is free when so many have released it: the warps of a group, which read it together.
+constexpr int kRingReleases = kComputeWarps / kProgramGroups;
+
 // Slots of shared memory, filled and emptied in turn; addresses are shared ones.
 struct Ring {
   const char* begin;
@@ -56,7 +59,7 @@ struct Ring {
   __device__ __forceinline__ void AwaitEmpty(RingCursor at) const {
     Wait(empty + at.slot * 8, at.parity ^ 1);
   }
-  // By one thread, behind all reads.
+  // By kRingReleases threads, behind all reads.
   __device__ __forceinline__ void Release(RingCursor at) const { Arrive(empty + at.slot * 8); }
 };
 
@@ -64,13 +67,13 @@ struct MixerShared;
 
 struct Block {
   Ring ring;
-  RingCursor cursor;      // of the next slot, the same in all computing threads
-  int op;                 // that the block is at
-  int state_slot;         // -1: the row is padding
-  float2 residual;        // this thread's two columns
-  __nv_bfloat16* staged;  // x of a linear, [pieces * 1024]
+  RingCursor cursor;  // of the next slot, the same in all computing threads
+  int op;             // that the block is at
+  int state_slot;     // -1: the row is padding
+  float2 residual;    // this thread's two columns
+  char* staged;       // x of a linear (StagedX)
   MixerShared* mixer;
-  float* sums;      // of slots, [slots, 8]
+  float* sums;      // of slots, by the four warps that multiplied them, [slots, 4, 8]
   float* of_parts;  // what the input's norm makes of its sums, [256]
   const MixerItem* first_item;
   // The last op whose input was there, in shared memory; by atomics, for no barrier stands between

@@ -5,6 +5,7 @@
 #include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/step_program.h"
+#include "kernels/fp8.h"
 
 namespace fla::cuda {
 namespace {
@@ -13,15 +14,35 @@ using Input = DecodeLinearArgs::Input;
 using Output = DecodeLinearArgs::Output;
 
 constexpr int kStaticBytes = 4 * 1024;  // of a block's shared memory, or less
-// A warp that has used a slot waits for the one that comes a slot a warp later. Where that is in
-// the ring there must not be one that is still on its way: copies land out of order, and the
-// barrier's parity would name the phase before last.
-constexpr int kWarps = kProgramThreads / 32;
-constexpr int kMinSlots = kWarps + kProgramInFlight - 1;  // with one less on its way
+// Slots of the ring, and how many of them are being filled at a time, at most: measured
+// (DECODE.md).
+struct RingPlan {
+  int slots, in_flight, in_flight_ahead;
+
+  // A warpgroup that has used a slot waits for the next but one. Where that is in the ring there
+  // must not be one that is still on its way: copies land out of order, and the barrier's parity
+  // would name the phase before last.
+  int LeastSlots() const { return kProgramGroups + in_flight; }
+};
+constexpr RingPlan kRing = {kProgramMaxSlots, 6, 3};
+constexpr RingPlan kRingOfFp8 = {10, 4, 2};
 
 constexpr int kLayerOps = 6;  // as they are recorded
 
 bool IsAligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+bool IsFp8(const DecodeLinearArgs& args) { return args.weight.dtype == DType::kF8E4M3; }
+
+// Pieces of a linear's input.
+int PiecesOf(const DecodeLinearArgs& args) {
+  return DivideUp(args.x.cols, ProgramPiece(IsFp8(args)));
+}
+// What they take in shared memory: two bytes an element, and an e4m3 panel's factor.
+int StagingBytes(const DecodeLinearArgs& args) {
+  const int of_piece = 2 * ProgramPiece(IsFp8(args));
+  return PiecesOf(args) *
+         (of_piece + (IsFp8(args) ? kProgramPanels * static_cast<int>(sizeof(float)) : 0));
+}
 
 // Whether `part` lies in rows of `whole`, and if so at which column.
 std::optional<int> ColumnOf(const Matrix& whole, const Matrix& part) {
@@ -34,7 +55,8 @@ std::optional<int> ColumnOf(const Matrix& whole, const Matrix& part) {
 
 bool IsLinear(const DecodeLinearArgs& args, Input input, Output output, DType out) {
   return args.input == input && args.output == output && args.out.dtype == out &&
-         args.x.cols % 64 == 0 && args.out.cols % 2 == 0;
+         args.x.cols % (IsFp8(args) ? kFp8Run : 64) == 0 && args.out.cols % 2 == 0 &&
+         IsAligned(args.weight.scales);
 }
 
 // A layer's ops, in the order in which they come.
@@ -208,7 +230,8 @@ ProgramLinear LinearOf(const DecodeLinearArgs& args) {
                                                   : ProgramLinear::Output::kStore;
   linear.in_pairs = static_cast<int>(args.x.cols) / 4;
   linear.out = static_cast<int>(args.out.cols);
-  linear.pieces = DivideUp(args.x.cols, kProgramPiece);
+  linear.pieces = PiecesOf(args);
+  linear.scales = args.weight.scales;
   linear.tiles_at_once = kProgramSumSlots / linear.pieces;
   linear.eps = args.eps;
   linear.head_shift = -1;
@@ -247,9 +270,9 @@ bool ShareTiles(const DecodeLinearArgs& args, int blocks, ProgramLinear& linear,
 ProgramStream StreamOf(const DecodeLinearArgs& args, int map) {
   const bool paired = args.output == Output::kSwiGlu;
   return {.map = map,
-          .pieces = DivideUp(args.x.cols, kProgramPiece),
+          .pieces = PiecesOf(args),
           .slot_bytes = kProgramSlotBytes,
-          .piece_panels = kProgramPiece / 64,
+          .piece_panels = kProgramPanels,
           .unit_rows = paired ? kProgramTileRows / 2 : kProgramTileRows};
 }
 ProgramStream StreamOf(const ProgramMixer& mixer, int map) {
@@ -276,7 +299,6 @@ struct Draft {
   std::vector<MixerItem> items;
   ProgramParams params = {};
   int64_t packed_columns = 0, mixed_columns = 0, inner_columns = 0;
-  int pieces = 0;  // of the widest linear
 };
 
 bool AddLinear(Draft& draft, const DecodeLinearArgs& args, Vector from, Vector to) {
@@ -292,12 +314,13 @@ bool AddLinear(Draft& draft, const DecodeLinearArgs& args, Vector from, Vector t
   } else if (op.linear.head_shift >= 0) {
     op.linear.sum_count = static_cast<int>(draft.items.size());
   }
-  draft.pieces = std::max(draft.pieces, op.linear.pieces);
+  draft.params.fp8 |= IsFp8(args);
+  draft.params.staging_bytes = std::max(draft.params.staging_bytes, StagingBytes(args));
   draft.ops.push_back(op);
   draft.vectors.emplace_back(from, to);
   draft.streams.push_back(stream);
-  draft.maps.push_back(MakePanelsMap(args.weight, kProgramTileRows, kProgramPiece / 64,
-                                     args.output == Output::kSwiGlu));
+  draft.maps.push_back(
+      MakePanelsMap(args.weight, kProgramTileRows, kProgramPanels, args.output == Output::kSwiGlu));
   return true;
 }
 
@@ -359,12 +382,13 @@ bool Size(Draft& draft, int residual_columns) {
   params.residual_rest = tiles % draft.blocks;
   params.count = static_cast<int>(draft.ops.size());
   params.items = static_cast<int>(draft.items.size());
-  params.staging_bytes = draft.pieces * kProgramPiece * 2;
-  params.slots = std::min(kProgramMaxSlots, (MaxSharedBytes() - kStaticBytes -
-                                             ProgramFixedBytes(params.staging_bytes)) /
-                                                kProgramSlotBytes);
-  params.in_flight = std::min(kProgramInFlight, params.slots - kWarps);
-  return params.slots >= kMinSlots;
+  const RingPlan ring = params.fp8 ? kRingOfFp8 : kRing;
+  params.slots = std::min(
+      ring.slots, (MaxSharedBytes() - kStaticBytes - ProgramFixedBytes(params.staging_bytes)) /
+                      kProgramSlotBytes);
+  params.in_flight = ring.in_flight;
+  params.in_flight_ahead = ring.in_flight_ahead;
+  return params.slots >= ring.LeastSlots();
 }
 
 // Puts arrays one after the other into one piece of device memory.

@@ -427,7 +427,7 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
   const float q_factor = FactorOf(args.q_norm, q_sum, args.norm_eps);
   const float k_factor = FactorOf(args.k_norm, k_sum, args.norm_eps);
   SyncComputeThreads();
-  if (thread == 0) {
+  if (thread < kRingReleases) {
     block.ring.Release(block.cursor);
     if (kPieces > 1) block.ring.Release(last);
   }
