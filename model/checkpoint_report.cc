@@ -38,8 +38,9 @@ void LookAtTensors(CheckpointReport& report) {
   Note(report.problems, [&] {
     AdaptLayout(*report.config, *checkpoint);
     std::vector<std::string> same;
-    report.as_f32 = Model::CheckWeights(*report.config, *checkpoint, DType::kF32, report.problems);
-    report.as_bf16 = Model::CheckWeights(*report.config, *checkpoint, DType::kBF16, same);
+    report.as_f32 =
+        Model::CheckWeights(*report.config, *checkpoint, DType::kF32, {}, report.problems);
+    report.as_bf16 = Model::CheckWeights(*report.config, *checkpoint, DType::kBF16, {}, same);
   });
 }
 

@@ -29,9 +29,8 @@ DecodeLinearArgs Plain(Matrix x, Matrix weight, Output output, Matrix out) {
   return args;
 }
 
-// RmsNorm(residual) in the weights' dtype.
-Matrix NormOf(Stream& stream, ActivationArena& arena, const NormedResidual& x, DType dtype) {
-  const Matrix normed = arena.Take(x.residual.rows, x.residual.cols, dtype);
+Matrix NormOf(Stream& stream, ActivationArena& arena, const NormedResidual& x) {
+  const Matrix normed = arena.Take(x.residual.rows, x.residual.cols, DType::kBF16);
   RmsNorm(stream, x.residual, x.weight, x.eps, normed);
   return normed;
 }
@@ -41,7 +40,7 @@ Matrix NormOf(Stream& stream, ActivationArena& arena, const NormedResidual& x, D
 void ProjectNormed(Stream& stream, ActivationArena& arena, const NormedResidual& x, Matrix weight,
                    Matrix out) {
   if (DecodeLinear(stream, Normed(x, weight, Output::kStore, out))) return;
-  const Matrix normed = NormOf(stream, arena, x, weight.dtype);
+  const Matrix normed = NormOf(stream, arena, x);
   if (DecodeLinear(stream, Plain(normed, weight, Output::kStore, out))) return;
   Linear(stream, normed, weight, nullptr, out);
 }
@@ -49,7 +48,7 @@ void ProjectNormed(Stream& stream, ActivationArena& arena, const NormedResidual&
 void ProjectSwiGlu(Stream& stream, ActivationArena& arena, const NormedResidual& x, Matrix gate_up,
                    Matrix out) {
   if (DecodeLinear(stream, Normed(x, gate_up, Output::kSwiGlu, out))) return;
-  const Matrix normed = NormOf(stream, arena, x, gate_up.dtype);
+  const Matrix normed = NormOf(stream, arena, x);
   if (DecodeLinear(stream, Plain(normed, gate_up, Output::kSwiGlu, out))) return;
   const Matrix pairs = arena.Take(out.rows, 2 * out.cols, out.dtype);
   Linear(stream, normed, gate_up, nullptr, pairs);

@@ -1,5 +1,5 @@
 // The projections of a batch of few rows, from the residual stream and back into it, with the norms
-// around them: in one kernel each where the backend has it, else by ops.
+// around them, activations in bf16: in one kernel each where the backend has it, else by ops.
 #pragma once
 
 #include "kernels/ops.h"

@@ -13,7 +13,7 @@ FeedForward TakeFeedForward(const ModelConfig& config, const std::string& prefix
   if (network.kind == FeedForwardKind::kSwiGlu) {
     network.in = weights.PackRows(
         {{prefix + "mlp.gate_proj.weight", inner}, {prefix + "mlp.up_proj.weight", inner}}, hidden);
-    network.down = weights.Take(prefix + "mlp.down_proj.weight", hidden, inner);
+    network.down = weights.TakeProjection(prefix + "mlp.down_proj.weight", hidden, inner);
     return network;
   }
   network.in = weights.TakeTransposed(prefix + "ffn_up.kernel", hidden, inner);

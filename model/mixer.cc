@@ -468,8 +468,7 @@ void Mixer::Forward(Stream& stream, ActivationArena& arena, const BatchView& bat
 void Mixer::Step(Stream& stream, ActivationArena& arena, const BatchView& batch,
                  const StatePool::LayerState& state, DType state_dtype,
                  const NormedResidual& x) const {
-  const Matrix packed =
-      arena.Take(batch.num_tokens, input_projection_.rows, input_projection_.dtype);
+  const Matrix packed = arena.Take(batch.num_tokens, input_projection_.rows, DType::kBF16);
   ProjectNormed(stream, arena, x, input_projection_, packed);
   const OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
   AddHeadsProjection(stream, arena, norm, output_projection_, x.residual);

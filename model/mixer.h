@@ -32,7 +32,7 @@ class Mixer {
   Mixer(const MixerSpec& spec, int hidden_size, int max_tokens, const std::string& prefix,
         WeightReader& weights);
 
-  // residual += mixer(RmsNorm(residual)) for a batch of few rows that only decodes.
+  // residual += mixer(RmsNorm(residual)) for a batch of few rows, activations in bf16.
   void Step(Stream& stream, ActivationArena& arena, const BatchView& batch,
             const StatePool::LayerState& state, DType state_dtype, const NormedResidual& x) const;
 

@@ -41,7 +41,8 @@ Mixer::Mixer(const MixerSpec& spec, int hidden_size, int max_tokens, const std::
   if (spec_.output_norm && spec_.output_norm_weight) {
     output_norm_ = weights.Vector(prefix + spec_.output_norm_name + ".weight", spec_.head_v_dim);
   }
-  output_projection_ = weights.Take(prefix + "o_proj.weight", hidden_size, spec_.value_dim());
+  output_projection_ =
+      weights.TakeProjection(prefix + "o_proj.weight", hidden_size, spec_.value_dim());
 }
 
 // The layout of models that have q, k, v and an output projection, and no more.

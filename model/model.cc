@@ -165,18 +165,21 @@ std::unique_ptr<Model> Model::Load(const LoadOptions& options) {
   ModelConfig config = LoadModelConfig(options.path);
   const Checkpoint checkpoint = OpenCheckpoint(options.path, config);
   auto parts = std::make_unique<Parts>(options, std::move(config));
-  WeightReader weights(checkpoint, parts->stream, options.dtype, options.progress);
+  WeightReader weights(checkpoint, parts->stream,
+                       {options.dtype, options.weight_dtype.value_or(options.dtype)},
+                       options.progress);
   parts->TakeWeights(weights);
   return std::unique_ptr<Model>(new Model(std::move(parts)));
 }
 
 WeightSizes Model::CheckWeights(const ModelConfig& config, const Checkpoint& checkpoint,
-                                DType dtype, std::vector<std::string>& problems) {
+                                DType dtype, std::optional<DType> weight_dtype,
+                                std::vector<std::string>& problems) {
   LoadOptions options;
   options.dtype = dtype;
   options.max_batch_tokens = 1;
   Parts parts(options, config);
-  WeightReader weights(checkpoint, dtype, problems);
+  WeightReader weights(checkpoint, {dtype, weight_dtype.value_or(dtype)}, problems);
   try {
     parts.TakeWeights(weights);
   } catch (const TooManyProblems&) {

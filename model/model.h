@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -47,7 +48,9 @@ struct ForwardResult {
 struct LoadOptions {
   std::filesystem::path path;  // a checkpoint folder: config.json, safetensors
   Device device;
-  DType dtype = DType::kF32;    // of weights and activations: f32 or bf16
+  DType dtype = DType::kF32;  // of weights and activations: f32 or bf16
+  // Of the layers' projections: dtype where absent, or kF8E4M3 beside bf16 (kernels/fp8.h).
+  std::optional<DType> weight_dtype;
   int max_batch_tokens = 2048;  // the largest T that Forward will see; Prepare takes memory for it
   // Called now and then during the load with the fraction done, 0 to 1. May be empty.
   std::function<void(double)> progress;
@@ -68,7 +71,8 @@ class Model {
   // Does what Load does but for reading and holding the weights: appends to `problems` what it
   // would throw, tensor by tensor. `checkpoint` is of OpenCheckpoint.
   static WeightSizes CheckWeights(const ModelConfig& config, const Checkpoint& checkpoint,
-                                  DType dtype, std::vector<std::string>& problems);
+                                  DType dtype, std::optional<DType> weight_dtype,
+                                  std::vector<std::string>& problems);
   ~Model();
 
   // To be called before serving, with no slot in use; does nothing on a CPU. Runs the largest

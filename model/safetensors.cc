@@ -45,6 +45,7 @@ std::optional<int64_t> ElementCount(const std::vector<int64_t>& shape) {
 // An entry of the header as a tensor of a file whose elements begin at byte `begin`.
 StoredTensor ToTensor(const CheckpointFile& file, int64_t begin, const HeaderEntry& entry) {
   StoredTensor tensor;
+  tensor.name = entry.name;
   tensor.source = &file;
   tensor.dtype = ParseDType(file.name(), entry.name, entry.dtype);
   tensor.shape = entry.shape;

@@ -38,6 +38,7 @@ struct BlockScale {
 // A tensor as stored: row-major, little-endian. `source` lives as long as its Checkpoint.
 struct StoredTensor {
   const CheckpointFile* source = nullptr;
+  std::string name;    // there
   int64_t offset = 0;  // in the file
   StoredDType dtype = StoredDType::kF32;
   std::vector<int64_t> shape;

@@ -2,15 +2,18 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <exception>
 #include <mutex>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
 
 #include "kernels/check.h"
+#include "kernels/fp8.h"
 #include "model/tensor_conversion.h"
 
 namespace fla {
@@ -37,7 +40,7 @@ int64_t TensorTransfer::Piece::stored_bytes() const {
 }
 
 bool TensorTransfer::Piece::IsOneAsStored() const {
-  if (segments.size() != 1 || segments[0].tensor == nullptr) return false;
+  if (segments.size() != 1 || segments[0].tensor == nullptr || fp8.cols > 0) return false;
   return IsStoredAs(*segments[0].tensor, held) &&
          segments[0].offset() % static_cast<int64_t>(SizeOf(held)) == 0;
 }
@@ -112,13 +115,14 @@ class TensorTransfer::Workers {
     char* const begin = piece.packing == nullptr ? job.target : Reserve(panel, piece.held_bytes());
     char* target = begin;
     for (const Segment& segment : piece.segments) {
-      Fill(segment, piece.held, target);
+      Fill(segment, piece, target);
       target += segment.count * static_cast<int64_t>(SizeOf(piece.held));
     }
     if (piece.packing != nullptr) piece.packing->Pack(piece.panel, begin);
   }
 
-  static void Fill(const Segment& segment, DType held, char* target) {
+  static void Fill(const Segment& segment, const Piece& piece, char* target) {
+    const DType held = piece.held;
     if (segment.tensor == nullptr) {
       std::memset(target, 0, static_cast<size_t>(segment.count) * SizeOf(held));
       return;
@@ -126,12 +130,41 @@ class TensorTransfer::Workers {
     const StoredTensor& tensor = *segment.tensor;
     tensor.source->With(
         segment.offset(), segment.stored_bytes(), [&](std::span<const char> stored) {
-          if (IsStoredAs(tensor, held)) {
+          if (piece.fp8.cols > 0) {
+            FillFp8(segment, stored.data(), piece, target);
+          } else if (IsStoredAs(tensor, held)) {
             std::memcpy(target, stored.data(), stored.size());
           } else {
             ConvertElements(tensor, segment.first, segment.count, stored.data(), held, target);
           }
         });
+  }
+
+  static void FillFp8(const Segment& segment, const char* stored, const Piece& piece,
+                      char* target) {
+    const StoredTensor& tensor = *segment.tensor;
+    const int64_t cols = piece.fp8.cols,
+                  row_bytes = cols * static_cast<int64_t>(SizeOf(piece.held));
+    std::vector<float> row(static_cast<size_t>(cols));
+    for (int64_t i = 0; i < segment.count / cols; ++i, target += row_bytes) {
+      const int64_t first = segment.first + i * cols;
+      ConvertElements(tensor, first, cols, stored + i * cols * SizeOf(tensor.dtype), DType::kF32,
+                      reinterpret_cast<char*>(row.data()));
+      const float scale = Fp8Scale(row);
+      if (std::isnan(scale)) {
+        throw std::runtime_error(tensor.file() + ": tensor " + tensor.name + ": row " +
+                                 std::to_string(first / cols) +
+                                 ": wanted finite weights of at most " +
+                                 std::to_string(static_cast<int>(kMaxFp8Weight)) +
+                                 ", which fp8_e4m3 can hold, got others");
+      }
+      if (piece.held == DType::kF8E4M3) {
+        PackFp8(row, scale, reinterpret_cast<uint8_t*>(target));
+        piece.fp8.scales[i] = scale;
+      } else {
+        RoundToFp8(row, scale, reinterpret_cast<BFloat16*>(target));
+      }
+    }
   }
 
   const size_t threads_;
@@ -145,17 +178,19 @@ class TensorTransfer::Workers {
   std::exception_ptr error_;
 };
 
-void TensorTransfer::Add(const StoredTensor& tensor, DType held, void* target) {
+void TensorTransfer::Add(const StoredTensor& tensor, DType held, void* target, Fp8Rows fp8) {
   const auto size = static_cast<int64_t>(SizeOf(held));
-  const int64_t most = kPieceBytes / size;
+  const int64_t unit = std::max<int64_t>(fp8.cols, 1);
+  const int64_t most = kPieceBytes / size / unit * unit;
   for (int64_t first = 0; first < tensor.elements; first += most) {
     pieces_.push_back({{{&tensor, first, std::min(most, tensor.elements - first)}},
                        held,
-                       static_cast<char*>(target) + first * size});
+                       static_cast<char*>(target) + first * size,
+                       {fp8.cols, fp8.scales == nullptr ? nullptr : fp8.scales + first / unit}});
   }
 }
 
-void TensorTransfer::AddPacked(const std::vector<Block>& blocks, int64_t cols, DType held,
+void TensorTransfer::AddPacked(const std::vector<Block>& blocks, int64_t cols, DType held, bool fp8,
                                const LinearPacking& packing) {
   FLA_CHECK(!staged_);
   packings_.push_back(packing);
@@ -174,7 +209,8 @@ void TensorTransfer::AddPacked(const std::vector<Block>& blocks, int64_t cols, D
         taken = 0;
       }
     }
-    pieces_.push_back({std::move(segments), held, nullptr, &packings_.back(), panel});
+    const Fp8Rows rows = {.cols = fp8 ? cols : 0};
+    pieces_.push_back({std::move(segments), held, nullptr, rows, &packings_.back(), panel});
   }
 }
 

@@ -24,8 +24,17 @@ class TensorTransfer {
   // staged: through page-locked memory, as GPUs want it; else targets are memory of the host.
   explicit TensorTransfer(bool staged) : staged_(staged) {}
 
+  // Where not empty: each row of `cols` elements becomes eight-bit weights (kernels/fp8.h), held as
+  // kF8E4M3, their scales as f32 in host memory, or else as the bf16 numbers that these are. Run
+  // throws where a row has no scale.
+  struct Fp8Rows {
+    int64_t cols = 0;
+    float* scales = nullptr;  // of the first element's row and on
+  };
+
   // `tensor` must live until Run has returned. `target`: device memory for its elements as `held`.
-  void Add(const StoredTensor& tensor, DType held, void* target);
+  void Add(const StoredTensor& tensor, DType held, void* target) { Add(tensor, held, target, {}); }
+  void Add(const StoredTensor& tensor, DType held, void* target, Fp8Rows fp8);
 
   // Rows of a Linear's weight: all of a stored tensor's, or, without one, zeros.
   struct Block {
@@ -33,8 +42,8 @@ class TensorTransfer {
     int64_t rows;
   };
   // The blocks one below the other, of `cols` elements a row, as `held`, to where `packing` writes.
-  // Not for a staged transfer.
-  void AddPacked(const std::vector<Block>& blocks, int64_t cols, DType held,
+  // Not for a staged transfer. fp8: as the bf16 numbers that its rows are as eight-bit weights.
+  void AddPacked(const std::vector<Block>& blocks, int64_t cols, DType held, bool fp8,
                  const LinearPacking& packing);
 
   // `progress` (may be empty) hears the fraction of bytes that are there, on the calling thread;
@@ -55,7 +64,8 @@ class TensorTransfer {
   struct Piece {
     std::vector<Segment> segments;
     DType held;
-    char* target;                            // on the device; null for a panel
+    char* target;  // on the device; null for a panel
+    Fp8Rows fp8;
     const LinearPacking* packing = nullptr;  // of a panel
     int64_t panel = 0;
 

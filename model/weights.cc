@@ -12,29 +12,35 @@ namespace {
 
 constexpr size_t kMostProblems = 100;
 
-void RequireHeldDType(DType dtype) {
-  if (dtype != DType::kF32 && dtype != DType::kBF16) {
+void RequireHeld(const WeightReader::DTypes& dtypes) {
+  const auto [activations, projections] = dtypes;
+  if (activations != DType::kF32 && activations != DType::kBF16) {
     throw std::invalid_argument(std::string("weights can be held as f32 or bf16, got ") +
-                                NameOf(dtype));
+                                NameOf(activations));
+  }
+  if (projections != activations &&
+      (projections != DType::kF8E4M3 || activations != DType::kBF16)) {
+    throw std::invalid_argument(std::string("beside ") + NameOf(activations) +
+                                " activations, projections cannot be " + NameOf(projections));
   }
 }
 
 }  // namespace
 
-WeightReader::WeightReader(const Checkpoint& checkpoint, Stream& stream, DType dtype,
+WeightReader::WeightReader(const Checkpoint& checkpoint, Stream& stream, DTypes dtypes,
                            std::function<void(double)> progress)
     : checkpoint_(checkpoint),
       stream_(&stream),
-      dtype_(dtype),
+      dtypes_(dtypes),
       progress_(std::move(progress)),
       transfer_(stream.device().is_cuda()) {
-  RequireHeldDType(dtype);
+  RequireHeld(dtypes);
 }
 
-WeightReader::WeightReader(const Checkpoint& checkpoint, DType dtype,
+WeightReader::WeightReader(const Checkpoint& checkpoint, DTypes dtypes,
                            std::vector<std::string>& problems)
-    : checkpoint_(checkpoint), problems_(&problems), dtype_(dtype), transfer_(false) {
-  RequireHeldDType(dtype);
+    : checkpoint_(checkpoint), problems_(&problems), dtypes_(dtypes), transfer_(false) {
+  RequireHeld(dtypes);
 }
 
 void WeightReader::Report(const std::string& problem) const {
@@ -68,18 +74,29 @@ void* WeightReader::Allocate(int64_t bytes) {
   return memory_.back().data();
 }
 
-Matrix WeightReader::Place(int64_t rows, int64_t cols) {
-  const auto bytes = static_cast<int64_t>(rows * cols * SizeOf(dtype_));
+Matrix WeightReader::Place(int64_t rows, int64_t cols, DType dtype) {
+  if (dtype == DType::kF8E4M3) {
+    if (stream_ == nullptr || HoldsFp8(stream_->device(), cols)) {
+      Matrix weight = {Allocate(rows * cols), dtype, rows, cols, cols};
+      auto* const scales =
+          static_cast<float*>(Allocate(rows * static_cast<int64_t>(sizeof(float))));
+      weight.scales = scales;
+      if (stream_ != nullptr) scales_.push_back({std::vector<float>(rows, 1.0f), scales});
+      return weight;
+    }
+    dtype = DType::kBF16;
+  }
+  const auto bytes = static_cast<int64_t>(rows * cols * SizeOf(dtype));
   const auto packed_bytes =
       stream_ == nullptr
           ? 0
-          : static_cast<int64_t>(PackedLinearBytes(stream_->device(), dtype_, rows, cols));
-  Matrix weight = {Allocate(std::max(bytes, packed_bytes)), dtype_, rows, cols, cols};
+          : static_cast<int64_t>(PackedLinearBytes(stream_->device(), dtype, rows, cols));
+  Matrix weight = {Allocate(std::max(bytes, packed_bytes)), dtype, rows, cols, cols};
   weight.packed = packed_bytes > 0;
   return weight;
 }
 
-Matrix WeightReader::PackRows(const std::vector<Block>& blocks, int64_t cols) {
+Matrix WeightReader::PackRows(const std::vector<Block>& blocks, int64_t cols, DType dtype) {
   int64_t rows = 0;
   std::vector<TensorTransfer::Block> stored;
   for (const Block& block : blocks) {
@@ -87,40 +104,48 @@ Matrix WeightReader::PackRows(const std::vector<Block>& blocks, int64_t cols) {
     stored.push_back(
         {block.name.empty() ? nullptr : Find(block.name, {block.rows, cols}), block.rows});
   }
-  const Matrix weight = Place(rows, cols);
+  const Matrix weight = Place(rows, cols, dtype);
   if (stream_ == nullptr) return weight;
+  const bool fp8 = dtype == DType::kF8E4M3;
   if (weight.packed) {
-    transfer_.AddPacked(stored, cols, dtype_,
-                        LinearPacking(stream_->device(), dtype_, rows, cols, weight.data));
+    transfer_.AddPacked(stored, cols, weight.dtype, fp8,
+                        LinearPacking(stream_->device(), weight.dtype, rows, cols, weight.data));
     return weight;
   }
   char* target = static_cast<char*>(weight.data);
+  float* scales = weight.dtype == DType::kF8E4M3 ? scales_.back().values.data() : nullptr;
   for (const auto& [tensor, block_rows] : stored) {
-    const int64_t bytes = block_rows * cols * static_cast<int64_t>(SizeOf(dtype_));
+    const int64_t bytes = block_rows * cols * static_cast<int64_t>(SizeOf(weight.dtype));
     if (tensor != nullptr) {
-      transfer_.Add(*tensor, dtype_, target);
+      transfer_.Add(*tensor, weight.dtype, target, {fp8 ? cols : 0, scales});
     } else {
       stream_->Zero(target, static_cast<size_t>(bytes));
     }
     target += bytes;
+    if (scales != nullptr) scales += block_rows;
   }
   return weight;
 }
 
 Matrix WeightReader::TakeTransposed(const std::string& name, int64_t rows, int64_t cols) {
   const StoredTensor* const tensor = Find(name, {rows, cols});
-  const Matrix weight = Place(cols, rows);
+  if (dtypes_.projections == DType::kF8E4M3) {
+    Report(checkpoint_.folder().string() + ": tensor " + name +
+           ": wanted rows that are outputs, which fp8_e4m3 has its scales for, got columns: "
+           "weight_dtype of this model can be its dtype");
+  }
+  const Matrix weight = Place(cols, rows, dtypes_.activations);
   if (stream_ == nullptr) return weight;
-  transfer_.Add(*tensor, dtype_, weight.data);
-  to_transpose_.push_back({{weight.data, dtype_, rows, cols, cols}, weight.packed});
+  transfer_.Add(*tensor, weight.dtype, weight.data);
+  to_transpose_.push_back({{weight.data, weight.dtype, rows, cols, cols}, weight.packed});
   return weight;
 }
 
 Matrix WeightReader::Table(const std::string& name, int64_t rows, int64_t cols) {
   const StoredTensor* const tensor = Find(name, {rows, cols});
-  const auto bytes = static_cast<int64_t>(rows * cols * SizeOf(dtype_));
-  const Matrix table = {Allocate(bytes), dtype_, rows, cols, cols};
-  if (stream_ != nullptr) transfer_.Add(*tensor, dtype_, table.data);
+  const auto bytes = static_cast<int64_t>(rows * cols * SizeOf(dtypes_.activations));
+  const Matrix table = {Allocate(bytes), dtypes_.activations, rows, cols, cols};
+  if (stream_ != nullptr) transfer_.Add(*tensor, table.dtype, table.data);
   return table;
 }
 
@@ -198,6 +223,11 @@ void WeightReader::Finish() {
   }
   if (stream_ == nullptr) return;
   transfer_.Run(*stream_, progress_);
+  for (const auto& [values, target] : scales_) {
+    stream_->CopyToDevice(target, values.data(), values.size() * sizeof(float));
+  }
+  stream_->Synchronize();
+  scales_.clear();
   for (const auto& [stored, packed] : to_transpose_) Transpose(stored, packed);
   // Only a CPU packs: its memory is the host's.
   for (const auto& [rows, target] : to_pack_) PackLinear(stream_->device(), rows, target);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <set>
 #include <stdexcept>
@@ -27,14 +28,20 @@ class TooManyProblems : public std::runtime_error {
 // Thread safety: one thread at a time.
 class WeightReader {
  public:
-  // Matrices become `dtype`, vectors f32. `progress` (may be empty) hears the fraction of the
-  // checkpoint's bytes that is there. `checkpoint` must live until Finish has returned.
-  WeightReader(const Checkpoint& checkpoint, Stream& stream, DType dtype,
+  struct DTypes {
+    DType activations = DType::kF32;  // and of what is small: f32 or bf16
+    DType projections = DType::kF32;  // the same, or kF8E4M3 beside bf16
+  };
+
+  // Matrices become dtypes.activations or, as projections, what those say; vectors f32. `progress`
+  // (may be empty) hears the fraction of the checkpoint's bytes that is there. `checkpoint` must
+  // live until Finish has returned.
+  WeightReader(const Checkpoint& checkpoint, Stream& stream, DTypes dtypes,
                std::function<void(double)> progress);
 
   // Reads and allocates nothing: every pointer is null. Appends to `problems` what would be thrown;
   // throws TooManyProblems at the hundredth.
-  WeightReader(const Checkpoint& checkpoint, DType dtype, std::vector<std::string>& problems);
+  WeightReader(const Checkpoint& checkpoint, DTypes dtypes, std::vector<std::string>& problems);
 
   // What the following return is device memory whose contents are there after Finish.
 
@@ -43,14 +50,21 @@ class WeightReader {
     std::string name;
     int64_t rows;
   };
-  // The blocks one below the other, [sum of rows, cols], in the order in which the device's Linear
-  // reads them fastest: for Linear alone.
-  Matrix PackRows(const std::vector<Block>& blocks, int64_t cols);
-  Matrix Take(const std::string& name, int64_t rows, int64_t cols) {
+  // A projection: the blocks one below the other, [sum of rows, cols], in the order and the dtype
+  // in which the device's Linear reads them fastest: for Linear and its kin alone. Eight-bit
+  // weights are bf16 numbers where it does not read bytes.
+  Matrix PackRows(const std::vector<Block>& blocks, int64_t cols) {
+    return PackRows(blocks, cols, dtypes_.projections);
+  }
+  Matrix TakeProjection(const std::string& name, int64_t rows, int64_t cols) {
     return PackRows({{name, rows}}, cols);
   }
+  // A smaller matrix, likewise for Linear.
+  Matrix Take(const std::string& name, int64_t rows, int64_t cols) {
+    return PackRows({{name, rows}}, cols, dtypes_.activations);
+  }
 
-  // A stored matrix [rows, cols] as its transpose, [cols, rows]: for Linear alone.
+  // A projection that is stored [rows, cols], as its transpose, [cols, rows]: not in eight bits.
   Matrix TakeTransposed(const std::string& name, int64_t rows, int64_t cols);
 
   // Rows to look up, and the same table for Linear (a copy where that reads another order).
@@ -86,14 +100,15 @@ class WeightReader {
   const StoredTensor* Find(const std::string& name, const std::vector<int64_t>& shape);
   void* Allocate(int64_t bytes);
   void Report(const std::string& problem) const;
+  Matrix PackRows(const std::vector<Block>& blocks, int64_t cols, DType dtype);
   // Memory for Linear's weight [rows, cols], to be filled with its rows.
-  Matrix Place(int64_t rows, int64_t cols);
+  Matrix Place(int64_t rows, int64_t cols, DType dtype);
   void Transpose(const Matrix& stored, bool packed);
 
   const Checkpoint& checkpoint_;
   Stream* stream_ = nullptr;                      // null: only looks
   std::vector<std::string>* problems_ = nullptr;  // null: throws
-  DType dtype_;
+  DTypes dtypes_;
   std::function<void(double)> progress_;
   TensorTransfer transfer_;
   std::set<std::string> taken_;
@@ -102,6 +117,11 @@ class WeightReader {
     bool packed;
   };
   std::vector<ToTranspose> to_transpose_;
+  struct Scales {
+    std::vector<float> values;  // until Finish
+    float* target;
+  };
+  std::deque<Scales> scales_;
   struct ToPack {
     Matrix rows;
     void* target;

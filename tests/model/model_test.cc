@@ -4,13 +4,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
+#include <span>
+#include <string>
 
+#include "kernels/fp8.h"
 #include "model/safetensors.h"
 #include "tests/testing/compare.h"
 #include "tests/testing/golden_checkpoint.h"
@@ -69,6 +73,66 @@ TEST(Model, ReportsProgressAndSize) {
   EXPECT_EQ(last, 1.0);
   EXPECT_GT(calls, 0);
   EXPECT_EQ(model->parameters(), 200900);  // as info.json of the checkpoint says
+}
+
+// Logits of a prompt of 70 tokens and of three steps after it.
+std::vector<float> SomeLogits(const LoadOptions& options) {
+  const auto model = Model::Load(options);
+  StatePool pool(model->stream(), model->config(), 1);
+  const int slot = pool.Acquire(model->stream());
+  std::vector<float> all;
+  int position = 0;
+  for (const int length : {70, 1, 1, 1}) {
+    testing::Piece piece{slot, position, {}};
+    for (int i = 0; i < length; ++i) {
+      piece.tokens.push_back((position + i) * 37 % model->config().vocab_size);
+    }
+    const std::vector<float> logits = AllLogits(*model, pool, {piece});
+    all.insert(all.end(), logits.begin(), logits.end());
+    position += length;
+  }
+  return all;
+}
+
+// A model with eight-bit weights is the model whose projections were rounded before.
+TEST(Model, EightBitWeightsAreTheProjectionsRounded) {
+  for (const char* name : {"kda-d128", "gated_deltanet", "gla", "retnet"}) {
+    auto tensors = GoldenTensors(name);
+    for (auto& [tensor_name, tensor] : tensors) {
+      // Not the second halves of low-rank maps, and nothing but matrices.
+      if (tensor_name.find("_proj") == std::string::npos || tensor.shape.size() != 2 ||
+          tensor_name.find("_proj.1.") != std::string::npos) {
+        continue;
+      }
+      const auto cols = static_cast<size_t>(tensor.shape[1]);
+      for (size_t first = 0; first < tensor.values.size(); first += cols) {
+        const std::span<float> row = std::span(tensor.values).subspan(first, cols);
+        std::vector<BFloat16> rounded(cols);
+        RoundToFp8(row, Fp8Scale(row), rounded.data());
+        std::transform(rounded.begin(), rounded.end(), row.begin(),
+                       [](BFloat16 value) { return static_cast<float>(value); });
+      }
+    }
+    const TemporaryFolder folder;
+    folder.Write("config.json", GoldenConfig(name).dump());
+    folder.Write("model.safetensors", testing::SafetensorsOf(tensors));
+    const auto wanted = SomeLogits({.path = folder.path(), .dtype = DType::kBF16});
+    const LoadOptions options = {
+        .path = kGolden / name, .dtype = DType::kBF16, .weight_dtype = DType::kF8E4M3};
+    EXPECT_EQ(SomeLogits(options), wanted) << name;
+  }
+}
+
+// Where a GPU reads the bytes, few rows and many go through other kernels.
+TEST(Model, EightBitWeightsAreTheSameOnEveryDevice) {
+  const Device device = ParseDevice("auto");
+  if (!device.is_cuda()) GTEST_SKIP() << "no GPU";
+  LoadOptions options = {.path = std::filesystem::path(FLA_SOURCE_DIR) / "demo/model",
+                         .dtype = DType::kBF16,
+                         .weight_dtype = DType::kF8E4M3};
+  const std::vector<float> wanted = SomeLogits(options);
+  options.device = device;
+  EXPECT_LT(Error(SomeLogits(options), wanted), 4e-2);
 }
 
 // On a GPU a decode batch is replayed from a recording, padded to its size, once Prepare was

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <map>
 #include <random>
+#include <span>
+#include <string>
 
 #include "kernels/fp8.h"
 #include "model/tensor_conversion.h"
@@ -134,26 +136,86 @@ TEST(TensorTransfer, PacksPanelsAsPackingTheirRowsDoes) {
   const std::vector<TensorTransfer::Block> blocks = {
       {stored("c"), 220}, {nullptr, 9}, {stored("b"), 1}, {stored("a"), 70}};
   Stream stream({});
-  for (const DType held : {DType::kF32, DType::kBF16}) {
+  struct Way {
+    DType held;
+    bool fp8;
+  };
+  for (const auto [held, fp8] :
+       {Way{DType::kF32, false}, Way{DType::kBF16, false}, Way{DType::kBF16, true}}) {
     const size_t bytes = PackedLinearBytes({}, held, kRows, kCols);
     if (bytes == 0) continue;
     std::vector<char> rows(kRows * kCols * SizeOf(held), 0);
     const int64_t row_bytes = kCols * static_cast<int64_t>(SizeOf(held));
     TensorTransfer plain(false);
-    plain.Add(*stored("c"), held, rows.data());
-    plain.Add(*stored("b"), held, rows.data() + 229 * row_bytes);
-    plain.Add(*stored("a"), held, rows.data() + 230 * row_bytes);
+    const TensorTransfer::Fp8Rows fp8_rows = {.cols = fp8 ? kCols : 0};
+    plain.Add(*stored("c"), held, rows.data(), fp8_rows);
+    plain.Add(*stored("b"), held, rows.data() + 229 * row_bytes, fp8_rows);
+    plain.Add(*stored("a"), held, rows.data() + 230 * row_bytes, fp8_rows);
     plain.Run(stream, {});
     const Buffer wanted({}, bytes), actual({}, bytes);
     std::memset(wanted.data(), 0, bytes);
     std::memset(actual.data(), 0, bytes);
     PackLinear({}, {rows.data(), held, kRows, kCols, kCols}, wanted.data());
     TensorTransfer packed(false);
-    packed.AddPacked(blocks, kCols, held, LinearPacking({}, held, kRows, kCols, actual.data()));
+    packed.AddPacked(blocks, kCols, held, fp8,
+                     LinearPacking({}, held, kRows, kCols, actual.data()));
     double last = 0;
     packed.Run(stream, [&](double fraction) { last = fraction; });
     EXPECT_EQ(last, 1.0);
     EXPECT_EQ(std::memcmp(wanted.data(), actual.data(), bytes), 0) << NameOf(held);
+  }
+}
+
+// Of several pieces. As bytes and as the numbers that they are; from where they are stored as bf16
+// by way of f32, so once rounded.
+TEST(TensorTransfer, MakesEightBitWeights) {
+  constexpr int64_t kRows = 5000, kCols = 8 * kFp8Run;
+  std::mt19937 random(6);
+  std::normal_distribution<float> normal(0, 0.02f);
+  std::vector<float> values(kRows * kCols);
+  for (float& value : values) value = normal(random);
+  const TemporaryFolder folder;
+  folder.Write("model.safetensors", testing::SafetensorsOf({{"a", {{kRows, kCols}, values}}}));
+  const Checkpoint checkpoint = Checkpoint::Open(folder.path());
+  const StoredTensor& tensor = checkpoint.tensors().at("a");
+  Stream stream({});
+  for (const bool staged : {false, true}) {
+    std::vector<uint8_t> bytes(values.size());
+    std::vector<float> scales(kRows);
+    std::vector<BFloat16> numbers(values.size());
+    TensorTransfer transfer(staged);
+    transfer.Add(tensor, DType::kF8E4M3, bytes.data(), {kCols, scales.data()});
+    transfer.Add(tensor, DType::kBF16, numbers.data(), {.cols = kCols});
+    transfer.Run(stream, {});
+    for (int64_t row = 0; row < kRows; ++row) {
+      const std::span<const float> of_row = std::span(values).subspan(row * kCols, kCols);
+      ASSERT_EQ(scales[row], Fp8Scale(of_row));
+      for (int64_t i = 0; i < kCols; ++i) {
+        const float wanted = E4M3ToFloat(ToE4M3(of_row[i] / scales[row])) * scales[row];
+        ASSERT_EQ(static_cast<float>(numbers[row * kCols + i]), wanted);
+        ASSERT_EQ(E4M3ToFloat(bytes[row * kCols + i]) * scales[row], wanted);
+      }
+    }
+  }
+}
+
+TEST(TensorTransfer, NamesTheRowThatEightBitsCannotHold) {
+  std::vector<float> values(3 * kFp8Run, 1.0f);
+  values[2 * kFp8Run + 5] = NAN;
+  const TemporaryFolder folder;
+  folder.Write("model.safetensors", testing::SafetensorsOf({{"a.b", {{3, kFp8Run}, values}}}));
+  const Checkpoint checkpoint = Checkpoint::Open(folder.path());
+  Stream stream({});
+  std::vector<BFloat16> numbers(values.size());
+  TensorTransfer transfer(false);
+  transfer.Add(checkpoint.tensors().at("a.b"), DType::kBF16, numbers.data(), {.cols = kFp8Run});
+  try {
+    transfer.Run(stream, {});
+    ADD_FAILURE() << "taken";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("model.safetensors: tensor a.b: row 2: wanted finite"),
+              std::string::npos)
+        << error.what();
   }
 }
 
