@@ -85,6 +85,19 @@ DType ReadDType(ConfigSection& section, const char* key) {
   return dtype == "f32" ? DType::kF32 : DType::kBF16;
 }
 
+// After dtype, beside which it stands.
+std::optional<DType> ReadWeightDType(ConfigSection& section, DType dtype) {
+  if (section.Find("weight_dtype") == nullptr) return {};
+  std::string name;
+  section.Read("weight_dtype", name);
+  if (name == NameOf(dtype)) return dtype;
+  if (dtype == DType::kBF16 && name == NameOf(DType::kF8E4M3)) return DType::kF8E4M3;
+  section.Fail(section.PathOf("weight_dtype"),
+               dtype == DType::kBF16 ? "\"bf16\", as dtype, or \"fp8_e4m3\""
+                                     : "\"f32\", as dtype (\"fp8_e4m3\" stands beside \"bf16\")",
+               Json(name));
+}
+
 template <typename Number>
 void ReadOptional(ConfigSection& section, const char* key, std::optional<Number>& value,
                   double least, double most) {
@@ -133,6 +146,7 @@ ModelOptions ReadModelOptions(ConfigSection section, const ModelFolders& folders
   model.root = folders.root;
   model.device = ReadDevice(section);
   model.dtype = ReadDType(section, "dtype");
+  model.weight_dtype = ReadWeightDType(section, model.dtype);
   model.state_dtype = ReadDType(section, "state_dtype");
   if (model.state_dtype == DType::kBF16 && (model.dtype != DType::kBF16 || model.device == "cpu")) {
     section.Fail(section.PathOf("state_dtype"), "\"f32\", unless dtype is bf16, on a GPU",

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,19 +21,20 @@ enum class WhenFull {
 };
 
 struct ModelOptions {
-  std::string name;                  // what clients say in `model`
-  std::vector<std::string> aliases;  // what they may say instead
-  std::filesystem::path path;        // a checkpoint folder
-  std::filesystem::path root;        // model_root, that no file of it may lead out of; empty: none
-  std::string device = "auto";       // as for ParseDevice
-  DType dtype = DType::kF32;         // of weights and activations: f32 or bf16
-  DType state_dtype = DType::kF32;   // of the recurrent states: f32, or bf16 beside bf16
-  int state_replay = 0;              // a state is written every so many steps; 0: every one
-  int slots = 0;                     // 0: 64 on a CPU, as many as fit on a GPU
-  int max_batch_tokens = 0;          // 0: 512 on a CPU, 4096 on a GPU
-  GenerationDefaults sampling;       // goes before the checkpoint's generation_config.json
-  bool preload = true;               // else loaded at its first use
-  bool pinned = true;                // else unloaded when another model needs its memory
+  std::string name;                   // what clients say in `model`
+  std::vector<std::string> aliases;   // what they may say instead
+  std::filesystem::path path;         // a checkpoint folder
+  std::filesystem::path root;         // model_root, that no file of it may lead out of; empty: none
+  std::string device = "auto";        // as for ParseDevice
+  DType dtype = DType::kF32;          // of weights and activations: f32 or bf16
+  std::optional<DType> weight_dtype;  // of the layers' projections: dtype, or fp8_e4m3 beside bf16
+  DType state_dtype = DType::kF32;    // of the recurrent states: f32, or bf16 beside bf16
+  int state_replay = 0;               // a state is written every so many steps; 0: every one
+  int slots = 0;                      // 0: 64 on a CPU, as many as fit on a GPU
+  int max_batch_tokens = 0;           // 0: 512 on a CPU, 4096 on a GPU
+  GenerationDefaults sampling;        // goes before the checkpoint's generation_config.json
+  bool preload = true;                // else loaded at its first use
+  bool pinned = true;                 // else unloaded when another model needs its memory
   WhenFull when_full = WhenFull::kRefuse;
 };
 

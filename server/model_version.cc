@@ -74,6 +74,7 @@ std::string ModelVersion(const ModelOptions& options) {
   }
   hash.Add(NameOf(ParseDevice(options.device)));
   hash.Add(NameOf(options.dtype));
+  hash.Add(NameOf(options.weight_dtype.value_or(options.dtype)));
   hash.Add(NameOf(options.state_dtype));
   hash.Add(static_cast<int64_t>(options.state_replay));
   return hash.Text();

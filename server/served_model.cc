@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/checkpoint_layout.h"
 #include "model/safetensors.h"
 #include "model/state_pool.h"
 #include "server/model_version.h"
@@ -147,6 +148,7 @@ std::unique_ptr<ServedModel> LoadOnce(const ModelOptions& options, const Limits&
   load.path = options.path;
   load.device = device;
   load.dtype = options.dtype;
+  load.weight_dtype = options.weight_dtype;
   load.max_batch_tokens = MaxBatchTokens(options, device);
   load.progress = Report(progress);
   const Clock::time_point reading = Clock::now();
@@ -212,13 +214,21 @@ int64_t FootprintOf(const ModelOptions& options) {
                              std::to_string(options.state_replay));
   }
   const ModelConfig config = LoadModelConfig(options.path);
-  const Checkpoint checkpoint = Checkpoint::Open(options.path);
-  int64_t elements = 0;
-  for (const auto& [_, tensor] : checkpoint.tensors()) elements += tensor.elements;
+  int64_t bytes = 0;
+  if (options.weight_dtype == DType::kF8E4M3 && device.is_cuda()) {
+    std::vector<std::string> problems;  // which the load will name
+    const WeightSizes sizes = Model::CheckWeights(config, OpenCheckpoint(options.path, config),
+                                                  options.dtype, options.weight_dtype, problems);
+    bytes = sizes.bytes;
+  } else {
+    const Checkpoint checkpoint = Checkpoint::Open(options.path);
+    for (const auto& [_, tensor] : checkpoint.tensors()) {
+      bytes += tensor.elements * static_cast<int64_t>(SizeOf(options.dtype));
+    }
+  }
   // On a GPU the states take what is left, down to one slot.
   const int slots = options.slots > 0 ? options.slots : device.is_cuda() ? 1 : kSlotsOfCpu;
-  return elements * static_cast<int64_t>(SizeOf(options.dtype)) +
-         slots * StateBytesPerSlot(config, {options.state_dtype, options.state_replay});
+  return bytes + slots * StateBytesPerSlot(config, {options.state_dtype, options.state_replay});
 }
 
 std::unique_ptr<ServedModel> LoadServedModel(const ModelOptions& options, const Limits& limits,

@@ -141,7 +141,8 @@ def server_configs():
     full = {
         "listen": "127.0.0.1:0", "metrics_listen": "[::1]:9464", "metrics_vllm_names": True,
         "model_root": "models", "models": [model | {
-            "aliases": ["x"], "device": "cuda:1", "dtype": "bf16", "state_dtype": "bf16", "slots": 8,
+            "aliases": ["x"], "device": "cuda:1", "dtype": "bf16",
+            "weight_dtype": "fp8_e4m3", "state_dtype": "bf16", "slots": 8,
             "max_batch_tokens": 64, "load": "on_demand", "pinned": True,
             "when_full": "drain_then_load", "sampling": {"temperature": 0.5, "top_k": 3}}],
         "default_model": "m", "memory_mib": {"cpu": 100}, "checkpoint_poll_seconds": 1,

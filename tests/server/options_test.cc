@@ -62,7 +62,8 @@ TEST(Options, ReadsEveryKey) {
     "listen": "[::1]:0", "metrics_listen": "0.0.0.0:9090",
     "models": [
       {"name": "a", "aliases": ["a1", "a2"], "path": "x/../y", "device": "cuda:3",
-       "dtype": "bf16", "state_dtype": "bf16", "slots": 7, "max_batch_tokens": 99,
+       "dtype": "bf16", "weight_dtype": "fp8_e4m3",
+       "state_dtype": "bf16", "slots": 7, "max_batch_tokens": 99,
        "load": "on_demand", "pinned": true, "when_full": "drain_then_load",
        "sampling": {"temperature": 0.5, "top_k": 3, "top_p": 0.75, "min_p": 0.25,
                     "repetition_penalty": 1.5}},
@@ -95,6 +96,7 @@ TEST(Options, ReadsEveryKey) {
   EXPECT_EQ(options.models[0].slots, 7);
   EXPECT_EQ(options.models[0].max_batch_tokens, 99);
   EXPECT_THAT(options.models[0].aliases, ElementsAre("a1", "a2"));
+  EXPECT_EQ(options.models[0].weight_dtype, DType::kF8E4M3);
   EXPECT_EQ(options.models[0].state_dtype, DType::kBF16);
   EXPECT_FALSE(options.models[0].preload);
   EXPECT_TRUE(options.models[0].pinned);
@@ -264,6 +266,11 @@ TEST(Options, RefusesWhatModelsCannotBe) {
                              R"(, "state_replay": -4)", R"(, "state_replay": 4, "device": "cpu")",
                              R"(, "dtype": "bf16", "state_dtype": "bf16", "state_replay": 4)"}) {
     EXPECT_THAT(ErrorOf(Model(replay)), HasSubstr("models[0].state_replay")) << replay;
+  }
+  for (const char* bad :
+       {R"(, "weight_dtype": "fp8_e4m3")", R"(, "dtype": "bf16", "weight_dtype": "f32")",
+        R"(, "dtype": "bf16", "weight_dtype": "fp8")", R"(, "weight_dtype": 8)"}) {
+    EXPECT_THAT(ErrorOf(Model(bad)), HasSubstr("models[0].weight_dtype")) << bad;
   }
   EXPECT_THAT(ErrorOf(Model(R"(, "sampling": {"top_p": 0})")),
               HasSubstr("models[0].sampling.top_p"));
