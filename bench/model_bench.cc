@@ -3,7 +3,7 @@
 //
 //   model_bench CHECKPOINT [--device cpu] [--dtype f32] [--seconds 3] [--prefill 1x512,16x512]
 //               [--decode 1,16|0] [--temperature 0] [--max-batch-tokens 8192] [--state-dtype f32]
-//               [--profile]
+//               [--weight-dtype fp8_e4m3] [--profile]
 //
 // Prompts go through the model in batches of at most max-batch-tokens, as in the server. A decode
 // step samples a token a row and, on a GPU, is launched before the tokens of the step before have
@@ -22,6 +22,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -231,7 +232,7 @@ class Runner {
 
 int main(int argc, char** argv) {
   CLI::App app("Prefill and decode speed of a checkpoint");
-  std::string path, device = "cpu", dtype = "f32", state_dtype = "f32";
+  std::string path, device = "cpu", dtype = "f32", weight_dtype, state_dtype = "f32";
   std::string prefill = "1x512,16x512";
   std::vector<int> decode = {1, 16};
   int max_batch_tokens = 8192, state_replay = 0;
@@ -241,6 +242,8 @@ int main(int argc, char** argv) {
   app.add_option("checkpoint", path, "Checkpoint folder")->required();
   app.add_option("--device", device, "cpu, cuda:N or auto");
   app.add_option("--dtype", dtype, "f32 or bf16")->check(dtypes);
+  app.add_option("--weight-dtype", weight_dtype, "Of projections, if not dtype")
+      ->check(CLI::IsMember({"fp8_e4m3"}));
   app.add_option("--state-dtype", state_dtype, "f32 or bf16")->check(dtypes);
   app.add_option("--state-replay", state_replay, "States are written every so many steps")
       ->check(CLI::Range(0, fla::kMaxReplaySteps));
@@ -262,13 +265,18 @@ int main(int argc, char** argv) {
     int slots = 1;
     for (const Shape& shape : shapes) slots = std::max(slots, shape.sequences);
     for (const int sequences : decode) slots = std::max(slots, sequences);
+    std::optional<fla::DType> projections;
+    if (!weight_dtype.empty()) projections = fla::DType::kF8E4M3;
     const auto model = fla::Model::Load({.path = path,
                                          .device = fla::ParseDevice(device),
                                          .dtype = dtype_of(dtype),
+                                         .weight_dtype = projections,
                                          .max_batch_tokens = std::max(max_batch_tokens, slots)});
-    std::printf("%s, %.1fM parameters, %s, %s, %s states, replay %d\n",
+    std::printf("%s, %.1fM parameters, %.1f MB, %s, %s, %s states, replay %d\n",
                 model->config().model_type.c_str(), static_cast<double>(model->parameters()) / 1e6,
-                device.c_str(), dtype.c_str(), state_dtype.c_str(), state_replay);
+                static_cast<double>(model->weight_bytes()) / 1e6, device.c_str(),
+                (dtype + (weight_dtype.empty() ? "" : " and " + weight_dtype)).c_str(),
+                state_dtype.c_str(), state_replay);
     std::printf("%-8s %10s %12s %12s %10s %10s\n", "phase", "shape", "ms", "tokens/s", "in GEMM",
                 "gap us");
     const bool stopwatch = !model->stream().device().is_cuda();

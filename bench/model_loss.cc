@@ -1,8 +1,9 @@
 // What a choice of dtypes and of state_replay does to a model's text: the loss of a text that it
 // has not seen, and the greedy continuations of prompts.
 //
-//   model_loss CHECKPOINT TEXT [--device cpu] [--dtype f32] [--state-dtype f32] [--state-replay 0]
-//              [--windows 48] [--window 1024] [--prompts demo/eval.json]
+//   model_loss CHECKPOINT TEXT [--device cpu] [--dtype f32] [--weight-dtype fp8_e4m3]
+//              [--state-dtype f32] [--state-replay 0] [--windows 48] [--window 1024]
+//              [--prompts demo/eval.json]
 //
 // The loss, in nats a token, is the mean over the first `windows` windows of `window` tokens, each
 // from an empty state and predicting one token on, as demo/README.md says: once with each window
@@ -164,13 +165,15 @@ void PrintGreedy(Evaluation& evaluation, const fla::Tokenizer& tokenizer, const 
 
 int main(int argc, char** argv) {
   CLI::App app("Held-out loss and greedy text of a checkpoint");
-  std::string path, text, device = "cpu", dtype = "f32", state_dtype = "f32", prompts;
+  std::string path, text, device = "cpu", dtype = "f32", weight_dtype, state_dtype = "f32", prompts;
   int state_replay = 0, windows = 48, window = 1024;
   app.add_option("checkpoint", path, "Checkpoint folder")->required();
   app.add_option("text", text, "The text")->required();
   const auto dtypes = CLI::IsMember({"f32", "bf16"});
   app.add_option("--device", device, "cpu, cuda:N or auto");
   app.add_option("--dtype", dtype, "f32 or bf16")->check(dtypes);
+  app.add_option("--weight-dtype", weight_dtype, "Of projections, if not dtype")
+      ->check(CLI::IsMember({"fp8_e4m3"}));
   app.add_option("--state-dtype", state_dtype, "f32 or bf16")->check(dtypes);
   app.add_option("--state-replay", state_replay, "States are written every so many steps")
       ->check(CLI::Range(0, fla::kMaxReplaySteps));
@@ -182,10 +185,13 @@ int main(int argc, char** argv) {
     return name == "f32" ? fla::DType::kF32 : fla::DType::kBF16;
   };
   try {
-    const auto model = fla::Model::Load({.path = path,
-                                         .device = fla::ParseDevice(device),
-                                         .dtype = dtype_of(dtype),
-                                         .max_batch_tokens = std::max(window, windows)});
+    fla::LoadOptions options;
+    options.path = path;
+    options.device = fla::ParseDevice(device);
+    options.dtype = dtype_of(dtype);
+    if (!weight_dtype.empty()) options.weight_dtype = fla::DType::kF8E4M3;
+    options.max_batch_tokens = std::max(window, windows);
+    const auto model = fla::Model::Load(options);
     const auto tokenizer = fla::Tokenizer::Load(path);
     const std::vector<int> ids = tokenizer->Encode(ReadFile(text), /*add_special_tokens=*/false);
     const int64_t wanted = int64_t{windows} * window + 1;
@@ -197,9 +203,10 @@ int main(int argc, char** argv) {
                           {dtype_of(state_dtype), state_replay});
     const double by_prompts = evaluation.LossOfPrompts(ids, windows, window);
     const double by_steps = evaluation.LossOfSteps(ids, windows, window);
-    std::printf("%s, %s, %s states, replay %d: loss %.5f by prompts, %.5f by steps\n",
-                device.c_str(), dtype.c_str(), state_dtype.c_str(), state_replay, by_prompts,
-                by_steps);
+    std::printf("%s, %s%s, %s states, replay %d: loss %.5f by prompts, %.5f by steps\n",
+                device.c_str(), dtype.c_str(),
+                weight_dtype.empty() ? "" : (" and " + weight_dtype).c_str(), state_dtype.c_str(),
+                state_replay, by_prompts, by_steps);
     if (!prompts.empty()) PrintGreedy(evaluation, *tokenizer, prompts, windows);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "model_loss: %s\n", error.what());
