@@ -40,7 +40,7 @@ fla_add_emulated(recurrence_emulated
     kernels/cuda/elements.cuh
     kernels/cuda/gates.cuh
     kernels/cuda/projected_inputs.cuh
-    kernels/cuda/scan_ring.cuh
+    kernels/cuda/ring_position.cuh
     kernels/cuda/scan_segment.cuh
     kernels/cuda/step.cuh
     kernels/cuda/step_load.cuh

@@ -3,7 +3,7 @@
 
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_tile.cuh"
-#include "kernels/cuda/scan_ring.cuh"
+#include "kernels/cuda/ring_position.cuh"
 #include "kernels/cuda/scan_segment.cuh"
 
 namespace fla::cuda {

@@ -14,6 +14,7 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/prefill.h"
+#include "kernels/cuda/ring_position.cuh"
 #include "kernels/cuda/silu_pair.cuh"
 #include "kernels/cuda/warpgroup.cuh"
 
@@ -42,17 +43,6 @@ constexpr int kColumns = kTileRows / 2;  // of out
 // different banks.
 constexpr int kOutPitch = 2 * kColumns + 16;
 constexpr int kShared = kPanelAlignment + kStages * kStageBytes + kTokens * kOutPitch;
-
-// A position in the ring, and how often it has been gone round.
-struct RingPosition {
-  int stage = 0, parity = 0;
-
-  __device__ void Advance() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
 
 // One warpgroup's tokens, from sums to memory, by way of `staged` in shared memory.
 __device__ __forceinline__ void StoreOutputs(const Matrix& out, int group, char* staged,
@@ -124,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     AwaitPreviousKernel();
     for (int run = 0; run < ahead; ++run) fetch_inputs(run, run);
     RingPosition at;
-    for (int run = ahead; run < runs; ++run, at.Advance()) {
+    for (int run = ahead; run < runs; ++run, at.Advance(kStages)) {
       Wait(empty(at.stage), at.parity);
       fetch_weights(run, at.stage);
       fetch_inputs(run, at.stage);
@@ -153,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     WaitForProducts<1>();
     if (run > 0) release(run - 1, before.stage);
     before = at;
-    at.Advance();
+    at.Advance(kStages);
   }
   WaitForProducts<0>();
   Settle(sums);

@@ -19,6 +19,7 @@
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/ring_position.cuh"
 #include "kernels/cuda/silu_pair.cuh"
 #include "kernels/cuda/warpgroup.cuh"
 #include "kernels/cuda/widen_weight.h"
@@ -61,18 +62,6 @@ __device__ __forceinline__ Tile TileOf(const PrefillLinearParams& p, int index) 
   const int row = in_band / height, token = band * kBand + in_band - row * height;
   return {token * kTileTokens, row * kTileRows};
 }
-
-// A position in the ring, and how often it has been gone round.
-struct RingPosition {
-  int stage = 0, parity = 0;
-
-  __device__ int Before() const { return (stage + kStages - 1) % kStages; }
-  __device__ void Advance() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
 
 // Of 16 columns of out the q-th, as operands are packed.
 template <bool kSwiGlu>
@@ -162,14 +151,14 @@ __global__ void __launch_bounds__(kThreads, 1)
       };
       RingPosition ahead, at;
       const int waiting = min(p.runs, kStages);  // stages of weights, which no kernel writes
-      for (int run = 0; run < waiting; ++run, ahead.Advance()) {
+      for (int run = 0; run < waiting; ++run, ahead.Advance(kStages)) {
         fetch_weights(ahead, TileOf(p, first), run);
       }
       AwaitPreviousKernel();
       int filled = 0;
       for (int index = first; index < tiles; index += step) {
         const Tile tile = TileOf(p, index);
-        for (int run = 0; run < p.runs; ++run, ++filled, at.Advance()) {
+        for (int run = 0; run < p.runs; ++run, ++filled, at.Advance(kStages)) {
           if (filled >= kStages) Wait(empty(at.stage), at.parity ^ 1);
           if (filled >= waiting) fetch_weights(at, tile, run);
           fetch_inputs(at, tile, run);
@@ -199,12 +188,12 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
         CommitProducts();
         WaitForProducts<1>();
-        if (run > 0) release(at.Before());
-        at.Advance();
+        if (run > 0) release(at.Before(kStages));
+        at.Advance(kStages);
       }
       WaitForProducts<0>();
       Settle(sums);
-      release(at.Before());
+      release(at.Before(kStages));
       StoreOutputs<kSwiGlu>(out, tile, group, panels, sums);
     }
     if (threadIdx.x % kGroupThreads == 0) WaitForReads();

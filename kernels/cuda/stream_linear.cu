@@ -26,6 +26,7 @@
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/ring_position.cuh"
 #include "kernels/cuda/split_input.h"
 #include "kernels/cuda/warpgroup.cuh"
 #include "kernels/fp8.h"
@@ -139,17 +140,6 @@ __device__ __forceinline__ void StoreOutputs(const StreamLinearParams& p, uint32
     StorePiece<kOutput>(p, token, static_cast<int>(blockIdx.y) * columns + column, values);
   }
 }
-
-// A position in the ring, and how often it has been gone round.
-struct RingPosition {
-  int stage = 0, parity = 0;
-
-  __device__ void Advance(int stages) {
-    if (++stage < stages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
 
 // The weight's row that is row `row` of the block's tile.
 template <Output kOutput>

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/bulk_copy.cuh"
-#include "kernels/cuda/scan_ring.cuh"
+#include "kernels/cuda/ring_position.cuh"
 #include "kernels/cuda/scan_segment.cuh"
 #include "kernels/cuda/wide_record.cuh"
 #include "kernels/cuda/wide_triangle.cuh"
