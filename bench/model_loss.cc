@@ -65,12 +65,12 @@ class Evaluation {
   }
 
   double LossOfSteps(const std::vector<int>& ids, int windows, int window) {
-    std::vector<int> slots = Acquire(windows);
+    const std::vector<int> slots = Acquire(windows);
     double loss = 0;
     for (int step = 0; step < window; ++step) {
-      std::vector<int> tokens;
-      for (int i = 0; i < windows; ++i) tokens.push_back(ids[i * window + step]);
-      Step(slots, tokens, std::vector<int>(windows, step));
+      std::vector<int> tokens(windows);
+      for (int i = 0; i < windows; ++i) tokens[i] = ids[i * window + step];
+      Step(slots, std::move(tokens), std::vector<int>(windows, step));
       for (int i = 0; i < windows; ++i) loss += LossOf(i, ids[i * window + step + 1]);
     }
     for (const int slot : slots) pool_.Release(slot);
@@ -105,8 +105,8 @@ class Evaluation {
   int vocab() const { return model_.config().vocab_size; }
 
   std::vector<int> Acquire(int count) {
-    std::vector<int> slots;
-    for (int i = 0; i < count; ++i) slots.push_back(pool_.Acquire(model_.stream()));
+    std::vector<int> slots(count);
+    for (int& slot : slots) slot = pool_.Acquire(model_.stream());
     return slots;
   }
 
