@@ -116,7 +116,9 @@ bool ModelRegistry::PlanNext() {
   {
     const std::lock_guard lock(mutex_);
     if (!next_) return false;
-    candidate = *std::exchange(next_, std::nullopt);
+    // next_ stays while it is checked, so that what comes meanwhile sees it.
+    candidate.options = next_->options;
+    candidate.number = next_->number;
     replaced = std::exchange(candidate_, std::nullopt);
   }
   if (replaced && replaced->done) {
@@ -136,21 +138,24 @@ bool ModelRegistry::PlanNext() {
         }
       }
     } catch (const std::exception& error) {
+      {
+        const std::lock_guard lock(mutex_);
+        if (!TakeNext(candidate)) return true;
+      }
       Reject(std::move(candidate), options.name, VersionOrNone(options),
              Led(options.name, absl::StatusCode::kFailedPrecondition, error.what()));
       return true;
     }
   }
-  OnDone late;
-  {
-    const std::lock_guard lock(mutex_);
-    if (closed_) {
-      late = std::move(candidate.done);
-    } else {
-      candidate_ = std::move(candidate);
-    }
-  }
-  if (late) late(absl::UnavailableError("the server is draining"));
+  const std::lock_guard lock(mutex_);
+  if (TakeNext(candidate)) candidate_ = std::move(candidate);
+  return true;
+}
+
+bool ModelRegistry::TakeNext(Candidate& checked) {
+  if (!next_ || next_->number != checked.number) return false;
+  checked.done = std::move(next_->done);
+  next_.reset();
   return true;
 }
 

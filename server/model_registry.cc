@@ -115,7 +115,7 @@ void ModelRegistry::Apply(const ServerOptions& options, OnDone done) {
       refused = std::move(done);
     } else {
       if (next_) replaced = std::move(next_->done);
-      next_ = Candidate{options, std::move(done), {}};
+      next_ = Candidate{options, std::move(done), ++last_candidate_, {}};
       if (loading_ != nullptr && loading_candidate_) loading_->abandoned = true;
     }
   }
@@ -168,14 +168,14 @@ void ModelRegistry::CheckCheckpoints() {
                    entry->served->version, one.version);
       changed = true;
     }
-    if (changed) next_ = Candidate{live_, {}, {}};
+    if (changed) next_ = Candidate{live_, {}, ++last_candidate_, {}};
   }
   if (changed) wake_.Notify();
 }
 
-void ModelRegistry::Load(const std::string& name, OnLease done) {
+void ModelRegistry::Load(const std::string& name, const OnLease& done) {
   // Who may load may know why it does not go.
-  const auto tell = [this, done = std::move(done)](absl::StatusOr<ModelLease> lease) {
+  const auto tell = [this, done](absl::StatusOr<ModelLease> lease) {
     if (absl::IsFailedPrecondition(lease.status())) {
       for (const ModelTable::Failure& failure : table()->failures) {
         if (CannotBeLoaded(failure.name) == lease.status()) {
@@ -194,6 +194,15 @@ void ModelRegistry::Load(const std::string& name, OnLease done) {
       entry->failed_at = {};
       served = entry->served != nullptr;
       live = live_;
+    }
+    // What is live must not replace what was to follow it.
+    Candidate* const coming = next_ ? &*next_ : candidate_ ? &*candidate_ : nullptr;
+    if (served && coming != nullptr) {
+      coming->done = [this, name, done, earlier = std::move(coming->done)](absl::Status status) {
+        if (earlier) earlier(std::move(status));
+        Load(name, done);
+      };
+      return;
     }
   }
   if (!served) return Acquire(name, nullptr, tell);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -67,9 +68,9 @@ class ModelRegistry {
   // have come to rest: not changed since the last call.
   void CheckCheckpoints();
 
-  // Loads a model of the configuration, or its newer checkpoint. FAILED_PRECONDITION says why it
-  // cannot be loaded.
-  void Load(const std::string& name, OnLease done);
+  // Loads a model of the configuration, or its newer checkpoint; that after a configuration that is
+  // still coming. FAILED_PRECONDITION says why it cannot be loaded.
+  void Load(const std::string& name, const OnLease& done);
   // Takes a model out of service: it drains and is freed.
   absl::Status Unload(const std::string& name);
 
@@ -104,6 +105,7 @@ class ModelRegistry {
     };
     ServerOptions options;
     OnDone done;
+    uint64_t number = 0;  // of candidates
     std::vector<Part> parts;
   };
   // A version that takes memory: served, draining, or waiting to be freed.
@@ -135,6 +137,9 @@ class ModelRegistry {
   bool Step();
   bool FreeReturned();
   bool PlanNext();
+  // Empties next_ and gives its `done` to what was made of it; false if another has come since.
+  // With mutex_ held.
+  bool TakeNext(Candidate& checked);
   void Plan(Candidate::Part& part);
   void Reject(Candidate candidate, const std::string& model, const std::string& version,
               const absl::Status& status);
@@ -157,10 +162,11 @@ class ModelRegistry {
   // Guarded by mutex_.
   ServerOptions live_;  // what entries_ were made of
   std::vector<Entry> entries_;
-  std::optional<Candidate> next_;       // not looked at yet
+  std::optional<Candidate> next_;       // not checked yet, or being checked
   std::optional<Candidate> candidate_;  // checked, being loaded
   std::shared_ptr<LoadProgress> loading_;
   bool loading_candidate_ = false;  // what `loading_` is of
+  uint64_t last_candidate_ = 0;     // its number
   std::vector<ModelTable::Draining> draining_;
   std::vector<ModelTable::Failure> failures_;
   std::string config_error_;

@@ -163,6 +163,24 @@ TEST_F(ModelRegistryTest, TheNewestOfManyConfigurationsWins) {
   EXPECT_EQ(Acquire()->served->engine->config().model_type, "kda");
 }
 
+TEST_F(ModelRegistryTest, ALoadDoesNotReplaceTheConfigurationThatComes) {
+  Start();
+  for (int i = 0; i < 20; ++i) {
+    const std::string checkpoint = i % 2 == 0 ? "kda" : "gla";
+    options_.models = {Model("m", checkpoint)};
+    std::promise<absl::Status> applied;
+    std::promise<absl::StatusOr<ModelLease>> loaded;
+    registry_->Apply(options_, [&](absl::Status status) { applied.set_value(std::move(status)); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(i / 2));  // checked, loaded, live
+    registry_->Load("m", [&](auto lease) { loaded.set_value(std::move(lease)); });
+    const absl::Status status = applied.get_future().get();
+    EXPECT_TRUE(status.ok()) << status;
+    const absl::StatusOr<ModelLease> lease = loaded.get_future().get();
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    EXPECT_EQ(lease->served->engine->config().model_type, checkpoint);
+  }
+}
+
 TEST_F(ModelRegistryTest, OneLoadServesAllThatWaitForIt) {
   options_.models.push_back(Model("d", "kda"));
   options_.models[1].preload = options_.models[1].pinned = false;
