@@ -214,6 +214,7 @@ bool ModelRegistry::Commit() {
       if (old != nullptr && old->key == part.key) {
         entry.unloaded = old->unloaded;
         if (entry.served == nullptr) entry.served = std::move(old->served);
+        if (entry.served == nullptr) entry.failed_at = old->failed_at;
       } else if (entry.served != nullptr && !first) {
         spdlog::info("model {}: now served by version {}", name, entry.served->version);
         metrics_.ForModel(name).CountSwap(SwapResult::kSuccess);
@@ -221,7 +222,7 @@ bool ModelRegistry::Commit() {
       if (part.load) {
         metrics_.ForModel(name).SetLoaded(entry.served->load_seconds, entry.served->labels());
       }
-      if (entry.served != nullptr) ClearFailure(name);
+      if (entry.failed_at == Clock::time_point{}) ClearFailure(name);
       entries.push_back(std::move(entry));
     }
     for (Entry& old : entries_) {

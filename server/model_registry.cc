@@ -327,7 +327,8 @@ void ModelRegistry::ClearFailure(const std::string& name) {
 void ModelRegistry::Publish() {
   auto table = std::make_shared<ModelTable>();
   for (const Entry& entry : entries_) {
-    table->entries.push_back({entry.options, entry.served, entry.unloaded});
+    const bool failed = entry.failed_at != Clock::time_point{};
+    table->entries.push_back({entry.options, entry.served, entry.unloaded, failed});
   }
   table->default_model = live_.default_model;
   if (loading_ != nullptr) table->loading.push_back(loading_);

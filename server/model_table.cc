@@ -18,9 +18,7 @@ const ModelTable::Entry* ModelTable::Find(const std::string& name) const {
 
 bool ModelTable::Serves(const Entry& entry) const {
   if (entry.served != nullptr) return entry.served->engine->healthy();
-  if (entry.unloaded) return false;
-  return std::none_of(failures.begin(), failures.end(),
-                      [&](const Failure& failure) { return failure.name == entry.options->name; });
+  return !entry.unloaded && !entry.failed;
 }
 
 std::string ModelTable::Names() const {

@@ -16,12 +16,14 @@ struct ModelTable {
     std::shared_ptr<const ModelOptions> options;
     std::shared_ptr<const ServedModel> served;  // null: not loaded
     bool unloaded = false;                      // by Control.UnloadModel
+    bool failed = false;                        // the last load of what `options` say
   };
   struct Draining {
     std::string name;
     std::weak_ptr<const ServedModel> served;
   };
-  // The last load of a model that failed, until one succeeds.
+  // The last load of a model that failed, of the live config or of one that was not taken, until
+  // one succeeds or another config is live.
   struct Failure {
     std::string name;
     std::string version;  // empty where it could not be told

@@ -245,6 +245,32 @@ TEST_F(ModelRegistryTest, ABrokenCandidateChangesNothing) {
   EXPECT_EQ(Acquire()->served->engine->slots_total(), 3);
 }
 
+TEST_F(ModelRegistryTest, ABrokenCandidateDoesNotKeepAModelFromItsFirstUse) {
+  const auto serves = [&] {
+    const auto table = registry_->table();
+    return table->Serves(*table->Find("d"));
+  };
+  options_.models.push_back(Model("d", "kda"));
+  options_.models[1].preload = options_.models[1].pinned = false;
+  Start();
+  options_.models[1].path = folder_.path() / "nowhere";
+  EXPECT_TRUE(absl::IsFailedPrecondition(Apply()));
+  EXPECT_TRUE(serves());
+  options_.models[1].path = folder_.path() / "kda";
+  EXPECT_TRUE(Apply().ok());
+  EXPECT_TRUE(registry_->table()->failures.empty());
+  EXPECT_TRUE(serves());
+
+  folder_.Write("kda/model.safetensors", "no more");
+  EXPECT_TRUE(absl::IsFailedPrecondition(Acquire("d").status()));
+  EXPECT_FALSE(serves());
+  options_.models[1].path = folder_.path() / "gla";
+  EXPECT_TRUE(Apply().ok());
+  EXPECT_TRUE(registry_->table()->failures.empty());
+  EXPECT_TRUE(serves());
+  EXPECT_TRUE(Acquire("d").ok());
+}
+
 TEST_F(ModelRegistryTest, AModelThatCannotBeLoadedAtTheStartIsAnError) {
   options_.models.push_back(Model("n", "nowhere"));
   try {
