@@ -45,6 +45,17 @@ bool IsWithin(const std::filesystem::path& path, const std::filesystem::path& ro
   return at == root.end() || (at->empty() && std::next(at) == root.end());
 }
 
+// With its symbolic links followed.
+std::filesystem::path Followed(const ConfigSection& section, const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::path leads_to = std::filesystem::weakly_canonical(path, error);
+  if (error) {
+    section.FailWith(section.PathOf("path"), "wanted a folder that can be looked for, got " +
+                                                 path.string() + ": " + error.message());
+  }
+  return leads_to;
+}
+
 std::filesystem::path ReadPath(ConfigSection& section, const ModelFolders& folders) {
   std::string text;
   section.Require("path", "a string");
@@ -54,8 +65,7 @@ std::filesystem::path ReadPath(ConfigSection& section, const ModelFolders& folde
   std::filesystem::path path = (folders.root / text).lexically_normal();
   // Both as written and where its symbolic links lead.
   if (!IsWithin(path, folders.root.lexically_normal()) ||
-      !IsWithin(std::filesystem::weakly_canonical(path),
-                std::filesystem::weakly_canonical(folders.root))) {
+      !IsWithin(Followed(section, path), Followed(section, folders.root))) {
     section.Fail(section.PathOf("path"),
                  "a folder within model_root (" + folders.root.string() + ")", Json(text));
   }

@@ -247,6 +247,15 @@ TEST(Options, KeepsModelPathsWithinTheRoot) {
   EXPECT_EQ(parse("a").models[0].path, folder / "models/a");
   EXPECT_EQ(parse("b/../in").models[0].path, folder / "models/in");
   EXPECT_EQ(parse((folder / "models/a").string()).models[0].path, folder / "models/a");
+  std::filesystem::create_symlink("loop", folder / "models/loop");
+  try {
+    parse("loop/a");
+    ADD_FAILURE() << "taken";
+  } catch (const std::runtime_error& error) {
+    EXPECT_THAT(error.what(),
+                HasSubstr("config.json:3: models[0].path: wanted a folder that can be looked for"));
+    EXPECT_THAT(error.what(), HasSubstr("symbolic links"));
+  }
   for (const std::string bad : {"..", "../models2", "a/../../models2", "/etc", "out", "out/b"}) {
     try {
       parse(bad);
