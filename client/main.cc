@@ -1,5 +1,6 @@
 // fla-cli: a command line for a running fla-server.
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
@@ -300,4 +301,10 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace fla::client
 
-int main(int argc, char** argv) { return fla::client::Main(argc, argv); }
+int main(int argc, char** argv) {
+  const int code = fla::client::Main(argc, argv);
+  // A full disk is no success.
+  if (std::cout.flush() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  std::cerr << "fla-cli: standard output: cannot be written\n";
+  return code != 0 ? code : 1;
+}

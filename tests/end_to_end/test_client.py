@@ -3,6 +3,8 @@ import json
 import re
 import subprocess
 
+import pytest
+
 from server_process import CLI
 
 PROMPT = "Once upon a time there was a little girl who"
@@ -68,6 +70,18 @@ def test_tokenize_and_detokenize(server):
     assert list(map(int, bare)) == ids[1:]
     assert cli(server, "detokenize", *bare).stdout == "two words\n"
     assert cli(server, "detokenize", "0", *bare, "--skip-special-tokens").stdout == "two words\n"
+
+
+@pytest.mark.parametrize("command", [
+    ["generate", "--prompt", "a", "--max-new-tokens", "2"],
+    ["generate", "--prompt", "a", "--max-new-tokens", "2", "--stream"],
+    ["embed", "a", "--binary"], ["tokenize", "a"], ["models"], ["new-key", "alice"]])
+def test_output_that_cannot_be_written_is_no_success(server, command):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([CLI, "--address", server.address, *command], stdout=full,
+                                stderr=subprocess.PIPE, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "standard output: cannot be written" in result.stderr
 
 
 def test_models_and_health(server):
