@@ -253,5 +253,6 @@ int main(int argc, char** argv) {
   // Weights and states get mappings of their own, so that the memory of a model that has gone goes
   // back to the system whatever was allocated since. By default the bound grows with what is freed.
   mallopt(M_MMAP_THRESHOLD, 256 << 10);
+  signal(SIGPIPE, SIG_IGN);  // whoever read the log may go; the requests stay
   return fla::Main(argc, argv);
 }

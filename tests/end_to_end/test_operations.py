@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase)
 
-from fla.v1 import control_pb2
+from fla.v1 import control_pb2, inference_pb2_grpc
 from server_process import SERVER, demo_config, request
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -103,6 +103,25 @@ def test_the_drain_timeout_cuts_off(start_server):
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     assert server.process.wait(30) == 0
     assert "cut requests off" in server.log.read_text()
+
+
+def test_a_log_that_nobody_reads_any_more(tmp_path):
+    file, port = tmp_path / "config.json", tmp_path / "port"
+    config = demo_config()
+    del config["metrics_listen"]  # the endpoint's library would ignore SIGPIPE
+    file.write_text(json.dumps(config))
+    process = subprocess.Popen([SERVER, "--config", file, "--port-file", port],
+                               stderr=subprocess.PIPE)
+    while not port.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.stderr.close()
+    with grpc.insecure_channel(f"127.0.0.1:{port.read_text().strip()}") as channel:
+        inference = inference_pb2_grpc.InferenceStub(channel)
+        for _ in range(3):
+            inference.Generate(request(text="a", max_new_tokens=1), timeout=60)
+    process.terminate()
+    assert process.wait(30) == 0
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
