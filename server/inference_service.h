@@ -20,6 +20,9 @@ class InferenceService final : public v1::Inference::CallbackService {
     context_.open_calls = &open_calls_;
   }
 
+  // Calls of Generate, GenerateStream and Embed that gRPC is not done with.
+  int open_calls() const { return open_calls_; }
+
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* rpc,
                                      const v1::GenerateRequest* request,
                                      v1::GenerateResponse* response) override;

@@ -12,6 +12,7 @@
 #include <future>
 #include <iostream>
 #include <memory>
+#include <thread>
 
 #include "model/checkpoint_report.h"
 #include "server/config_reloader.h"
@@ -30,6 +31,9 @@
 
 namespace fla {
 namespace {
+
+// For the last answers, whatever the drain timeout.
+constexpr Clock::duration kMomentToLeave = std::chrono::seconds(2);
 
 // The signals that end the server, and SIGHUP, which has it read its config again. Blocked in every
 // thread, so that main can wait for them.
@@ -159,16 +163,25 @@ int Serve(const Config& config, const PortFiles& port_files) {
               "{}: draining for at most {} s; a second signal ends at once", reason,
               options.drain_timeout_seconds);
   health.Shutdown();  // NOT_SERVING from now on
-  const auto timeout = std::chrono::duration_cast<Clock::duration>(
-      std::chrono::duration<double>(options.drain_timeout_seconds));
+  const Clock::time_point deadline =
+      Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                         std::chrono::duration<double>(options.drain_timeout_seconds));
   std::future<bool> drained =
-      std::async(std::launch::async, [&] { return registry.Drain(Clock::now() + timeout); });
+      std::async(std::launch::async, [&] { return registry.Drain(deadline); });
   std::future<void> closed = std::async(std::launch::async, [&] {
-    const bool complete = drained.get();
+    const bool ended = drained.get();
+    // Answers that are on their way, to clients that read slowly too, get the rest of the time, and
+    // a moment at least.
+    const Clock::time_point last = std::max(deadline, Clock::now() + kMomentToLeave);
+    while (inference.open_calls() > 0 && Clock::now() < last) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    const bool all_left = inference.open_calls() == 0;
+    const bool complete = ended && all_left;
     spdlog::log(complete ? spdlog::level::info : spdlog::level::warn,
                 complete ? "drained" : "the drain timeout cut requests off");
-    // Answers that are on their way get a moment to leave.
-    listening.server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
+    listening.server->Shutdown(std::chrono::system_clock::now() +
+                               (all_left ? kMomentToLeave : Clock::duration::zero()));
   });
   while (closed.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
     const int second = WaitForSignal(signals, std::chrono::milliseconds(20));

@@ -85,6 +85,21 @@ def test_sigterm_drains(start_server):
     assert "drained" in log and "cut" not in log
 
 
+def test_sigterm_waits_for_a_client_that_reads_slowly(start_server):
+    server = start_server(drain_timeout_seconds=600)
+    with grpc.insecure_channel(server.address, [("grpc.http2.bdp_probe", 0)]) as channel:
+        # More than the connection takes while the client does not read.
+        stream = inference_pb2_grpc.InferenceStub(channel).GenerateStream(
+            request(text="Once", ignore_eos=True, max_new_tokens=600, logprobs=20))
+        next(stream)
+        server.wait_for_metric("fla_requests_running", 0, seconds=120)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(3)
+        assert list(stream)[-1].usage.completion_tokens == 600
+    assert server.process.wait(30) == 0
+    assert "cut" not in server.log.read_text()
+
+
 def test_sigint_stops_an_idle_server_at_once(start_server):
     server = start_server()
     begin = time.monotonic()
