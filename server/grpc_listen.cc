@@ -7,7 +7,11 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <stdexcept>
 
@@ -84,6 +88,23 @@ void SetConnections(const ServerOptions& options, grpc::ServerBuilder& builder) 
                              options.limits.max_concurrent_streams + 100);
 }
 
+// gRPC would take a socket's path away from a server that listens there.
+void RequireNobodyAt(const std::string& address) {
+  const std::string path = address.substr(5);  // after "unix:"
+  sockaddr_un at = {};
+  if (path.size() >= sizeof at.sun_path) return;  // gRPC refuses it
+  at.sun_family = AF_UNIX;
+  path.copy(at.sun_path, path.size());
+  const int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  const bool answers =
+      probe >= 0 && (connect(probe, reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0 ||
+                     errno == EAGAIN);  // its backlog is full
+  if (probe >= 0) close(probe);
+  if (answers) {
+    throw std::runtime_error("listen: cannot listen on " + address + ": another server does");
+  }
+}
+
 bool IsLocal(const std::string& address) {
   for (const char* local : {"unix:", "localhost:", "127.", "[::1]:"}) {
     if (address.rfind(local, 0) == 0) return true;
@@ -105,6 +126,7 @@ void CheckTls(const TlsOptions& tls) {
 }
 
 Listening Listen(const ServerOptions& options, const std::vector<grpc::Service*>& services) {
+  if (options.listen.rfind("unix:", 0) == 0) RequireNobodyAt(options.listen);
   grpc::EnableDefaultHealthCheckService(true);
   grpc::health::v1::HealthCheckRequest::descriptor();  // linked in, for reflection
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();

@@ -230,6 +230,30 @@ def test_a_port_that_is_taken_is_an_error(server, tmp_path):
         assert f"{key}: cannot listen on {address}" in result.stderr
 
 
+def test_a_unix_socket_that_is_taken_is_an_error(tmp_path):
+    socket = f"unix:{tmp_path / 'socket'}"
+    file = tmp_path / "config.json"
+    config = demo_config(listen=socket)
+    del config["metrics_listen"]
+    file.write_text(json.dumps(config))
+
+    def serves():
+        with grpc.insecure_channel(socket) as channel:
+            grpc.channel_ready_future(channel).result(60)
+
+    for end in (signal.SIGKILL, signal.SIGTERM):  # one that was killed leaves its socket there
+        first = subprocess.Popen([SERVER, "--config", file], stderr=subprocess.DEVNULL)
+        try:
+            serves()
+            second = run("--config", file)
+            assert second.returncode == 1
+            assert f"listen: cannot listen on {socket}: another server does" in second.stderr
+            serves()
+        finally:
+            first.send_signal(end)
+            first.wait(30)
+
+
 def test_the_command_line(tmp_path):
     assert re.fullmatch(r"fla-server \d+\.\d+\.\d+ \(cpu(\+cuda)?\)\n", run("--version").stdout)
     assert run().returncode != 0
