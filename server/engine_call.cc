@@ -95,7 +95,10 @@ void EngineCall::StartWith(const std::string& request_id, const std::string& mod
     client_request_id_ = request_id;
     if (context_.log != nullptr && context_.log->wants_prompts()) prompt_ = prompt_text_();
     if (!access.ok()) return Refuse(access);
-    if (const absl::Status status = CheckConcurrency(); !status.ok()) return Refuse(status);
+    if (const absl::Status status = CheckConcurrency(); !status.ok()) {
+      CountTooMany(model);
+      return Refuse(status);
+    }
     context_.registry.Acquire(
         model, cancelled_,
         [self = shared_from_this(), deadline](const auto& lease) { self->Begin(lease, deadline); });
@@ -136,6 +139,13 @@ absl::Status EngineCall::CheckConcurrency() const {
   return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
                             "too many calls at once: max_concurrent_streams is ", most)),
                         std::chrono::seconds(1));
+}
+
+void EngineCall::CountTooMany(const std::string& model) const {
+  const std::shared_ptr<const ModelTable> table = context_.registry.table();
+  const ModelTable::Entry* const entry = table->Find(model);
+  if (entry == nullptr || entry->served == nullptr) return;
+  entry->served->metrics->CountRejection(Rejection::kTooManyCalls);
 }
 
 absl::Status EngineCall::Submit(const ModelLease& lease,

@@ -118,6 +118,7 @@ class EngineCall : public EventSink, public std::enable_shared_from_this<EngineC
   void Begin(const absl::StatusOr<ModelLease>& lease,
              std::chrono::system_clock::time_point deadline);
   absl::Status CheckConcurrency() const;
+  void CountTooMany(const std::string& model) const;
   absl::Status Submit(const ModelLease& lease, std::chrono::system_clock::time_point deadline);
   // Ends a call that was not queued, unless it has ended.
   void Refuse(const absl::Status& status);

@@ -32,7 +32,8 @@ const Buckets kRequestTokensBuckets = {1,   2,    5,    10,   20,    50,    100,
 
 constexpr std::array<const char*, 7> kOutcomes = {
     "stop", "length", "cancelled", "deadline", "embedded", "unavailable", "error"};
-constexpr std::array<const char*, 4> kRejections = {"queue_full", "draining", "invalid", "failed"};
+constexpr std::array<const char*, 5> kRejections = {"queue_full", "draining", "invalid", "failed",
+                                                    "too_many_calls"};
 constexpr std::array<const char*, 2> kSwapResults = {"success", "failure"};
 constexpr std::array<const char*, 3> kMemoryKinds = {"weights", "states", "workspace"};
 

@@ -19,7 +19,7 @@ class Registry;
 namespace fla {
 
 // Why a request was not queued.
-enum class Rejection { kQueueFull, kDraining, kInvalid, kFailed };
+enum class Rejection { kQueueFull, kDraining, kInvalid, kFailed, kTooManyCalls };
 
 // What memory on a device holds.
 enum class MemoryKind { kWeights, kStates, kWorkspace };
@@ -112,7 +112,7 @@ class ModelMetrics {
   prometheus::Gauge* load_seconds_;
   prometheus::Gauge* serving_;
   std::array<prometheus::Counter*, 7> finished_;    // by outcome, see model_metrics.cc
-  std::array<prometheus::Counter*, 4> rejections_;  // by Rejection
+  std::array<prometheus::Counter*, 5> rejections_;  // by Rejection
   std::array<prometheus::Counter*, 2> swaps_;       // by SwapResult
   prometheus::Counter* prompt_tokens_;
   prometheus::Counter* generation_tokens_;

@@ -109,6 +109,19 @@ def test_a_full_queue_refuses_at_once(start_server):
     assert tight.generate(text="a", max_new_tokens=2).usage.completion_tokens >= 1
 
 
+def test_calls_beyond_the_most_at_once_are_counted(start_server):
+    tight = start_server(slots=1, limits={"max_concurrent_streams": 1})
+    running = tight.inference.GenerateStream(
+        request(text="Once", ignore_eos=True, max_new_tokens=20000))
+    next(running)
+    for _ in range(3):
+        code, details = refusal(tight.inference.Generate, request(text="a"))
+        assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "max_concurrent_streams is 1" in details
+    assert tight.metric("fla_admission_rejections_total", reason="too_many_calls") == 3
+    running.cancel()
+
+
 def test_a_client_that_does_not_read_is_cut_off(start_server):
     """Its stream is ended with RESOURCE_EXHAUSTED and its slot freed, while others go on."""
     server = start_server(slots=2, limits={"max_unread_events": 64})

@@ -37,6 +37,7 @@ TEST(MetricsTest, EveryNameIsThereFromTheFirstScrape) {
         "fla_admission_rejections_total{model=\"demo\",reason=\"draining\"} 0",
         "fla_admission_rejections_total{model=\"demo\",reason=\"invalid\"} 0",
         "fla_admission_rejections_total{model=\"demo\",reason=\"failed\"} 0",
+        "fla_admission_rejections_total{model=\"demo\",reason=\"too_many_calls\"} 0",
         "fla_prompt_tokens_total{model=\"demo\"} 0",
         "fla_generation_tokens_total{model=\"demo\"} 0",
         "fla_time_to_first_token_seconds_count{model=\"demo\"} 0",
