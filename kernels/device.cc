@@ -5,11 +5,11 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <string>
 #include <utility>
 
 #include "kernels/check.h"
+#include "kernels/cpu/free_memory.h"
 
 #ifdef FLA_WITH_CUDA
 #include "kernels/cuda/device_cuda.h"
@@ -304,14 +304,7 @@ size_t FreeMemory([[maybe_unused]] Device device) {
 #ifdef FLA_WITH_CUDA
   if (device.is_cuda()) return cuda::FreeDeviceMemory(device.index);
 #endif
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key, unit;
-  size_t kilobytes = 0;
-  while (meminfo >> key >> kilobytes) {
-    if (key == "MemAvailable:") return kilobytes * 1024;
-    std::getline(meminfo, unit);
-  }
-  return 0;
+  return cpu::FreeMemory();
 }
 
 }  // namespace fla

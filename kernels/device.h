@@ -180,7 +180,8 @@ class Tuning {
   [[maybe_unused]] Stream& stream_;
 };
 
-// Bytes of memory free on the device (for a CPU: available system memory).
+// Bytes of memory free on the device; for a CPU what the system and its control groups, such as a
+// container's, leave to this process.
 size_t FreeMemory(Device device);
 
 }  // namespace fla

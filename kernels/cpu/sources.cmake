@@ -3,6 +3,7 @@ target_sources(fla_kernels PRIVATE
   cpu/elementwise.cc
   cpu/embedding.cc
   cpu/feature_maps.cc
+  cpu/free_memory.cc
   cpu/gates.cc
   cpu/linear.cc
   cpu/linear_kernel.cc
