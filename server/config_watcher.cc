@@ -119,7 +119,8 @@ bool ConfigWatcher::ReadEvents() {
 }
 
 void ConfigWatcher::Run() {
-  Clock::time_point next_poll = Clock::now() + options_.poll;
+  // The first at once, for what came before the watch.
+  Clock::time_point next_poll = Clock::now();
   Clock::time_point first{}, last{};  // of the events not yet told; the epoch: none
   while (true) {
     Clock::time_point until = next_poll;

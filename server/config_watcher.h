@@ -20,7 +20,7 @@ class ConfigWatcher {
     // `on_change` is called when nothing has happened for `quiet`, at the latest after `longest`.
     std::chrono::milliseconds quiet{100};
     std::chrono::milliseconds longest{1000};
-    std::chrono::milliseconds poll{5000};  // how often `on_poll` is called
+    std::chrono::milliseconds poll{5000};  // `on_poll` is called at once and then so often
   };
   // Both functions are called on the watcher's own thread and must not throw; `on_change` hears
   // whether it was triggered. It may be called when the file has the contents it had. Throws
