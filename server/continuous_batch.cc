@@ -16,12 +16,13 @@ namespace {
 // Bytes that the logits of scored prompts may take in one step.
 constexpr int64_t kScoredLogitsBytes = int64_t{64} << 20;
 
-BatchLimits LimitsFor(const ModelConfig& config, int max_batch_tokens) {
+BatchLimits LimitsFor(const ModelConfig& config, const ContinuousBatch::Options& options) {
   // A model without a vocabulary has no logits.
   const int64_t row_bytes =
       int64_t{std::max(config.vocab_size, 1)} * static_cast<int64_t>(sizeof(float));
   BatchLimits limits;
-  limits.max_tokens = max_batch_tokens;
+  limits.max_tokens = options.max_batch_tokens;
+  limits.max_prefill_tokens = options.max_prefill_tokens;
   limits.max_scored_rows =
       static_cast<int>(std::clamp<int64_t>(kScoredLogitsBytes / row_bytes, 16, 4096));
   return limits;
@@ -45,7 +46,7 @@ ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, const
       tokenizer_(tokenizer),
       eos_tokens_(EosTokens(model.config(), tokenizer)),
       metrics_(metrics),
-      limits_(LimitsFor(model.config(), options.max_batch_tokens)),
+      limits_(LimitsFor(model.config(), options)),
       pool_(model.stream(), model.config(), options.slots, options.states),
       sampler_(model.stream(), options.slots + limits_.max_scored_rows, model.config().vocab_size),
       hidden_copies_(model.stream()),

@@ -37,6 +37,7 @@ class ContinuousBatch {
   struct Options {
     int slots = 64;
     int max_batch_tokens = 512;
+    int max_prefill_tokens = 0;  // of a batch in which nothing decodes, where that is more
     StateFormat states;
     bool launch_ahead = false;  // the device runs behind the host
   };

@@ -50,6 +50,7 @@ struct Engine::Parts {
         batch(*model, *tokenizer,
               {.slots = options.slots,
                .max_batch_tokens = options.max_batch_tokens,
+               .max_prefill_tokens = options.max_prefill_tokens,
                .states = options.states,
                .launch_ahead = options.launch_ahead},
               metrics) {

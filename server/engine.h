@@ -17,6 +17,7 @@ namespace fla {
 struct EngineOptions {
   int slots = 64;              // sequences that run at once
   int max_batch_tokens = 512;  // tokens of one step, decode rows and prompt pieces together
+  int max_prefill_tokens = 0;  // of one in which nothing decodes, where that is more
   StateFormat states;
   bool launch_ahead = false;  // see ContinuousBatch: for a device that runs behind the host
   int max_queued_requests = 256;

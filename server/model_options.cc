@@ -178,6 +178,12 @@ ModelOptions ReadModelOptions(ConfigSection section, const ModelFolders& folders
                      "), so that every sequence can take a step",
                  Json(model.max_batch_tokens));
   }
+  section.Read("max_prefill_tokens", model.max_prefill_tokens, 1, 1 << 20);
+  if (model.max_prefill_tokens > 0 && model.max_prefill_tokens < model.max_batch_tokens) {
+    section.Fail(section.PathOf("max_prefill_tokens"),
+                 "at least max_batch_tokens (" + std::to_string(model.max_batch_tokens) + ")",
+                 Json(model.max_prefill_tokens));
+  }
   if (const Json* sampling = section.Find("sampling")) {
     model.sampling = ReadSampling(section.Child("sampling", *sampling));
   }

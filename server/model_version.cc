@@ -82,7 +82,8 @@ std::string ModelVersion(const ModelOptions& options) {
 
 std::string LoadKey(const ModelOptions& options, const std::string& version) {
   return version + " " + std::to_string(options.slots) + " " +
-         std::to_string(options.max_batch_tokens) + " " + options.path.string();
+         std::to_string(options.max_batch_tokens) + " " +
+         std::to_string(options.max_prefill_tokens) + " " + options.path.string();
 }
 
 }  // namespace fla

@@ -15,7 +15,7 @@ namespace fla {
 std::string ModelVersion(const ModelOptions& options);
 
 // What a loaded model depends on: the version and what else cannot be changed without a new load
-// (path, slots, max_batch_tokens). For comparison only.
+// (path, slots, max_batch_tokens, max_prefill_tokens). For comparison only.
 std::string LoadKey(const ModelOptions& options, const std::string& version);
 
 }  // namespace fla

@@ -86,9 +86,10 @@ BatchPlan ComposeBatch(std::span<const RunningSequence> running, const BatchLimi
     (running[i].prompt_left > 0 ? prompts : decoding).push_back(i);
     prompt_tokens += running[i].prompt_left;
   }
-  const int64_t kept_for_prompts =
-      std::min<int64_t>(prompt_tokens, std::max(1, limits.max_tokens / 8));
-  const size_t max_decode = static_cast<size_t>(limits.max_tokens - kept_for_prompts);
+  const int max_tokens =
+      decoding.empty() ? std::max(limits.max_tokens, limits.max_prefill_tokens) : limits.max_tokens;
+  const int64_t kept_for_prompts = std::min<int64_t>(prompt_tokens, std::max(1, max_tokens / 8));
+  const size_t max_decode = static_cast<size_t>(max_tokens - kept_for_prompts);
   if (decoding.size() > max_decode) {
     std::sort(decoding.begin(), decoding.end(),
               [&](int a, int b) { return running[a].last_turn < running[b].last_turn; });
@@ -99,7 +100,7 @@ BatchPlan ComposeBatch(std::span<const RunningSequence> running, const BatchLimi
   plan.num_decode = static_cast<int>(decoding.size());
   for (int sequence : decoding) plan.pieces.push_back({sequence, 1});
   PromptShares shares(running, InOrderOfService(running, std::move(prompts)),
-                      limits.max_tokens - plan.num_decode, limits);
+                      max_tokens - plan.num_decode, limits);
   shares.Distribute();
   shares.AppendTo(plan.pieces);
   return plan;

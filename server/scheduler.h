@@ -18,8 +18,9 @@ struct RunningSequence {
 };
 
 struct BatchLimits {
-  int max_tokens = 512;       // of a batch, >= 2
-  int max_scored_rows = 512;  // tokens of scored prompts in a batch, >= 1
+  int max_tokens = 512;        // of a batch, >= 2
+  int max_prefill_tokens = 0;  // of one in which nothing decodes, where that is more
+  int max_scored_rows = 512;   // tokens of scored prompts in a batch, >= 1
   // A piece that does not end its prompt ends at a multiple of this position where it can, so that
   // the chunks of chunked prefill are the same in whatever company a prompt runs.
   int alignment = 64;
@@ -34,7 +35,8 @@ struct BatchPlan {
   int num_decode = 0;
 };
 
-// Composes a batch of at most max_tokens tokens.
+// Composes a batch of at most max_tokens tokens, or of prompts alone of max_prefill_tokens: large
+// batches suit the device, and nobody waits for the next token of a text.
 // - Every decoding sequence gets its token. If there are too many, those that waited longest go
 //   first, and an eighth of the batch is kept for prompts, so that neither starves the other.
 // - Of the rest, at least half goes to the prompt that is due first, so that every prompt comes to

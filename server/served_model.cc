@@ -43,6 +43,14 @@ int MaxBatchTokens(const ModelOptions& options, Device device) {
   return std::max(options.slots, device.is_cuda() ? 4096 : 512);
 }
 
+// Of a batch in which nothing decodes: the most of all batches. On a GPU twice as many tokens take
+// less than twice the time, and no stream waits for them.
+int MaxPrefillTokens(const ModelOptions& options, Device device) {
+  const bool says = options.max_prefill_tokens > 0 || options.max_batch_tokens > 0;
+  const int wanted = says ? options.max_prefill_tokens : (device.is_cuda() ? 8192 : 0);
+  return std::max(wanted, MaxBatchTokens(options, device));
+}
+
 // What the config wants of the states, as far as the device has kernels for it.
 StateFormat StatesOf(const ModelOptions& options, Model& model) {
   StateFormat states = {options.state_dtype, options.state_replay};
@@ -149,7 +157,7 @@ std::unique_ptr<ServedModel> LoadOnce(const ModelOptions& options, const Limits&
   load.device = device;
   load.dtype = options.dtype;
   load.weight_dtype = options.weight_dtype;
-  load.max_batch_tokens = MaxBatchTokens(options, device);
+  load.max_batch_tokens = MaxPrefillTokens(options, device);
   load.progress = Report(progress);
   const Clock::time_point reading = Clock::now();
   std::unique_ptr<Model> model = Model::Load(load);
@@ -164,7 +172,8 @@ std::unique_ptr<ServedModel> LoadOnce(const ModelOptions& options, const Limits&
 
   EngineOptions engine;
   engine.slots = CountSlots(options, states, *model);
-  engine.max_batch_tokens = load.max_batch_tokens;
+  engine.max_batch_tokens = MaxBatchTokens(options, device);
+  engine.max_prefill_tokens = load.max_batch_tokens;
   engine.states = states;
   engine.launch_ahead = device.is_cuda();
   engine.max_queued_requests = limits.max_queued_requests;

@@ -143,7 +143,7 @@ def server_configs():
         "model_root": "models", "models": [model | {
             "aliases": ["x"], "device": "cuda:1", "dtype": "bf16",
             "weight_dtype": "fp8_e4m3", "state_dtype": "bf16", "slots": 8,
-            "max_batch_tokens": 64, "load": "on_demand", "pinned": True,
+            "max_batch_tokens": 64, "max_prefill_tokens": 128, "load": "on_demand", "pinned": True,
             "when_full": "drain_then_load", "sampling": {"temperature": 0.5, "top_k": 3}}],
         "default_model": "m", "memory_mib": {"cpu": 100}, "checkpoint_poll_seconds": 1,
         "limits": {"max_n": 4, "max_queued_tokens": 10**10, "max_request_seconds": 1.5},

@@ -18,6 +18,8 @@ void ReadConfig(std::string_view text) {
     has_default |= model.name == options.default_model;
     Require(!model.name.empty() && model.path.is_absolute(), "a model's name and path");
     Require(model.slots >= 0 && model.max_batch_tokens >= model.slots, "a model's slots");
+    Require(model.max_prefill_tokens == 0 || model.max_prefill_tokens >= model.max_batch_tokens,
+            "a model's batches");
   }
   Require(has_default, "the default model is none of them");
   const fla::Limits& limits = options.limits;

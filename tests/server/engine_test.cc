@@ -40,7 +40,8 @@ class EngineTest : public ::testing::TestWithParam<bool> {
 
   void Start(EngineOptions options = {.slots = 4, .max_batch_tokens = 48}) {
     options.launch_ahead = launch_ahead();
-    model_options_.max_batch_tokens = options.max_batch_tokens;
+    model_options_.max_batch_tokens =
+        std::max(options.max_batch_tokens, options.max_prefill_tokens);
     engine_ =
         std::make_unique<Engine>(testing::MakeFakeModel(model_options_),
                                  testing::MakeByteTokenizer(), options, metrics_.ForModel("fake"));
@@ -153,6 +154,17 @@ TEST_P(EngineTest, TokensDoNotDependOnTheCompany) {
     EXPECT_FALSE(result.event_after_finish);
   }
   ExpectIdle();
+}
+
+TEST_P(EngineTest, PromptsAloneHaveALargerBatch) {
+  Start({.slots = 4, .max_batch_tokens = 16, .max_prefill_tokens = 64});
+  const std::vector<int> prompt(200, 3);
+  std::vector<std::shared_ptr<EventLog>> logs;
+  for (int i = 0; i < 3; ++i) {
+    logs.push_back(std::make_shared<EventLog>());
+    ASSERT_TRUE(engine_->Submit({MakeRequest(prompt, 5, logs.back())}).ok());
+  }
+  for (const auto& log : logs) EXPECT_EQ(log->Wait().tokens, Expected(prompt, 5));
 }
 
 TEST_P(EngineTest, MoreSlotsThanTokensInABatch) {

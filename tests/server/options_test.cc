@@ -63,7 +63,7 @@ TEST(Options, ReadsEveryKey) {
     "models": [
       {"name": "a", "aliases": ["a1", "a2"], "path": "x/../y", "device": "cuda:3",
        "dtype": "bf16", "weight_dtype": "fp8_e4m3",
-       "state_dtype": "bf16", "slots": 7, "max_batch_tokens": 99,
+       "state_dtype": "bf16", "slots": 7, "max_batch_tokens": 99, "max_prefill_tokens": 199,
        "load": "on_demand", "pinned": true, "when_full": "drain_then_load",
        "sampling": {"temperature": 0.5, "top_k": 3, "top_p": 0.75, "min_p": 0.25,
                     "repetition_penalty": 1.5}},
@@ -95,6 +95,7 @@ TEST(Options, ReadsEveryKey) {
   EXPECT_EQ(options.models[0].dtype, DType::kBF16);
   EXPECT_EQ(options.models[0].slots, 7);
   EXPECT_EQ(options.models[0].max_batch_tokens, 99);
+  EXPECT_EQ(options.models[0].max_prefill_tokens, 199);
   EXPECT_THAT(options.models[0].aliases, ElementsAre("a1", "a2"));
   EXPECT_EQ(options.models[0].weight_dtype, DType::kF8E4M3);
   EXPECT_EQ(options.models[0].state_dtype, DType::kBF16);
@@ -184,6 +185,8 @@ TEST(Options, RefusesValuesOutOfRange) {
   EXPECT_THAT(ErrorOf(Model(R"(, "dtype": "f16")")), HasSubstr("models[0].dtype"));
   EXPECT_THAT(ErrorOf(Model(R"(, "slots": 9, "max_batch_tokens": 8)")),
               HasSubstr("models[0].max_batch_tokens: wanted at least slots (9)"));
+  EXPECT_THAT(ErrorOf(Model(R"(, "max_batch_tokens": 8, "max_prefill_tokens": 7)")),
+              HasSubstr("models[0].max_prefill_tokens: wanted at least max_batch_tokens (8)"));
   EXPECT_THAT(ErrorOf(WithModel(R"(, "limits": {"max_logprobs": 21})")),
               HasSubstr("limits.max_logprobs"));
   EXPECT_THAT(ErrorOf(WithModel(R"(, "limits": {"max_new_tokens": 3,

@@ -52,6 +52,16 @@ TEST(SchedulerTest, AloneAPromptTakesTheWholeBatch) {
   EXPECT_THAT(PiecesOf(ComposeBatch(running, {.max_tokens = 256})), ElementsAre(Pair(0, 256)));
 }
 
+TEST(SchedulerTest, PromptsAloneHaveALargerBatch) {
+  const BatchLimits limits = {.max_tokens = 256, .max_prefill_tokens = 512};
+  std::vector<RunningSequence> running = {{.arrival = 0, .prompt_left = 1000},
+                                          {.arrival = 1, .prompt_left = 100}};
+  EXPECT_THAT(PiecesOf(ComposeBatch(running, limits)), ElementsAre(Pair(0, 384), Pair(1, 100)));
+  running.push_back({.arrival = 2, .position = 9});
+  EXPECT_THAT(PiecesOf(ComposeBatch(running, limits)),
+              ElementsAre(Pair(2, 1), Pair(0, 128), Pair(1, 100)));
+}
+
 TEST(SchedulerTest, AShortPromptPassesALongOne) {
   const std::vector<RunningSequence> running = {{.arrival = 0, .prompt_left = 1000000},
                                                 {.arrival = 1, .prompt_left = 50}};
