@@ -122,6 +122,7 @@ void Sampler::Launch(const Matrix& logits, const DeviceTime* began) {
   args.tokens = tokens_.as<int>();
   char* const results = flight.results.data();
   args.times = reinterpret_cast<StepTimes*>(results + layout.times);
+  std::fill_n(args.times, rows, StepTimes{});  // IsDone looks at them
   args.host_tokens = reinterpret_cast<int*>(results + layout.tokens);
   args.logprobs = reinterpret_cast<float*>(results + layout.logprobs);
   args.nonfinite = reinterpret_cast<uint8_t*>(results + layout.nonfinite);
@@ -129,6 +130,18 @@ void Sampler::Launch(const Matrix& logits, const DeviceTime* began) {
   args.top_logprobs = reinterpret_cast<float*>(results + layout.top_logprobs);
   Sample(stream_, args);
   flight.done.Record(stream_);
+}
+
+bool Sampler::IsDone() const {
+  FLA_CHECK(collected_ < launched_);
+  const Flight& flight = flights_[collected_ % flights_.size()];
+  const char* const times = flight.results.data() + ResultLayout(flight.num_top.size()).times;
+  for (size_t i = 0; i < flight.num_top.size(); ++i) {
+    // The device writes there.
+    const auto* const row = reinterpret_cast<const volatile StepTimes*>(times) + i;
+    if (row->ended == 0) return false;
+  }
+  return true;
 }
 
 std::vector<SampledToken> Sampler::Collect() {

@@ -67,6 +67,9 @@ class Sampler {
   // memory or null: when the step began that they are of.
   void Launch(const Matrix& logits, const DeviceTime* began = nullptr);
 
+  // Whether Collect would not wait, or for no more than the end of a kernel. Says nothing of a
+  // device that has failed.
+  bool IsDone() const;
   // What the first Launch that was not collected chose, one a row. To be called once for each.
   std::vector<SampledToken> Collect();
   // When the step began that was collected last, and when its last row was sampled; zeros if it had

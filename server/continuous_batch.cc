@@ -28,6 +28,10 @@ BatchLimits LimitsFor(const ModelConfig& config, const ContinuousBatch::Options&
   return limits;
 }
 
+bool GoesOn(const Sequence& sequence) {
+  return !sequence.finished() && (sequence.prompt_left() > 0 || sequence.WantsMore());
+}
+
 std::string DeviceOf(Model& model) { return NameOf(model.stream().device()); }
 
 }  // namespace
@@ -57,6 +61,7 @@ ContinuousBatch::ContinuousBatch(Model& model, const Tokenizer& tokenizer, const
       weights_gauge_(metrics.memory(DeviceOf(model), MemoryKind::kWeights)),
       states_gauge_(metrics.memory(DeviceOf(model), MemoryKind::kStates)),
       workspace_gauge_(metrics.memory(DeviceOf(model), MemoryKind::kWorkspace)) {
+  for (int i = 0; i <= Sampler::kMaxAhead; ++i) passed_.emplace_back(model.stream().device());
   model.Prepare(pool_, sampler_.tokens(), options.slots, options.slots + limits_.max_scored_rows);
   slots_total_gauge_.Set(pool_.total());
   weights_gauge_.Set(model.weight_bytes());
@@ -118,6 +123,11 @@ void ContinuousBatch::RunStep() {
   }
 }
 
+bool ContinuousBatch::CanLaunch() const {
+  return std::any_of(running_.begin(), running_.end(),
+                     [](const Running& running) { return GoesOn(*running.sequence); });
+}
+
 bool ContinuousBatch::MustCollectFirst() const {
   return std::any_of(in_flight_->rows.begin(), in_flight_->rows.end(), [](const Step::Row& row) {
     return !row.sequence->finished() && !row.sequence->CanRunAhead();
@@ -129,7 +139,7 @@ ContinuousBatch::Step ContinuousBatch::Compose() {
   std::vector<Running*> candidates;
   for (Running& running : running_) {
     const Sequence& sequence = *running.sequence;
-    if (sequence.finished() || (sequence.prompt_left() == 0 && !sequence.WantsMore())) continue;
+    if (!GoesOn(sequence)) continue;
     candidates.push_back(&running);
     views.push_back({.due = sequence.request().due.time_since_epoch().count(),
                      .arrival = running.arrival,
@@ -197,10 +207,16 @@ void ContinuousBatch::Launch(const Step& step) {
   const ForwardResult result = model_.Forward(step.batch, pool_);
   sampler_.Launch(result.logits, result.began);
   hidden_copies_.Launch(result.hidden);
+  // One that samples nothing must not be passed either: of a long prompt alone all pieces would be
+  // on their way at once, and whoever comes then would wait for all of them.
+  Fence& passed = passed_[launched_++ % passed_.size()];
+  if (step.rows.empty()) passed.Record(model_.stream());
 }
 
 void ContinuousBatch::Collect(const Step& step) {
   const std::vector<SampledToken> sampled = sampler_.Collect();
+  Fence& passed = passed_[collected_++ % passed_.size()];
+  if (step.rows.empty()) passed.Wait();
   ObserveGap(step);
   const Clock::time_point now = Clock::now();
   for (size_t i = 0; i < sampled.size(); ++i) {

@@ -57,6 +57,12 @@ class ContinuousBatch {
   // Finishes those that are cancelled or past their deadline.
   void DropEnded(Clock::time_point now);
 
+  // Whether RunStep would launch a batch. If not, it waits for the one that is on its way, and so
+  // would what comes meanwhile.
+  bool CanLaunch() const;
+  // Whether the step on its way, if any, has come to its end.
+  bool StepIsDone() const { return !in_flight_.has_value() || sampler_.IsDone(); }
+
   // Launches one batch, if any sequence is to go on, and appends what came out: of it, or,
   // launching ahead, of the batch before. Throws DeviceError.
   void RunStep();
@@ -119,9 +125,11 @@ class ContinuousBatch {
   Sampler sampler_;
   HiddenCopies hidden_copies_;
   const bool launch_ahead_;
-  std::optional<Step> in_flight_;  // launched, not collected
-  bool idle_ = true;               // nothing to do, or no step yet
-  DeviceTime last_end_ = 0;        // of the step collected last; 0: it sampled nothing
+  std::vector<Fence> passed_;            // of the last steps, in turn, those that sample nothing
+  size_t launched_ = 0, collected_ = 0;  // steps
+  std::optional<Step> in_flight_;        // launched, not collected
+  bool idle_ = true;                     // nothing to do, or no step yet
+  DeviceTime last_end_ = 0;              // of the step collected last; 0: it sampled nothing
   GaugePart running_gauge_;
   GaugePart slots_used_gauge_;
   GaugePart slots_total_gauge_;

@@ -24,6 +24,10 @@ namespace {
 // once does so within this time.
 constexpr Clock::duration kAwake = std::chrono::milliseconds(1);
 
+// How long it looks for requests instead of waiting for a step, which would also tell it of a
+// device that has failed.
+constexpr Clock::duration kLookOut = std::chrono::milliseconds(100);
+
 const EngineOptions& Validated(const EngineOptions& options) {
   if (options.slots < 1) throw std::invalid_argument("engine: slots: wanted at least 1");
   if (options.max_batch_tokens < 2) {
@@ -122,6 +126,10 @@ void Engine::Parts::Tick() {
   }
   waiting.Set(queue.size());
   if (batch.empty()) return;
+  // What comes while there is nothing to launch is launched behind the step on its way, not after
+  // that has come to its end.
+  const auto done = [this] { return batch.StepIsDone(); };
+  if (!batch.CanLaunch() && !batch.full() && !queue.WaitUntil(done, kLookOut)) return;
   batch.RunStep();
   Deliver();
 }

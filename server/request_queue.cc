@@ -76,14 +76,19 @@ void RequestQueue::Close() {
 
 bool RequestQueue::TakeReason() { return std::exchange(woken_, false) || !queued_.empty(); }
 
-void RequestQueue::Wait(Clock::duration awake) {
-  for (const Clock::time_point end = Clock::now() + awake; Clock::now() < end;) {
+bool RequestQueue::WaitUntil(const std::function<bool()>& done, Clock::duration most) {
+  for (const Clock::time_point end = Clock::now() + most; Clock::now() < end && !done();) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (TakeReason()) return;
+      if (TakeReason()) return false;
     }
     std::this_thread::yield();
   }
+  return true;
+}
+
+void RequestQueue::Wait(Clock::duration awake) {
+  if (!WaitUntil([] { return false; }, awake)) return;
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [this] { return TakeReason(); });
 }

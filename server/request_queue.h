@@ -56,6 +56,9 @@ class RequestQueue {
   // Blocks until something is queued or Wake was called since the last Wait. For the first `awake`
   // it does not let the thread sleep, which would take many microseconds to wake.
   void Wait(Clock::duration awake = {});
+  // The same until `done` says yes, asked all the time by a thread that does not sleep, or until
+  // `most` has passed: false if Wait would have returned.
+  bool WaitUntil(const std::function<bool()>& done, Clock::duration most);
   void Wake();
 
   int size() const;

@@ -159,5 +159,18 @@ TEST(RequestQueueTest, EveryRequestOfManyThreadsIsPoppedOnce) {
   EXPECT_THAT(popped, ::testing::Each(1));
 }
 
+TEST(RequestQueueTest, WaitsUntilItIsToldOrSomethingComes) {
+  constexpr Clock::duration kLong = seconds(3600);
+  RequestQueue queue(8, kManyTokens);
+  int asked = 0;
+  EXPECT_TRUE(queue.WaitUntil([&] { return ++asked == 3; }, kLong));
+  EXPECT_TRUE(queue.WaitUntil([] { return false; }, milliseconds(1)));
+  queue.Wake();
+  EXPECT_FALSE(queue.WaitUntil([] { return false; }, kLong));
+  std::thread other([&] { queue.Push({MakeRequest(1)}); });
+  EXPECT_FALSE(queue.WaitUntil([] { return false; }, kLong));
+  other.join();
+}
+
 }  // namespace
 }  // namespace fla
