@@ -48,7 +48,7 @@ void ZeroRows(Stream& stream, const ByteRows* regions, int count, int64_t row);
 // out = x * rsqrt(mean(x^2) + eps) * weight, per row. weight [D].
 void RmsNorm(Stream& stream, Matrix x, const float* weight, float eps, Matrix out);
 
-// residual += delta, then out = RmsNorm(residual). `residual` may be f32 while the rest is bf16.
+// residual += delta, then out (or delta) = RmsNorm(residual), which may be f32 beside bf16.
 void AddRmsNorm(Stream& stream, Matrix residual, Matrix delta, const float* weight, float eps,
                 Matrix out);
 
@@ -60,7 +60,7 @@ struct LayerNormArgs {
   const float* weight = nullptr;  // [D]
   const float* bias = nullptr;    // [D]
   float eps = 0.0f;
-  Matrix out;  // [T, D], not x
+  Matrix out;  // [T, D], may be delta, not x
 };
 void LayerNorm(Stream& stream, const LayerNormArgs& args);
 

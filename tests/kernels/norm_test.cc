@@ -51,19 +51,22 @@ TEST_P(NormTest, RmsNormOfZerosIsZero) {
 TEST_P(NormTest, AddRmsNorm) {
   for (const DType residual_dtype : {dtype(), DType::kF32}) {
     for (const int width : kWidths) {
-      SCOPED_TRACE(width);
-      auto sum = RandomNormal(5 * width, 1, residual_dtype);
-      const auto delta = RandomNormal(5 * width, 2, dtype());
-      const auto weight = RandomNormal(width, 3, DType::kF32);
-      DeviceMatrix residual(stream(), residual_dtype, 5, width, sum);
-      const auto delta_device = Upload(5, width, delta);
-      const auto weight_device = UploadFloats(weight);
-      auto out = Poisoned(5, width);
-      AddRmsNorm(stream(), residual.view(), delta_device.view(), weight_device.data(), 1e-6f,
-                 out.view());
-      for (size_t i = 0; i < sum.size(); ++i) sum[i] += delta[i];
-      ExpectClose(residual, sum);
-      ExpectClose(out, RmsNormByDefinition(sum, width, weight, 1e-6));
+      for (const bool in_place : {false, true}) {
+        SCOPED_TRACE(::testing::Message() << width << (in_place ? " in place" : ""));
+        auto sum = RandomNormal(5 * width, 1, residual_dtype);
+        const auto delta = RandomNormal(5 * width, 2, dtype());
+        const auto weight = RandomNormal(width, 3, DType::kF32);
+        DeviceMatrix residual(stream(), residual_dtype, 5, width, sum);
+        const auto delta_device = Upload(5, width, delta);
+        const auto weight_device = UploadFloats(weight);
+        const auto elsewhere = Poisoned(5, width);
+        const auto& out = in_place ? delta_device : elsewhere;
+        AddRmsNorm(stream(), residual.view(), delta_device.view(), weight_device.data(), 1e-6f,
+                   out.view());
+        for (size_t i = 0; i < sum.size(); ++i) sum[i] += delta[i];
+        ExpectClose(residual, sum);
+        ExpectClose(out, RmsNormByDefinition(sum, width, weight, 1e-6));
+      }
     }
   }
 }
@@ -86,7 +89,7 @@ TEST_P(NormTest, LayerNorm) {
   for (const DType x_dtype : {dtype(), DType::kF32}) {
     for (const int width : kWidths) {
       for (const bool add : {false, true}) {
-        SCOPED_TRACE(::testing::Message() << width << (add ? " with a delta" : ""));
+        SCOPED_TRACE(::testing::Message() << width << (add ? " with a delta, in place" : ""));
         auto x = RandomNormal(5 * width, 1, x_dtype);
         // A mean well above the deviation, where a variance from squares would lose its digits.
         for (double& value : x) value = Rounded(value + 30.0, x_dtype);
@@ -96,7 +99,8 @@ TEST_P(NormTest, LayerNorm) {
         DeviceMatrix x_device(stream(), x_dtype, 5, width, x);
         const auto delta_device = Upload(5, width, delta);
         const auto weight_device = UploadFloats(weight), bias_device = UploadFloats(bias);
-        auto out = Poisoned(5, width);
+        const auto elsewhere = Poisoned(5, width);
+        const auto& out = add ? delta_device : elsewhere;
         LayerNorm(stream(), {.x = x_device.view(),
                              .delta = add ? delta_device.view() : Matrix{},
                              .weight = weight_device.data(),
