@@ -48,6 +48,7 @@ fla_add_emulated(recurrence_emulated
     kernels/cuda/warp_sum.cuh
     kernels/cuda/wide_block.cuh
     kernels/cuda/wide_loader.cuh
+    kernels/cuda/wide_matrices.cuh
     kernels/cuda/wide_panel.cuh
     kernels/cuda/wide_record.cuh
     kernels/cuda/wide_scan.cuh

@@ -138,10 +138,11 @@ __device__ __forceinline__ void CopyToGlobal(void* target, uint32_t source, uint
                : "memory");
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
-// Until all of this thread's copies to global memory have read their source. The end of the kernel
-// waits for the writes.
+// Until all of this thread's copies to global memory but the last kPending have read their source.
+// The end of the kernel waits for the writes.
+template <int kPending = 0>
 __device__ __forceinline__ void WaitForReads() {
-  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 
 }  // namespace fla::cuda

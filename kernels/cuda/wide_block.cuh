@@ -20,10 +20,6 @@ struct Block {
 };
 inline constexpr int kBlocks = kWideChunk / 16;  // of a row of blocks
 inline constexpr int kBlockBytes = 4 * 16 * 16;  // f32
-inline constexpr int kTriangleBlocks = kBlocks * (kBlocks + 1) / 2;
-
-// Number of block (row, column <= row) of a lower triangle.
-constexpr int TriangleBlock(int row, int column) { return row * (row + 1) / 2 + column; }
 
 // c += a b, given b's transpose; of numbers of tf32.
 __device__ __forceinline__ void AddProduct(Block& c, const Block& a, const Block& b_transposed) {
@@ -47,15 +43,16 @@ __device__ __forceinline__ void RoundToTf32(Block& block) {
 }
 
 // Fragments in shared memory: a lane's numbers of a tile are 16 bytes, the lanes side by side.
-__device__ __forceinline__ void StoreFragment(char* blocks, int number, const float (&low)[4],
-                                              const float (&high)[4]) {
-  auto* const target = reinterpret_cast<float4*>(blocks + number * kBlockBytes) + threadIdx.x % 32;
-  target[0] = make_float4(low[0], low[1], low[2], low[3]);
-  target[32] = make_float4(high[0], high[1], high[2], high[3]);
+__device__ __forceinline__ void StoreFragment(char* fragment, const Block& block) {
+  auto* const target = reinterpret_cast<float4*>(fragment) + threadIdx.x % 32;
+#pragma unroll
+  for (int tile = 0; tile < 2; ++tile) {
+    const float(&x)[4] = block[tile];
+    target[32 * tile] = make_float4(x[0], x[1], x[2], x[3]);
+  }
 }
-__device__ __forceinline__ void LoadFragment(const char* blocks, int number, Block& block) {
-  const auto* const source =
-      reinterpret_cast<const float4*>(blocks + number * kBlockBytes) + threadIdx.x % 32;
+__device__ __forceinline__ void LoadFragment(const char* fragment, Block& block) {
+  const auto* const source = reinterpret_cast<const float4*>(fragment) + threadIdx.x % 32;
 #pragma unroll
   for (int tile = 0; tile < 2; ++tile) {
     const float4 x = source[32 * tile];

@@ -126,6 +126,7 @@ inline void CopyToGlobal(void* target, uint32_t source, uint32_t bytes) {
   }
   std::memcpy(target, shared + source, bytes);
 }
+template <int kPending = 0>
 inline void WaitForReads() {}
 
 }  // namespace fla::cuda
