@@ -32,7 +32,7 @@ struct ModelOptions {
   int state_replay = 0;               // a state is written every so many steps; 0: every one
   int slots = 0;                      // 0: 64 on a CPU, as many as fit on a GPU
   int max_batch_tokens = 0;           // 0: 512 on a CPU, 4096 on a GPU
-  int max_prefill_tokens = 0;         // 0: max_batch_tokens; 8192 on a GPU where that is 0 too
+  int max_prefill_tokens = 0;         // 0: max_batch_tokens; 16384 on a GPU where that is 0 too
   GenerationDefaults sampling;        // goes before the checkpoint's generation_config.json
   bool preload = true;                // else loaded at its first use
   bool pinned = true;                 // else unloaded when another model needs its memory

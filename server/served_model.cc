@@ -47,7 +47,7 @@ int MaxBatchTokens(const ModelOptions& options, Device device) {
 // less than twice the time, and no stream waits for them.
 int MaxPrefillTokens(const ModelOptions& options, Device device) {
   const bool says = options.max_prefill_tokens > 0 || options.max_batch_tokens > 0;
-  const int wanted = says ? options.max_prefill_tokens : (device.is_cuda() ? 8192 : 0);
+  const int wanted = says ? options.max_prefill_tokens : (device.is_cuda() ? 16384 : 0);
   return std::max(wanted, MaxBatchTokens(options, device));
 }
 
