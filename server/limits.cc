@@ -21,7 +21,8 @@ Limits ReadLimits(ConfigSection section) {
   section.Read("max_logprobs", limits.max_logprobs, 0, kMaxTopLogprobs);
   section.Read("max_prompt_logprob_entries", limits.max_prompt_logprob_entries, 0, kMost);
   section.Read("max_logit_bias", limits.max_logit_bias, 0, 1 << 20);
-  section.Read("max_priority", limits.max_priority, 0, 1000000);
+  // With a day of aging each, still far from the clock's end.
+  section.Read("max_priority", limits.max_priority, 0, 10000);
   section.Read("max_message_bytes", limits.max_message_bytes, 1024, kMost);
 
   section.Read("max_concurrent_streams", limits.max_concurrent_streams, 1, 1 << 20);

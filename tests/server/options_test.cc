@@ -189,6 +189,8 @@ TEST(Options, RefusesValuesOutOfRange) {
               HasSubstr("models[0].max_prefill_tokens: wanted at least max_batch_tokens (8)"));
   EXPECT_THAT(ErrorOf(WithModel(R"(, "limits": {"max_logprobs": 21})")),
               HasSubstr("limits.max_logprobs"));
+  EXPECT_THAT(ErrorOf(WithModel(R"(, "limits": {"max_priority": 10001})")),
+              HasSubstr("limits.max_priority"));
   EXPECT_THAT(ErrorOf(WithModel(R"(, "limits": {"max_new_tokens": 3,
                                               "default_max_new_tokens": 4})")),
               HasSubstr("limits.default_max_new_tokens: wanted an integer from 0 to 3"));

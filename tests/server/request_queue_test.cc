@@ -33,6 +33,13 @@ std::vector<uint64_t> PopAll(RequestQueue& queue) {
   return ids;
 }
 
+TEST(RequestQueueTest, DueTimesDoNotOverflow) {
+  const Clock::time_point now = Clock::now();
+  const Clock::duration day = std::chrono::hours(24);  // the most that the config takes of both
+  EXPECT_GT(DueTime(now, 10000, day), DueTime(now, 9999, day));
+  EXPECT_LT(DueTime(now, -10000, day), DueTime(now, -9999, day));
+}
+
 TEST(RequestQueueTest, PopsByDueTimeThenArrival) {
   RequestQueue queue(8, kManyTokens);
   ASSERT_EQ(queue.Push({MakeRequest(1, 5), MakeRequest(2, 5)}), PushResult::kQueued);
