@@ -222,8 +222,7 @@ ChunkRecord ChunkRecordOf(const RecurrenceSpec& spec) {
 }
 
 WideRecord WideRecordOf(const RecurrenceSpec& spec) {
-  return MakeWideRecord(WidePanels(spec.key_dim), spec.update == Update::kDelta,
-                        spec.decay == Decay::kPerChannel);
+  return MakeWideRecord(spec.update == Update::kDelta);
 }
 
 bool HasWideKernels(const RecurrenceSpec& spec) { return spec.decay != Decay::kPerChannel; }

@@ -86,19 +86,16 @@ constexpr ChunkRecord MakeChunkRecord(int max_k, bool delta, bool channel) {
 }
 ChunkRecord ChunkRecordOf(const RecurrenceSpec& spec);
 
-// The same for a wide chunk. Matrices [64, columns] are panels as kernels/cuda/wide_panel.cuh says:
-// P, kDelta: T, and per channel the decayed q and k as above. Then the decays: scalar f32 [2, 64],
-// per channel f32 [64 panels]. Scalar and additive: nothing, the scan makes P itself.
+// The same for a wide chunk, whose decay is scalar: P and T, panels as kernels/cuda/wide_panel.cuh
+// says, then the decays. Additive: nothing, the scan makes P itself.
 struct WideRecord {
-  int matrices;  // bytes of the panels
-  int decay;     // offset
+  int decay;  // offset
   int bytes;
 };
-constexpr WideRecord MakeWideRecord(int panels, bool delta, bool channel) {
-  if (!delta && !channel) return {0, 0, 0};
+constexpr WideRecord MakeWideRecord(bool delta) {
+  if (!delta) return {0, 0};
   const int panel = 2 * kWideChunk * kWideChunk;
-  const int matrices = panel * ((delta ? 2 : 1) + (channel ? panels * (delta ? 3 : 2) : 0));
-  return {matrices, matrices, matrices + (channel ? 4 * 64 * panels : 4 * 2 * kWideChunk)};
+  return {2 * panel, 2 * panel + 4 * 2 * kWideChunk};
 }
 WideRecord WideRecordOf(const RecurrenceSpec& spec);
 

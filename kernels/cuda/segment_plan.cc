@@ -50,7 +50,7 @@ ChunkCost CostOf(const ScanShape& shape, int width) {
 double ChunkBytes(const ScanShape& shape) {
   const int chunk = shape.wide ? kWideChunk : kChunk;
   const int record =
-      shape.wide ? MakeWideRecord(WidePanels(shape.key_dim), shape.delta, shape.per_channel).bytes
+      shape.wide ? MakeWideRecord(shape.delta).bytes
                  : MakeChunkRecord(MaxKeyDim(shape.key_dim), shape.delta, shape.per_channel).bytes;
   return record + 2.0 * chunk * (2 * shape.value_dim + (shape.per_channel ? 0 : 2 * shape.key_dim));
 }

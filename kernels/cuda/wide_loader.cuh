@@ -33,24 +33,20 @@ constexpr int WideLoaders(int slices) {
 
 // A loading warpgroup. One of its threads has the copy engine bring whole chunks. The last tokens
 // of a sequence that are not a whole chunk all of them copy, 16 bytes at a time: there must be
-// zeros behind them, and the engine would bring the next sequence. For a scalar decay and the
-// additive rule the warpgroup also makes P and the decays, a chunk behind its copies. The local
-// pass needs neither P nor queries.
-template <int kPanels, int kSlices, bool kDelta, bool kChannel, ScanPass kPass>
+// zeros behind them, and the engine would bring the next sequence. For the additive rule the
+// warpgroup also makes P and the decays, a chunk behind its copies. The local pass needs neither P
+// nor queries.
+template <int kPanels, int kSlices, bool kDelta, ScanPass kPass>
 class WideLoader {
-  using Stage = WideStage<kPanels, kDelta, kChannel>;
+  using Stage = WideStage<kPanels, kDelta>;
   static constexpr WideRecord kRecord = Stage::kRecord;
   static constexpr int kLoaders = WideLoaders<Stage, kPass>(kSlices);
   static constexpr bool kOutputs = kPass == ScanPass::kFinal;
   // What a chunk needs of its record: matrices from the first on, and decays.
-  static constexpr int kFirstMatrix = kOutputs || kChannel ? 0 : Stage::kTransform;
-  static constexpr int kMatrixBytes = kOutputs || kChannel ? kRecord.matrices
-                                      : kDelta             ? kPanelBytes
-                                                           : 0;
+  static constexpr int kFirstMatrix = kOutputs ? 0 : Stage::kTransform;
+  static constexpr int kMatrixBytes = kRecord.decay > 0 ? kRecord.decay - kFirstMatrix : 0;
   static constexpr int kDecayBytes = kRecord.bytes - kRecord.decay;
-  static constexpr int kPanelsOfAChunk = kSlices + (kChannel   ? 0
-                                                    : kOutputs ? 2 * kPanels
-                                                               : kPanels);
+  static constexpr int kPanelsOfAChunk = kSlices + (kOutputs ? 2 : 1) * kPanels;
   static constexpr int kCopiedBytes = kMatrixBytes + kDecayBytes + kPanelsOfAChunk * kPanelBytes;
 
  public:
@@ -130,7 +126,7 @@ class WideLoader {
             shared + WideHeaderBytes<Stage>() + position.stage * Stage::Bytes(kSlices);
         float qk[8][4] = {}, none[8][4] = {};
         const uint32_t address = SharedAddress(stage);
-        MultiplyKeys<kPanels, false>(address + Stage::kQuery, address + Stage::kKeyEnd, qk, none);
+        MultiplyKeys<kPanels, false>(address + Stage::kQuery, address + Stage::kKey, qk, none);
         StoreAttention(qk, log_decay, params_.scale, stage + Stage::kAttention);
         PublishToTensorCores();
       }
@@ -155,7 +151,7 @@ class WideLoader {
                               column + 64 * panel, to.landed);
       }
     };
-    if constexpr (!kChannel) copy(Stage::kKeyEnd, maps_.k, h / p.k_group, 0, kPanels);
+    copy(Stage::kKey, maps_.k, h / p.k_group, 0, kPanels);
     copy(Stage::kValue, maps_.v, h / p.v_group, ValueColumn(), kSlices);
     if constexpr (kDecayBytes > 0) {
       CopyToShared(to.decays, record_ + kRecord.decay, kDecayBytes, to.landed);
@@ -163,7 +159,7 @@ class WideLoader {
     if constexpr (kMatrixBytes > 0) {
       CopyToShared(to.stage + kFirstMatrix, record_ + kFirstMatrix, kMatrixBytes, to.landed);
     }
-    if constexpr (!kChannel && kOutputs) {
+    if constexpr (kOutputs) {
       copy(Stage::kQuery, maps_.q, h / p.q_group, 0, kPanels);
     }
   }
@@ -174,14 +170,12 @@ class WideLoader {
     const int h = work_.head;
     CopyLinear<kMatrixBytes>(to.stage + kFirstMatrix, record_ + kFirstMatrix);
     CopyLinear<kDecayBytes>(to.decays, record_ + kRecord.decay);
-    if constexpr (!kChannel) {
-      if constexpr (kOutputs) {
-        CopyRows<kPanels>(to.stage + Stage::kQuery, p.q, p.q_stride, first,
-                          h / p.q_group * p.key_dim, p.key_dim);
-      }
-      CopyRows<kPanels>(to.stage + Stage::kKeyEnd, p.k, p.k_stride, first,
-                        h / p.k_group * p.key_dim, p.key_dim);
+    if constexpr (kOutputs) {
+      CopyRows<kPanels>(to.stage + Stage::kQuery, p.q, p.q_stride, first, h / p.q_group * p.key_dim,
+                        p.key_dim);
     }
+    CopyRows<kPanels>(to.stage + Stage::kKey, p.k, p.k_stride, first, h / p.k_group * p.key_dim,
+                      p.key_dim);
     CopyRows<kSlices>(to.stage + Stage::kValue, p.v, p.v_stride, first,
                       h / p.v_group * p.value_dim + work_.column, p.value_dim - ValueColumn());
     CommitCopies();

@@ -56,8 +56,7 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
     WidePrepareKernel(const RecurrenceParams p, const RecurrenceProjections from,
                       const TokenWindow window, const ChunkWorkspace workspace,
                       const int group_size) {
-  constexpr WideRecord kRecord = MakeWideRecord(kPanels, true, false);
-  using Stage = WideStage<kPanels, true, false>;
+  using Stage = WideStage<kPanels, true>;
   extern __shared__ __align__(1024) char shared[];
   if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   const int head_groups = p.heads / group_size;
@@ -77,7 +76,8 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
   auto& scalars = *reinterpret_cast<HeadScalars*>(shared + ScalarsOffset(kPanels));
   const auto record_of = [&](int head) {
     return workspace.records +
-           (static_cast<int64_t>(work.slot) * p.heads + work.first_head + head) * kRecord.bytes;
+           (static_cast<int64_t>(work.slot) * p.heads + work.first_head + head) *
+               Stage::kRecord.bytes;
   };
   // A warp makes the decays of every fourth head.
   for (int head = warp; head < group_size; head += kWarps) {
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
       scalars.beta[head][i] = is_there ? LoadBeta(p, from, token, h) : 0.0f;
     }
     SumLogDecay(sum);
-    StoreDecays(sum, reinterpret_cast<float*>(record_of(head) + kRecord.decay));
+    StoreDecays(sum, reinterpret_cast<float*>(record_of(head) + Stage::kRecord.decay));
     scalars.sums[head][lane] = sum[0];
     scalars.sums[head][lane + 32] = sum[1];
   }

@@ -7,10 +7,11 @@
 //   X^T = V^T - (S^T K_start^T)        U^T = X^T T^T                (kDelta; else U = V)
 //   O^T = S^T Q_start^T + U^T P^T      S^T <- S^T decay + U^T K_end
 //
-// Only K_start, Q_start, T, P, K_end and V pass through shared memory, and O on its way out,
-// through a panel of its own. The products are issued so that the chain from state to state, X, U,
-// S, never waits for those of O, and what else a chunk takes is done while products are under way:
-// a chunk's outputs leave under the next one's first products.
+// where start and end are decays, which weight X, O and U instead of keys and queries. Only K, Q,
+// T, P and V pass through shared memory, and O on its way out, through a panel of its own. The
+// products are issued so that the chain from state to state, X, U, S, never waits for those of O,
+// and what else a chunk takes is done while products are under way: a chunk's outputs leave under
+// the next one's first products.
 //
 // A sequence's segments may take the place of sequences: scan_segment.cuh, which says what a block
 // walks. Grid: there, of 64 * kSlices columns; a block has kSlices computing warpgroups, which
@@ -25,16 +26,16 @@
 
 namespace fla::cuda {
 
-template <int kPanels, int kSlices, bool kDelta, bool kChannel, ScanPass kPass>
+template <int kPanels, int kSlices, bool kDelta, ScanPass kPass>
 constexpr int WideThreads() {
-  return kWarpgroup * (kSlices + WideLoaders<WideStage<kPanels, kDelta, kChannel>, kPass>(kSlices));
+  return kWarpgroup * (kSlices + WideLoaders<WideStage<kPanels, kDelta>, kPass>(kSlices));
 }
 
-template <int kPanels, int kSlices, bool kDelta, bool kChannel, ScanPass kPass>
-__global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel, kPass>(), 1)
+template <int kPanels, int kSlices, bool kDelta, ScanPass kPass>
+__global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>(), 1)
     WideScanKernel(const RecurrenceParams p, const __grid_constant__ WideMaps maps,
                    const TokenWindow window, const ChunkWorkspace workspace, const int stages) {
-  using Stage = WideStage<kPanels, kDelta, kChannel>;
+  using Stage = WideStage<kPanels, kDelta>;
   constexpr int kSteps = 4 * kPanels;         // of 16 channels
   constexpr bool kSharedState = kPanels > 2;  // as operand: registers have room for the sums only
   constexpr int kStages = WideHeaderBytes<Stage>();  // offset of the stages
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
 
   if (slice >= kSlices) {
     if constexpr (kShareRegisters) ShrinkRegisters<kLoaderRegisters>();
-    WideLoader<kPanels, kSlices, kDelta, kChannel, kPass> loader(p, maps, workspace, work);
+    WideLoader<kPanels, kSlices, kDelta, kPass> loader(p, maps, workspace, work);
     loader.Run(stages, shared);
   } else {
     if constexpr (kShareRegisters) {
@@ -190,7 +191,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
 
     const int num_chunks = (work.end - work.begin + kWideChunk - 1) / kWideChunk;
     // What a chunk needs first: X of the state it starts from, or O's share of it.
-    constexpr int kFirst = kDelta ? Stage::kKeyStart : Stage::kQuery;
+    constexpr int kFirst = kDelta ? Stage::kKey : Stage::kQuery;
     // Products of O in flight while one of the chain is waited for.
     constexpr int kBehindChain = kOutputs ? 1 : 0;
 
@@ -208,22 +209,17 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
       const auto load_decays = [&](const float* source, float2(&target)[8]) {
 #pragma unroll
         for (int tile = 0; tile < 8; ++tile) {
-          target[tile] = kChannel ? make_float2(1.0f, 1.0f)
-                                  : *reinterpret_cast<const float2*>(source + 8 * tile + 2 * t);
+          target[tile] = *reinterpret_cast<const float2*>(source + 8 * tile + 2 * t);
         }
       };
       const auto decay_state = [&] {
-        const float whole = kChannel ? 1.0f : decay[kWideChunk - 1];
+        const float whole = decay[kWideChunk - 1];
 #pragma unroll
-        for (int panel = 0; panel < kPanels; ++panel) {
+        for (auto& panel : state) {
 #pragma unroll
-          for (int tile = 0; tile < 8; ++tile) {
-            float2 factor = make_float2(whole, whole);
-            if constexpr (kChannel) {
-              factor = *reinterpret_cast<const float2*>(decay + 64 * panel + 8 * tile + 2 * t);
-            }
-            float(&s)[4] = state[panel][tile];
-            s[0] *= factor.x, s[1] *= factor.y, s[2] *= factor.x, s[3] *= factor.y;
+          for (auto& tile : panel) {
+#pragma unroll
+            for (float& s : tile) s *= whole;
           }
         }
       };
@@ -270,9 +266,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
           if constexpr (kDelta) {
             const float x = first[tile][e], y = first[tile][e + 1];
             u[step][i] = Pack(x, y);
-            u_to_end[step][i] = kChannel ? u[step][i] : Pack(x * end.x, y * end.y);
-          } else if (kChannel) {
-            u_to_end[step][i] = u[step][i];
+            u_to_end[step][i] = Pack(x * end.x, y * end.y);
           } else {
             u_to_end[step][i] = Pack(Low(u[step][i]) * end.x, High(u[step][i]) * end.y);
           }
@@ -288,7 +282,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
         for (int step = 0; step < 4; ++step) {
           WarpgroupMultiplyAdd<true>(
               state[panel], u_to_end[step],
-              ContractedRowsDescriptor(stage, Stage::kKeyEnd + panel * kPanelBytes + 2048 * step),
+              ContractedRowsDescriptor(stage, Stage::kKey + panel * kPanelBytes + 2048 * step),
               true);
         }
       }
@@ -301,11 +295,9 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
         Settle(sums);
 #pragma unroll
         for (int tile = 0; tile < 8; ++tile) {
-          if constexpr (!kChannel) {
-            const float2 start = from_start[tile];
-            sums[tile][0] *= p.scale * start.x, sums[tile][1] *= p.scale * start.y;
-            sums[tile][2] *= p.scale * start.x, sums[tile][3] *= p.scale * start.y;
-          }
+          const float2 start = from_start[tile];
+          sums[tile][0] *= p.scale * start.x, sums[tile][1] *= p.scale * start.y;
+          sums[tile][2] *= p.scale * start.x, sums[tile][3] *= p.scale * start.y;
         }
         multiply_tokens(sums, u, stage, Stage::kAttention, true);
       }
@@ -327,28 +319,28 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kChannel
   }
 }
 
-template <int kPanels, int kSlices, bool kDelta, bool kChannel, ScanPass kPass>
+template <int kPanels, int kSlices, bool kDelta, ScanPass kPass>
 void LaunchWideScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) {
-  using Stage = WideStage<kPanels, kDelta, kChannel>;
+  using Stage = WideStage<kPanels, kDelta>;
   constexpr int kStage = Stage::Bytes(kSlices);
   constexpr int kFixed =
       WideHeaderBytes<Stage>() + (kSlices + (kPanels > 2 ? kPanels : 0)) * kPanelBytes;
   const int stages = std::clamp((MaxSharedBytes() - kFixed) / kStage, 2, kMaxWideStages);
   const int bytes = kFixed + stages * kStage;
-  const auto kernel = WideScanKernel<kPanels, kSlices, kDelta, kChannel, kPass>;
+  const auto kernel = WideScanKernel<kPanels, kSlices, kDelta, kPass>;
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
   const dim3 grid(ScanColumnBlocks(p, kPass, kDelta, kWideSlice * kSlices), p.heads,
                   ScanPieces(p, launch.window, launch.workspace.segments));
-  constexpr int kThreads = WideThreads<kPanels, kSlices, kDelta, kChannel, kPass>();
+  constexpr int kThreads = WideThreads<kPanels, kSlices, kDelta, kPass>();
   const auto map = [&](const void* rows, int64_t stride, int group, int head_dim) {
     return MakeHeadMap(rows, stride, p.heads / group, head_dim, kWideChunk);
   };
   const WideMaps maps = {map(p.q, p.q_stride, p.q_group, p.key_dim),
                          map(p.k, p.k_stride, p.k_group, p.key_dim),
                          map(p.v, p.v_stride, p.v_group, p.value_dim)};
-  WideScanKernel<kPanels, kSlices, kDelta, kChannel, kPass>
+  WideScanKernel<kPanels, kSlices, kDelta, kPass>
       <<<grid, kThreads, bytes, launch.stream>>>(p, maps, launch.window, launch.workspace, stages);
   CheckLaunch("WideScanKernel");
 }
@@ -358,13 +350,13 @@ void LaunchWideScan(const RecurrenceParams& p, const ScanLaunch& launch) {
   const bool two = launch.plan.slices_per_block == 2;
   switch (WidePanels(p.key_dim)) {
     case 1:
-      return two ? LaunchWideScanKernel<1, 2, kDelta, false, kPass>(p, launch)
-                 : LaunchWideScanKernel<1, 1, kDelta, false, kPass>(p, launch);
+      return two ? LaunchWideScanKernel<1, 2, kDelta, kPass>(p, launch)
+                 : LaunchWideScanKernel<1, 1, kDelta, kPass>(p, launch);
     case 2:
-      return two ? LaunchWideScanKernel<2, 2, kDelta, false, kPass>(p, launch)
-                 : LaunchWideScanKernel<2, 1, kDelta, false, kPass>(p, launch);
+      return two ? LaunchWideScanKernel<2, 2, kDelta, kPass>(p, launch)
+                 : LaunchWideScanKernel<2, 1, kDelta, kPass>(p, launch);
     default:
-      return LaunchWideScanKernel<4, 1, kDelta, false, kPass>(p, launch);
+      return LaunchWideScanKernel<4, 1, kDelta, kPass>(p, launch);
   }
 }
 
