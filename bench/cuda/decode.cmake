@@ -14,6 +14,7 @@ fla_add_emulated(decode_emulated
     kernels/cuda/fp8.cuh
     kernels/cuda/gates.cuh
     kernels/cuda/head_norm.cuh
+    kernels/cuda/warp_sum.cuh
     bench/cuda/recurrence_inputs.h
   STAND_INS chained.cuh chunk_tile.cuh special_functions.cuh
   SOURCES kernels/fp8.cc)

@@ -17,6 +17,7 @@ fla_add_emulated(sequence_ops_emulated
     kernels/cuda/elements.cuh
     kernels/cuda/head_norm.cuh
     kernels/cuda/heads.cuh
+    kernels/cuda/warp_sum.cuh
     bench/cuda/recurrence_inputs.h
   STAND_INS chained.cuh context.h special_functions.cuh
   SOURCES bench/cuda/recurrence_emulator/stream.cc)

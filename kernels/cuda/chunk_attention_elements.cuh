@@ -5,7 +5,6 @@
 #include <cuda_bf16.h>
 
 #include "kernels/chunk_attention.h"
-#include "kernels/cuda/warp_sum.cuh"
 
 namespace fla::cuda {
 
@@ -14,11 +13,6 @@ __device__ __forceinline__ float Widen(__nv_bfloat16 x) { return __bfloat162floa
 __device__ __forceinline__ void Narrow(float x, float* target) { *target = x; }
 __device__ __forceinline__ void Narrow(float x, __nv_bfloat16* target) {
   *target = __float2bfloat16(x);
-}
-
-__device__ __forceinline__ float WarpMax(float x) {
-  for (int mask = 16; mask > 0; mask /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, mask));
-  return x;
 }
 
 // Row `row` of a matrix from column `column` on.

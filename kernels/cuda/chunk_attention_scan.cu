@@ -12,6 +12,7 @@
 #include "kernels/cuda/chunk_attention_launch.h"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/recurrence_launch.h"
+#include "kernels/cuda/warp_sum.cuh"
 
 namespace fla::cuda {
 namespace {

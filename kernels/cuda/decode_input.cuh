@@ -7,6 +7,7 @@
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_tile.cuh"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/warp_sum.cuh"
 #include "kernels/decode.h"
 
 namespace fla::cuda {
@@ -86,7 +87,7 @@ __device__ void StageInput(const DecodeLinearArgs& args, int first, int tokens,
         }
         StoreX<kFp8>(staged + token * stride + column, values);
       }
-      for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+      sum = WarpSum(sum);
       if (lane == 0) squares[token][warp] = sum;
     }
   } else {
@@ -121,7 +122,7 @@ __device__ void StageInput(const DecodeLinearArgs& args, int first, int tokens,
           for (int j = 0; j < kVector; ++j) sum += values[i][j] * values[i][j];
         }
       }
-      for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+      sum = WarpSum(sum);
       const float factor =
           args.normalize ? rsqrtf(sum / static_cast<float>(args.head_dim) + args.eps) : 1.0f;
 #pragma unroll

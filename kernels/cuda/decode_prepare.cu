@@ -10,6 +10,7 @@
 #include "kernels/cuda/gates.cuh"
 #include "kernels/cuda/head_norm.cuh"
 #include "kernels/cuda/rotary.cuh"
+#include "kernels/cuda/warp_sum.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -28,16 +29,6 @@ struct PrepareBlocks {
   int q_heads, k_heads, v_pieces, decay_pieces, gate_pieces, betas;
   int total() const { return q_heads + k_heads + v_pieces + decay_pieces + gate_pieces + betas; }
 };
-
-__device__ float BlockSum(float value) {
-  __shared__ float warp_sums[kThreads / 32];
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
-  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
-  __syncthreads();
-  float sum = 0.0f;
-  for (int warp = 0; warp < kThreads / 32; ++warp) sum += warp_sums[warp];
-  return sum;
-}
 
 struct HeadPart {  // what a block reads and writes
   Matrix x, out;
@@ -114,7 +105,7 @@ __device__ void PrepareHead(const PrepareStepArgs& args, const HeadPart& part, i
     sum += HeadNormTerm(part.norm, value);
   }
   if (part.norm != HeadNorm::kNone) {
-    const float factor = HeadNormFactor(part.norm, BlockSum(sum), args.norm_eps);
+    const float factor = HeadNormFactor(part.norm, BlockSum<kThreads / 32>(sum), args.norm_eps);
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) values[i] *= factor;
   }
@@ -173,10 +164,7 @@ __device__ float MapChannel(const Matrix& x, const LowRankMap& map, int channel,
 #pragma unroll
     for (int j = 0; j < kVector; ++j) value += of_channel[j] * of_row[j];
   }
-  for (int offset = kMapLanes / 2; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(~0u, value, offset);
-  }
-  return value;
+  return WarpSum<kMapLanes>(value);
 }
 
 template <bool kMaps>

@@ -6,24 +6,15 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/warp_sum.cuh"
 
 namespace fla::cuda {
 namespace {
 
 constexpr int kMaxThreads = 512;
 
-// The sum of `value` over the block, the same bits in every thread.
-__device__ float BlockSum(float value) {
-  __shared__ float warp_sums[kMaxThreads / 32];
-  for (int offset = 16; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(0xffffffffu, value, offset);
-  }
-  const int warps = blockDim.x / 32;
-  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
-  __syncthreads();
-  float sum = 0.0f;
-  for (int warp = 0; warp < warps; ++warp) sum += warp_sums[warp];
-  return sum;
+__device__ __forceinline__ float RowSum(float x) {
+  return BlockSum<kMaxThreads / 32>(x, blockDim.x / 32);
 }
 
 // R: dtype of `residual`, which for kAdd is updated with `delta` and otherwise only read; T: of
@@ -61,7 +52,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     float values[N];
     read(column, values);
   }
-  const float scale = rsqrtf(BlockSum(sum) / static_cast<float>(columns) + eps);
+  const float scale = rsqrtf(RowSum(sum) / static_cast<float>(columns) + eps);
   const auto write = [&](int column, const float(&values)[N], const float(&weights)[N]) {
     float normed[N];
 #pragma unroll
@@ -113,7 +104,7 @@ __global__ void __launch_bounds__(kMaxThreads) LayerNormKernel(LayerNormArgs arg
       Load(x + column, values);
     }
   };
-  const float mean = BlockSum(sum) / static_cast<float>(columns);
+  const float mean = RowSum(sum) / static_cast<float>(columns);
   float squares = 0.0f;
   for (int column = first; column < columns; column += step) {
     float values[N];
@@ -121,8 +112,8 @@ __global__ void __launch_bounds__(kMaxThreads) LayerNormKernel(LayerNormArgs arg
 #pragma unroll
     for (int i = 0; i < N; ++i) squares += (values[i] - mean) * (values[i] - mean);
   }
-  __syncthreads();  // BlockSum's memory has been read
-  const float scale = rsqrtf(BlockSum(squares) / static_cast<float>(columns) + args.eps);
+  __syncthreads();  // RowSum's memory has been read
+  const float scale = rsqrtf(RowSum(squares) / static_cast<float>(columns) + args.eps);
   for (int column = first; column < columns; column += step) {
     float values[N], weights[N], biases[N];
     Load(args.weight + column, weights);

@@ -5,6 +5,7 @@
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/select.cuh"
+#include "kernels/cuda/warp_sum.cuh"
 #include "kernels/philox.h"
 
 namespace fla::cuda {
@@ -33,14 +34,8 @@ struct ExpSum {
 
 // Of all lanes of a warp together; the same bits in every lane.
 __device__ ExpSum WarpSum(ExpSum mine) {
-  float largest = mine.largest;
-  for (int offset = 16; offset > 0; offset /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
-  }
-  mine.RaiseTo(largest);
-  for (int offset = 16; offset > 0; offset /= 2) {
-    mine.sum += __shfl_xor_sync(0xffffffffu, mine.sum, offset);
-  }
+  mine.RaiseTo(WarpMax(mine.largest));
+  mine.sum = cuda::WarpSum(mine.sum);
   return mine;
 }
 

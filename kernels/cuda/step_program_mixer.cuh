@@ -20,6 +20,7 @@
 #include "kernels/cuda/step_load.cuh"
 #include "kernels/cuda/step_program_block.cuh"
 #include "kernels/cuda/step_token.cuh"
+#include "kernels/cuda/warp_sum.cuh"
 
 namespace fla::cuda {
 
@@ -375,10 +376,7 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
   }
   // A head of 64 channels is half a warp.
   constexpr int kLanes = kThreadsOfHead < 32 ? kThreadsOfHead : 32;
-#pragma unroll
-  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-    sum += __shfl_xor_sync(~0u, sum, offset);
-  }
+  sum = WarpSum<kLanes>(sum);
   if (thread < 2 * kThreadsOfHead && thread % kLanes == 0) shared.norms[thread / kLanes] = sum;
   if (args.rotary_base > 0.0f) {
     SyncComputeThreads();
@@ -455,11 +453,7 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
     AddScaled(o, product * q_factor * k_factor * p.scale, u);
     const float4 factor = *reinterpret_cast<const float4*>(
         shared.inputs + 2 * kKeyDim + kProgramStateColumns + 4 * part.column_lane);
-    float square = o.x * o.x + o.y * o.y + o.z * o.z + o.w * o.w;
-#pragma unroll
-    for (int offset = kColumnLanes / 2; offset > 0; offset /= 2) {
-      square += __shfl_xor_sync(~0u, square, offset);
-    }
+    const float square = WarpSum<kColumnLanes>(o.x * o.x + o.y * o.y + o.z * o.z + o.w * o.w);
     if (thread < kColumnLanes) {
       PutPair(
           out + 2 * thread,
