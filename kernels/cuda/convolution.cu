@@ -22,35 +22,6 @@ constexpr int kThreads = 128;
 constexpr int kMaxWidth = 8;
 constexpr int kStepTokens = 8;  // longest sequence of the one-kernel form
 
-// `kCount` neighbouring floats; 16 bytes at a time where kCount is a multiple of 4, and then
-// aligned.
-template <int kCount>
-__device__ void LoadRun(const float* source, float (&values)[kCount]) {
-  if constexpr (kCount % 4 == 0) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(source + i);
-      values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) values[i] = source[i];
-  }
-}
-template <int kCount>
-__device__ void StoreRun(float* target, const float (&values)[kCount]) {
-  if constexpr (kCount % 4 == 0) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) {
-      *reinterpret_cast<float4*>(target + i) = {values[i], values[i + 1], values[i + 2],
-                                                values[i + 3]};
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) target[i] = values[i];
-  }
-}
-
 // The taps and the last W - 1 inputs of N channels. kWidth is W where it is known at compile time,
 // else 0; loops run to kSize and skip what is past W.
 template <int kWidth, int N>
@@ -65,7 +36,7 @@ struct Window {
     for (int i = 0; i < N; ++i) bias[i] = args.bias != nullptr ? args.bias[channel + i] : 0.0f;
     if constexpr (kWidth > 0) {
       float run[N * kWidth];
-      LoadRun(args.weight + channel * kWidth, run);
+      Load(args.weight + channel * kWidth, run);
 #pragma unroll
       for (int i = 0; i < N * kWidth; ++i) taps[i % kWidth][i / kWidth] = run[i];
     } else {
@@ -83,7 +54,7 @@ struct Window {
   __device__ void LoadState(const ShortConvolutionArgs& args, const float* state) {
     if constexpr (kWidth > 0) {
       float run[N * (kWidth - 1)];
-      LoadRun(state, run);
+      Load(state, run);
 #pragma unroll
       for (int i = 0; i < N * (kWidth - 1); ++i)
         inputs[i % (kWidth - 1)][i / (kWidth - 1)] = run[i];
@@ -103,7 +74,7 @@ struct Window {
 #pragma unroll
       for (int i = 0; i < N * (kWidth - 1); ++i)
         run[i] = inputs[i % (kWidth - 1)][i / (kWidth - 1)];
-      StoreRun(state, run);
+      Store(state, run);
     } else {
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
@@ -291,7 +262,8 @@ void ShortConvolution(Stream& stream, const ShortConvolutionArgs& args) {
                             IsAligned(args.weight) && IsAligned(args.state) &&
                             args.slot_stride % 4 == 0;
   DispatchElements(args.x.dtype, vectorizable, [&]<typename T, int N>() {
-    if (Launch < T, N, N == 1 ? 0 : 4 > (stream, args, longest) || args.normed == 0) return;
+    constexpr int kWidth = N == 1 ? 0 : 4;
+    if (Launch<T, N, kWidth>(stream, args, longest) || args.normed == 0) return;
     const Matrix heads = args.out.Columns(0, args.normed);
     const ActivateHeadsArgs norm = {heads,         args.head_dim, Activation::kIdentity,
                                     HeadNorm::kL2, args.norm_eps, heads};

@@ -34,11 +34,15 @@ __device__ T FromFloat(float x) {
 template <int N>
 using PackedHalves = std::conditional_t<N == kVector, uint4, uint2>;
 
-// values = source[0 .. N). N is 1, or kVector or half of it with `source` aligned to N elements, at
-// most 16 bytes.
+// Whether Load and Store have N elements of T: one, or some whole accesses.
+template <typename T, int N>
+inline constexpr bool kCanAccess = N == 1 || N == kVector / 2 || N == kVector ||
+                                   (sizeof(T) == 4 && N % 4 == 0);
+
+// values = source[0 .. N), which, but for N == 1, is aligned to N elements, at most 16 bytes.
 template <int N, typename T>
 __device__ void Load(const T* source, float (&values)[N]) {
-  static_assert(N == 1 || N == kVector / 2 || N == kVector);
+  static_assert(kCanAccess<T, N>);
   if constexpr (N == 1) {
     values[0] = ToFloat(source[0]);
   } else if constexpr (sizeof(T) == 4) {
@@ -84,7 +88,7 @@ __device__ __forceinline__ void Unpack(const Run<T, N>& run, float (&values)[N])
 // target[0 .. N) = values, rounded to nearest even. Alignment as for Load.
 template <int N, typename T>
 __device__ void Store(T* target, const float (&values)[N]) {
-  static_assert(N == 1 || N == kVector / 2 || N == kVector);
+  static_assert(kCanAccess<T, N>);
   if constexpr (N == 1) {
     target[0] = FromFloat<T>(values[0]);
   } else if constexpr (sizeof(T) == 4) {
