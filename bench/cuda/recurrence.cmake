@@ -34,11 +34,16 @@ fla_add_emulated(recurrence_emulated
   CHECKS chunk_attention_check recurrence_check replay_check
   HEADERS
     kernels/cuda/chunk_attention_elements.cuh
+    kernels/cuda/chunk_channel.cuh
     kernels/cuda/chunk_loader.cuh
+    kernels/cuda/chunk_scalar.cuh
     kernels/cuda/chunk_scan.cuh
+    kernels/cuda/chunk_triangles.cuh
     kernels/cuda/chunk_window.cuh
     kernels/cuda/elements.cuh
     kernels/cuda/gates.cuh
+    kernels/cuda/head_norm.cuh
+    kernels/cuda/projected_channels.cuh
     kernels/cuda/projected_inputs.cuh
     kernels/cuda/ring_position.cuh
     kernels/cuda/scan_segment.cuh

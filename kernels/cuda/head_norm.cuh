@@ -18,4 +18,9 @@ __device__ __forceinline__ float HeadNormFactor(HeadNorm norm, float sum, float 
   return factor;
 }
 
+// As HeadNormFactor where a norm can only be kL2, `sum` of squares, or none.
+__device__ __forceinline__ float L2NormFactor(HeadNorm norm, float sum, float eps) {
+  return norm == HeadNorm::kL2 ? rsqrtf(sum + eps) : 1.0f;
+}
+
 }  // namespace fla::cuda
