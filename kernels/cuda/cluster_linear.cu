@@ -13,29 +13,23 @@
 #include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/linear_stage.cuh"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/ring_position.cuh"
 #include "kernels/cuda/silu_pair.cuh"
-#include "kernels/cuda/warpgroup.cuh"
 
 namespace fla::cuda {
 namespace {
 
-constexpr int kGroupThreads = 128, kGroups = 2;  // warpgroups that multiply
-constexpr int kConsumers = kGroups * kGroupThreads;
-constexpr int kThreads = kConsumers + 32;
-constexpr int kTokens = kMaxClusterTokens, kGroupTokens = kTokens / kGroups;
-static_assert(kGroupTokens == 64);               // of a wgmma
+constexpr int kThreads = kLinearThreads;
+constexpr int kTokens = kMaxClusterTokens;
+static_assert(kTokens == kGroups * kGroupTokens);
 constexpr int kTileRows = 96;                    // eight gates, eight ups, eight gates
 constexpr int kBlocks = 4;                       // of a cluster
 constexpr int kShareTokens = kTokens / kBlocks;  // of x that a block brings
-constexpr int kRun = 64;                         // inputs of a stage
-constexpr int kRowBytes = kRun * 2;
-constexpr int kInputBytes = kTokens * kRowBytes, kWeightBytes = kTileRows * kRowBytes;
-constexpr int kStageBytes = kInputBytes + kWeightBytes;
+constexpr int kStageBytes = kInputBytes + kTileRows * kRowBytes;
 constexpr int kStages = 7;
 constexpr int kStagesLeft = 4;  // to be asked for when the next kernel may begin
-constexpr int kPanelAlignment = 1024;
 static_assert(kStageBytes % kPanelAlignment == 0 &&
               kShareTokens * kRowBytes % kPanelAlignment == 0);
 constexpr int kColumns = kTileRows / 2;  // of out
@@ -43,6 +37,8 @@ constexpr int kColumns = kTileRows / 2;  // of out
 // different banks.
 constexpr int kOutPitch = 2 * kColumns + 16;
 constexpr int kShared = kPanelAlignment + kStages * kStageBytes + kTokens * kOutPitch;
+static_assert(kShared <= 227 * 1024 - 256);
+static_assert(kStagesLeft <= kStages && kOutPitch % 16 == 0 && kColumns % 16 == 0);
 
 // One warpgroup's tokens, from sums to memory, by way of `staged` in shared memory.
 __device__ __forceinline__ void StoreOutputs(const Matrix& out, int group, char* staged,
@@ -81,7 +77,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                         const __grid_constant__ TileMap weights) {
   __shared__ uint64_t full_barriers[kStages], empty_barriers[kStages];
   const uint32_t shared = SharedAddress(DynamicShared());
-  const uint32_t ring = (shared + kPanelAlignment - 1) & ~(kPanelAlignment - 1u);
+  const uint32_t ring = AlignedForPanels(shared);
   const auto full = [&](int stage) { return SharedAddress(full_barriers + stage); };
   const auto empty = [&](int stage) { return SharedAddress(empty_barriers + stage); };
   if (threadIdx.x == 0) {
@@ -128,21 +124,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (run + kStages < runs && lane < kBlocks) ArriveAtBlock(lane, empty(stage));
   };
   float sums[kTileRows / 8][4];
-  RingPosition at, before;
+  RingPosition at;
+  int before = 0;  // its last stage; kept, as kStages is no power of two
   for (int run = 0; run < runs; ++run) {
     Wait(full(at.stage), at.parity);
-    const uint32_t stage = ring + at.stage * kStageBytes;
-    const uint64_t a = RowsDescriptor(stage + group * kGroupTokens * kRowBytes);
-    const uint64_t b = RowsDescriptor(stage + kInputBytes);
-    BeginProducts();
-#pragma unroll
-    for (int k = 0; k < kRun / 16; ++k) {
-      WarpgroupMultiplyAdd(sums, a + 2 * k, b + 2 * k, run > 0 || k > 0);
-    }
-    CommitProducts();
-    WaitForProducts<1>();
-    if (run > 0) release(run - 1, before.stage);
-    before = at;
+    MultiplyStage(ring + at.stage * kStageBytes, group, run > 0, sums);
+    if (run > 0) release(run - 1, before);
+    before = at.stage;
     at.Advance(kStages);
   }
   WaitForProducts<0>();

@@ -16,34 +16,27 @@
 #include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
+#include "kernels/cuda/linear_stage.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/recurrence_launch.h"
 #include "kernels/cuda/ring_position.cuh"
 #include "kernels/cuda/silu_pair.cuh"
-#include "kernels/cuda/warpgroup.cuh"
 #include "kernels/cuda/widen_weight.h"
 
 namespace fla::cuda {
 namespace {
 
-constexpr int kGroups = 2;  // warpgroups that multiply
-constexpr int kGroupThreads = 128;
-constexpr int kConsumers = kGroups * kGroupThreads;
-constexpr int kThreads = kConsumers + 32;
+constexpr int kThreads = kLinearThreads;
 constexpr int kTileTokens = kPrefillTileTokens, kTileRows = kPrefillTileRows;
-constexpr int kGroupTokens = kTileTokens / kGroups;
-static_assert(kGroupTokens == 64 && kTileRows == 256);  // of a wgmma
-constexpr int kRun = 64;                                // inputs of a stage
-constexpr int kRowBytes = kRun * 2;
-constexpr int kInputBytes = kTileTokens * kRowBytes, kWeightBytes = kTileRows * kRowBytes;
-constexpr int kStageBytes = kInputBytes + kWeightBytes;
+static_assert(kTileTokens == kGroups * kGroupTokens && kTileRows == 256);  // of a wgmma
+constexpr int kStageBytes = kInputBytes + kTileRows * kRowBytes;
 constexpr int kStages = 4;
-constexpr int kBand = 16;  // tiles of tokens that are walked together
-constexpr int kPanelAlignment = 1024;
+constexpr int kBand = 16;      // tiles of tokens that are walked together
 constexpr int kOutPanels = 2;  // of a warpgroup, on their way to memory
 constexpr int kShared =
     kPanelAlignment + kStages * kStageBytes + kGroups * kOutPanels * kPanelBytes;
+static_assert(kStageBytes % kPanelAlignment == 0);
 static_assert(kShared <= 227 * 1024 - 256);
 
 struct PrefillLinearParams {
@@ -115,8 +108,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                         const __grid_constant__ TileMap weights,
                         const __grid_constant__ TileMap out) {
   __shared__ uint64_t full_barriers[kStages], empty_barriers[kStages];
-  const uint32_t ring =
-      (SharedAddress(DynamicShared()) + kPanelAlignment - 1) & ~(kPanelAlignment - 1u);
+  const uint32_t ring = AlignedForPanels(SharedAddress(DynamicShared()));
   const auto full = [&](int stage) { return SharedAddress(full_barriers + stage); };
   const auto empty = [&](int stage) { return SharedAddress(empty_barriers + stage); };
   if (threadIdx.x == 0) {
@@ -178,16 +170,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       float sums[32][4];
       for (int run = 0; run < p.runs; ++run) {
         Wait(full(at.stage), at.parity);
-        const uint32_t stage = ring + at.stage * kStageBytes;
-        const uint64_t a = RowsDescriptor(stage + group * kGroupTokens * kRowBytes);
-        const uint64_t b = RowsDescriptor(stage + kInputBytes);
-        BeginProducts();
-#pragma unroll
-        for (int k = 0; k < kRun / 16; ++k) {
-          WarpgroupMultiplyAdd(sums, a + 2 * k, b + 2 * k, run > 0 || k > 0);
-        }
-        CommitProducts();
-        WaitForProducts<1>();
+        MultiplyStage(ring + at.stage * kStageBytes, group, run > 0, sums);
         if (run > 0) release(at.Before(kStages));
         at.Advance(kStages);
       }
