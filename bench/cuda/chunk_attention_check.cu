@@ -10,6 +10,7 @@
 #include <string>
 
 #include "bench/cuda/recurrence_inputs.h"
+#include "bench/cuda/relative_error.h"
 #include "kernels/cuda/chunk_attention_launch.h"
 #include "kernels/reference/chunk_attention.h"
 
@@ -34,20 +35,6 @@ std::string Describe(const Case& c) {
   for (int length : c.lengths) text += " " + std::to_string(length);
   return text;
 }
-
-// Sums of squares of what differs and of what is wanted.
-struct Error {
-  double difference = 0, norm = 0;
-
-  void Add(double actual, double wanted) {
-    difference += (actual - wanted) * (actual - wanted);
-    norm += wanted * wanted;
-    if (!std::isfinite(actual)) difference = INFINITY;
-  }
-  double relative() const {
-    return norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
-  }
-};
 
 // The worst relative error of outputs, S and z, or infinity for a write where none belongs.
 template <typename T, typename S>
@@ -150,7 +137,7 @@ double RunCase(const Case& c, uint32_t seed) {
   const std::vector<float> all_z = normalizer.Download();
   for (int n = 0; n < N; ++n) {
     const auto wanted = reference::ChunkAttention({spec, q[n], k[n], v[n]});
-    Error of_out, of_state, of_z;
+    RelativeError of_out, of_state, of_z;
     for (size_t i = 0; i < wanted.out.size(); ++i) of_out.Add(out[n][i], wanted.out[i]);
     for (size_t i = 0; i < wanted.state.size(); ++i) {
       of_state.Add(static_cast<float>(all_states[slots[n] * wanted.state.size() + i]),
@@ -159,7 +146,8 @@ double RunCase(const Case& c, uint32_t seed) {
     for (size_t i = 0; i < wanted.normalizer.size(); ++i) {
       of_z.Add(all_z[slots[n] * wanted.normalizer.size() + i], wanted.normalizer[i]);
     }
-    for (const Error& error : {of_out, of_state, of_z}) worst = std::max(worst, error.relative());
+    for (const RelativeError& error : {of_out, of_state, of_z})
+      worst = std::max(worst, error.value());
   }
   for (int slot = 0; slot < N + 2; ++slot) {
     if (std::count(slots.begin(), slots.end(), slot) > 0) continue;

@@ -11,6 +11,7 @@
 
 #include "bench/cuda/random.h"
 #include "bench/cuda/recurrence_inputs.h"
+#include "bench/cuda/relative_error.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/fp8.h"
 
@@ -21,21 +22,6 @@ using Input = DecodeLinearArgs::Input;
 using Output = DecodeLinearArgs::Output;
 
 double Silu(double x) { return x / (1 + std::exp(-x)); }
-
-// Relative Frobenius error; NaN and infinities never pass.
-class ErrorSum {
- public:
-  void Add(double actual, double wanted) {
-    difference_ += (actual - wanted) * (actual - wanted);
-    norm_ += wanted * wanted;
-    finite_ = finite_ && std::isfinite(actual);
-  }
-  double value() const { return finite_ ? std::sqrt(difference_ / std::max(norm_, 1e-30)) : 1e9; }
-
- private:
-  double difference_ = 0, norm_ = 0;
-  bool finite_ = true;
-};
 
 template <typename T>
 fla::Matrix View(const DeviceArray<T>& array, int64_t rows, int64_t cols) {
@@ -158,7 +144,7 @@ std::string CheckLinear(int index, Random& random, double& worst) {
   };
   const auto floats = out_float.Download();
   const auto halves = out_half.Download();
-  ErrorSum error;
+  RelativeError error;
   for (int token = 0; token < tokens; ++token) {
     for (int row = 0; row < out; ++row) {
       const int at = token * out + row;
@@ -292,7 +278,7 @@ std::string CheckPrepare(int index, Random& random, double& worst) {
   const auto actual_decay = decay.Download(), actual_beta = beta.Download(),
              actual_state = device_state.Download();
   const auto actual_gate = gate.Download();
-  ErrorSum heads_error, gates_error, state_error, output_gate_error;
+  RelativeError heads_error, gates_error, state_error, output_gate_error;
   for (int row = 0; row < rows; ++row) {
     const int slot = row_slots[row];
     for (int begin = 0; begin < channels;) {

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "bench/cuda/recurrence_inputs.h"
+#include "bench/cuda/relative_error.h"
 
 namespace fla::cuda::bench {
 namespace {
@@ -343,37 +344,31 @@ Errors RunCase(const Case& c, uint32_t seed) {
 
   const auto out = device_out.Download();
   const auto new_state = device_state.Download();
-  double difference = 0, norm = 0;
-  const auto add = [&](double actual, double want) {
-    difference += (actual - want) * (actual - want);
-    norm += want * want;
-    if (!std::isfinite(actual)) difference = INFINITY;
-  };
+  RelativeError of_out, of_state;
   for (int64_t i = 0; i < T_tokens; ++i) {
     for (int64_t j = 0; j < out_cols + c.padding; ++j) {
       const float x = static_cast<float>(out[i * (out_cols + c.padding) + j]);
       if (c.step && slots[i] < 0) {
         if (!std::isnan(x)) errors.broken = "wrote the out of a skipped sequence";
       } else if (j < out_cols) {
-        add(x, wanted[i * out_cols + j]);
+        of_out.Add(x, wanted[i * out_cols + j]);
       } else if (!std::isnan(x)) {
         errors.broken = "wrote between the rows of out";
       }
     }
   }
-  errors.out = norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
-  difference = norm = 0;
   const int64_t slot_size = static_cast<int64_t>(s.heads) * K * V;
   for (int slot = 0; slot < c.num_slots; ++slot) {
     const auto position = std::find(slots.begin(), slots.end(), slot);
     const bool touched = position != slots.end() && c.lengths[position - slots.begin()] > 0;
     for (int64_t i = slot * slot_size; i < (slot + 1) * slot_size; ++i) {
       const float x = static_cast<float>(new_state[i]);
-      if (touched) add(x, wanted_state[i]);
+      if (touched) of_state.Add(x, wanted_state[i]);
       if (!touched && x != state[i]) errors.broken = "wrote to a slot of no sequence";
     }
   }
-  errors.state = norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
+  errors.out = of_out.value();
+  errors.state = of_state.value();
   return errors;
 }
 

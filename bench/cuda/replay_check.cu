@@ -14,6 +14,7 @@
 
 #include "bench/cuda/random.h"
 #include "bench/cuda/recurrence_inputs.h"
+#include "bench/cuda/relative_error.h"
 #include "kernels/cuda/step_replay.h"
 #include "kernels/reference/recurrence.h"
 
@@ -33,16 +34,6 @@ std::string Describe(const Case& c, const char* types) {
          " V" + std::to_string(s.value_dim) + " heads " + std::to_string(s.heads) + "/" +
          std::to_string(s.k_heads) + " r " + std::to_string(c.steps) + " slots " +
          std::to_string(c.slots);
-}
-
-double Error(const std::vector<double>& wanted, const std::vector<double>& actual) {
-  double difference = 0, norm = 1e-30;
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    if (!std::isfinite(actual[i])) return 1e9;
-    difference += (wanted[i] - actual[i]) * (wanted[i] - actual[i]);
-    norm += wanted[i] * wanted[i];
-  }
-  return std::sqrt(difference / norm);
 }
 
 template <typename T>
@@ -147,7 +138,7 @@ std::string RunCase(const Case& c, Random& random, double& worst) {
         return "step " + std::to_string(step) + ": wrote a row of no sequence";
       }
     }
-    const double error = Error(wanted_rows, actual_rows);
+    const double error = RelativeErrorOf(actual_rows, wanted_rows);
     worst = std::max(worst, error / bound);
     if (!(error < bound)) {
       return "step " + std::to_string(step) + ": outputs " + std::to_string(error);
@@ -173,7 +164,7 @@ std::string RunCase(const Case& c, Random& random, double& worst) {
   for (int layer = 0; layer < c.layers; ++layer) {
     std::vector<float> actual(states);
     std::memcpy(actual.data(), memory.data() + layer * layer_bytes, states * sizeof(float));
-    const double error = Error(wanted_state, Doubles(actual));
+    const double error = RelativeErrorOf(actual, wanted_state);
     worst = std::max(worst, error / state_bound);
     if (!(error < state_bound)) {
       return "layer " + std::to_string(layer) + ": states " + std::to_string(error);

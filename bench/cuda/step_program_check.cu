@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "bench/cuda/recurrence_inputs.h"
+#include "bench/cuda/relative_error.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/fp8.cuh"
 #include "kernels/cuda/step_program.h"
@@ -336,16 +337,6 @@ void RunOneByOne(const Model& model) {
   }
 }
 
-double Difference(const std::vector<float>& actual, const std::vector<float>& wanted) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    difference += (actual[i] - wanted[i]) * (actual[i] - wanted[i]);
-    norm += wanted[i] * wanted[i];
-  }
-  const double result = std::sqrt(difference / std::max(norm, 1e-30));
-  return std::isfinite(result) ? result : 1e9;
-}
-
 // A model, its program, and what its steps should leave.
 struct Case {
   Case(const Shape& shape, uint32_t seed)
@@ -369,7 +360,7 @@ struct Case {
     double worst = 0;
     std::string bad;
     for (size_t i = 0; i < wanted.size(); ++i) {
-      const double difference = Difference(Download(model.results[i]), wanted[i]);
+      const double difference = RelativeErrorOf(Download(model.results[i]), wanted[i]);
       worst = std::max(worst, difference);
       if (difference > shape.Bound())
         bad += " " + std::to_string(i) + ": " + std::to_string(difference);
