@@ -51,6 +51,17 @@ int MaxPrefillTokens(const ModelOptions& options, Device device) {
   return std::max(wanted, MaxBatchTokens(options, device));
 }
 
+// Names and shapes, by the headers of the files.
+void RequireWeights(const ModelOptions& options) {
+  const ModelConfig config = LoadModelConfig(options.path);
+  std::vector<std::string> problems;
+  Model::CheckWeights(config, OpenCheckpoint(options.path, config), options.dtype,
+                      options.weight_dtype, problems);
+  if (problems.empty()) return;
+  const std::string more = problems.size() == 1 ? "" : " (fla-server --validate says what else)";
+  throw std::runtime_error(problems.front() + more);
+}
+
 // What the config wants of the states, as far as the device has kernels for it.
 StateFormat StatesOf(const ModelOptions& options, Model& model) {
   StateFormat states = {options.state_dtype, options.state_replay};
@@ -208,6 +219,7 @@ GenerationDefaults SamplingDefaults(const ModelLease& lease) {
 void CheckModel(const ModelOptions& options) {
   RequireWithinRoot(options);
   FootprintOf(options);
+  RequireWeights(options);
   LoadTokenizer(options.path);
   chat::ChatTemplates::Load(options.path);
 }

@@ -65,7 +65,7 @@ struct ModelLease {
 GenerationDefaults SamplingDefaults(const ModelLease& lease);
 
 // Throws what is wrong with a model's files or device, without reading weights: config.json,
-// tokenizer, the headers and sizes of the safetensors files.
+// tokenizer, the sizes of the safetensors files, the names and shapes of their tensors.
 void CheckModel(const ModelOptions& options);
 
 // Bytes that a model will take on its device at least: weights and states. Throws as CheckModel.

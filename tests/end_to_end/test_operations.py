@@ -11,7 +11,9 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase)
+from safetensors.numpy import load_file, save_file
 
+from checkpoints import copy_golden
 from fla.v1 import control_pb2, inference_pb2_grpc
 from server_process import SERVER, demo_config, request
 
@@ -218,6 +220,22 @@ def test_check_config(tmp_path):
             assert result.returncode == 1
             if flag == "--check-config" or words != "models[0]":
                 assert words in result.stderr
+
+
+def test_check_config_looks_at_the_tensors(tmp_path):
+    folder = copy_golden("gla", tmp_path / "gla")
+    tensors = load_file(folder / "model.safetensors")
+    norm = tensors.pop("model.norm.weight")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"models": [{"name": "m", "path": str(folder)}]}))
+    for more, words in [({}, "norm.weight of shape [64] is missing"),
+                        ({"model.norm.weight": norm[:32]}, "norm.weight: wanted shape [64], got"),
+                        ({"model.norm.weight": norm, "model.more": norm}, "model.more")]:
+        save_file({**tensors, **more}, folder / "model.safetensors")
+        result = run("--check-config", config)
+        assert result.returncode == 1 and words in result.stderr, (words, result)
+    save_file({**tensors, "model.norm.weight": norm}, folder / "model.safetensors")
+    assert run("--check-config", config).returncode == 0
 
 
 def test_a_port_that_is_taken_is_an_error(server, tmp_path):
