@@ -51,6 +51,14 @@ int MaxPrefillTokens(const ModelOptions& options, Device device) {
   return std::max(wanted, MaxBatchTokens(options, device));
 }
 
+// Where the config says one of them and the other's default does not go with it.
+void RequireBatches(const ModelOptions& options, Device device) {
+  const int least = MaxBatchTokens(options, device), given = options.max_prefill_tokens;
+  if (given == 0 || given >= least) return;
+  throw std::runtime_error("max_prefill_tokens: wanted at least max_batch_tokens (" +
+                           std::to_string(least) + "), got " + std::to_string(given));
+}
+
 // Names and shapes, by the headers of the files.
 void RequireWeights(const ModelOptions& options) {
   const ModelConfig config = LoadModelConfig(options.path);
@@ -219,6 +227,7 @@ GenerationDefaults SamplingDefaults(const ModelLease& lease) {
 void CheckModel(const ModelOptions& options) {
   RequireWithinRoot(options);
   FootprintOf(options);
+  RequireBatches(options, ParseDevice(options.device));
   RequireWeights(options);
   LoadTokenizer(options.path);
   chat::ChatTemplates::Load(options.path);

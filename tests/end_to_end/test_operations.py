@@ -213,7 +213,13 @@ def test_check_config(tmp_path):
     config = demo_config()
     config["models"][0]["path"] = str(tmp_path / "nowhere")
     no_model.write_text(json.dumps(config))
+    small_batches = tmp_path / "batches.json"
+    config = demo_config()
+    del config["models"][0]["max_batch_tokens"]
+    config["models"][0].update(device="cpu", max_prefill_tokens=100)  # the default is 512
+    small_batches.write_text(json.dumps(config))
     for file, words in [(wrong_key, "limits.max_m"), (no_model, "models[0]"),
+                        (small_batches, "max_prefill_tokens: wanted at least max_batch_tokens (512)"),
                         (tmp_path / "absent.json", "absent.json")]:
         for flag in ("--check-config", "--config"):
             result = run(flag, file)
