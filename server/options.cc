@@ -51,11 +51,20 @@ std::vector<ModelOptions> ReadModels(ConfigSection& root, const ConfigText& text
   return models;
 }
 
+// True for a name that NameOf(Device) gives: a bound is found by it.
+bool IsDeviceName(const std::string& name) {
+  if (name == "cpu") return true;
+  if (name.rfind("cuda:", 0) != 0) return false;
+  const std::string index = name.substr(5);
+  return !index.empty() && index.size() <= 3 && (index == "0" || index[0] != '0') &&
+         index.find_first_not_of("0123456789") == std::string::npos;
+}
+
 // Bytes that the models of each device may take in all.
 std::map<std::string, int64_t> ReadMemory(ConfigSection section, const Json& json) {
   std::map<std::string, int64_t> bytes;
   for (const auto& [device, _] : json.items()) {
-    if (device != "cpu" && device.rfind("cuda:", 0) != 0) {
+    if (!IsDeviceName(device)) {
       section.FailWith(section.PathOf(device), "wanted \"cpu\" or \"cuda:N\", got another device");
     }
     int64_t mebibytes = 0;

@@ -290,7 +290,11 @@ TEST(Options, RefusesWhatModelsCannotBe) {
               HasSubstr("models[0].sampling.top_p"));
   EXPECT_THAT(ErrorOf(Model(R"(, "sampling": {"seed": 1})")), HasSubstr("models[0].sampling.seed"));
   EXPECT_THAT(ErrorOf(WithModel(R"(, "memory_mib": {"cpu": 0})")), HasSubstr("memory_mib.cpu"));
-  EXPECT_THAT(ErrorOf(WithModel(R"(, "memory_mib": {"gpu": 1})")), HasSubstr("memory_mib.gpu"));
+  for (const std::string bad :
+       {"gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:0 "}) {
+    EXPECT_THAT(ErrorOf(WithModel(R"(, "memory_mib": {")" + bad + R"(": 1})")),
+                HasSubstr("memory_mib." + bad));
+  }
   EXPECT_THAT(ErrorOf(WithModel(R"(, "checkpoint_poll_seconds": -1)")),
               HasSubstr("checkpoint_poll_seconds"));
 }
