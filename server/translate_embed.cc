@@ -42,7 +42,10 @@ absl::Status ReadVectors(const std::string& field, const v1::Vectors& message,
   }
   absl::Status status =
       CheckRange(field + ".rows", message.rows(), 1, context.limits.max_prompt_tokens);
-  status.Update(CheckRange(field + ".columns", message.columns(), dim, dim));
+  if (message.columns() != dim) {
+    status.Update(Invalid(field + ".columns", absl::StrCat(dim, ", the model's embed_dim"),
+                          absl::StrCat(message.columns())));
+  }
   if (!status.ok()) return status;
   const std::string& values = message.values();
   const size_t count = static_cast<size_t>(message.rows() * dim);

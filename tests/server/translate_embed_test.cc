@@ -85,7 +85,8 @@ TEST_F(TranslateEmbedTest, RefusesVectorsThatDoNotFit) {
   AddVectors(1, 3, {1, 2, 3});
   EXPECT_THAT(Error(), AllOf(HasSubstr("inputs[1].vectors: "), HasSubstr("some_type")));
   config_.embed_dim = 4;
-  EXPECT_THAT(Error(), AllOf(HasSubstr("inputs[1].vectors.columns: "), HasSubstr("got 3")));
+  EXPECT_THAT(Error(),
+              HasSubstr("inputs[1].vectors.columns: wanted 4, the model's embed_dim, got 3"));
   config_.embed_dim = 3;
   EXPECT_TRUE(Run().ok());
   v1::Vectors& vectors = *message_.mutable_inputs(1)->mutable_vectors();
