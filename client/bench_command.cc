@@ -7,9 +7,11 @@
 #include <fstream>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <stdexcept>
 
 #include "fla/v1/control.grpc.pb.h"
+#include "fla/v1/inference.grpc.pb.h"
 
 namespace fla::client {
 namespace {
@@ -29,23 +31,52 @@ void AddParsed(CLI::App& app, const std::string& name, Parse parse, const std::s
       text);
 }
 
-v1::ModelInfo FindModel(const Connection& connection, const std::string& name) {
-  const auto stub = v1::Control::NewStub(connection.Open());
-  v1::GetServerInfoResponse server;
+// The version of a model that serves, or else the first of its name or alias.
+v1::ModelInfo AskFor(v1::Control::Stub& stub, const Connection& connection,
+                     const std::string& name) {
+  grpc::ClientContext context;
+  connection.Apply(context);
   v1::ListModelsResponse models;
+  ThrowUnlessOk(stub.ListModels(&context, {}, &models));
+  const v1::ModelInfo* found = nullptr;
+  for (const v1::ModelInfo& model : models.models()) {
+    const auto& aliases = model.aliases();
+    if (model.name() != name && std::find(aliases.begin(), aliases.end(), name) == aliases.end()) {
+      continue;
+    }
+    if (found == nullptr || model.state() == v1::MODEL_STATE_SERVING) found = &model;
+  }
+  if (found == nullptr) throw std::runtime_error("the server has no model " + name);
+  return *found;
+}
+
+v1::ModelInfo FindModel(const Connection& connection, const std::string& name) {
+  const std::shared_ptr<grpc::Channel> channel = connection.Open();
+  const auto control = v1::Control::NewStub(channel);
+  v1::GetServerInfoResponse server;
   {
     grpc::ClientContext context;
     connection.Apply(context);
-    ThrowUnlessOk(stub->GetServerInfo(&context, {}, &server));
+    ThrowUnlessOk(control->GetServerInfo(&context, {}, &server));
   }
-  grpc::ClientContext context;
-  connection.Apply(context);
-  ThrowUnlessOk(stub->ListModels(&context, {}, &models));
   const std::string& wanted = name.empty() ? server.default_model() : name;
-  for (const v1::ModelInfo& model : models.models()) {
-    if (model.name() == wanted) return model;
+  v1::ModelInfo model = AskFor(*control, connection, wanted);
+  if (model.state() != v1::MODEL_STATE_SERVING) {
+    // Its sizes are known when it is loaded, for which a request is enough.
+    v1::GenerateRequest request;
+    request.set_model(wanted);
+    request.mutable_token_ids()->add_ids(0);
+    request.set_max_new_tokens(1);
+    grpc::ClientContext context;
+    connection.Apply(context);
+    v1::GenerateResponse response;
+    ThrowUnlessOk(v1::Inference::NewStub(channel)->Generate(&context, request, &response));
+    model = AskFor(*control, connection, wanted);
   }
-  throw std::runtime_error("the server has no model " + wanted);
+  if (model.vocab_size() == 0) {
+    throw std::runtime_error("model " + wanted + " has no vocabulary to make prompts of");
+  }
+  return model;
 }
 
 // A line on a terminal that is written over; nothing elsewhere.

@@ -186,6 +186,22 @@ std::string StateOf(const v1::ModelInfo& model) {
   return state;
 }
 
+// "  also stories, main"; nothing for a model without aliases.
+std::string AliasesOf(const v1::ModelInfo& model) {
+  std::string text;
+  for (const std::string& alias : model.aliases()) {
+    text += (text.empty() ? "  also " : ", ") + alias;
+  }
+  return text;
+}
+
+// "14.7"
+std::string Decimal(double number) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.1f", number);
+  return text;
+}
+
 }  // namespace
 
 int Generate(const Connection& connection, const GenerateCommand& command) {
@@ -260,17 +276,28 @@ int ListModels(const Connection& connection) {
   ThrowUnlessOk(stub->ListModels(&context, {}, &models));
   std::printf("fla-server %s (%s), up %.0f s\n", server.version().c_str(), server.build().c_str(),
               server.uptime_seconds());
-  std::printf("%-20s %-12s %-12s %-15s %10s %7s %-8s %-5s %9s %11s\n", "name", "version", "state",
-              "type", "parameters", "vocab", "device", "dtype", "slots", "state/slot");
+  int name_width = 20, type_width = 15;
   for (const v1::ModelInfo& model : models.models()) {
-    const std::string slots =
-        std::to_string(model.slots_used()) + "/" + std::to_string(model.slots_total());
-    std::printf("%-20s %-12s %-12s %-15s %9.1fM %7d %-8s %-5s %9s %8.1f kB%s\n",
-                model.name().c_str(), model.version().c_str(), StateOf(model).c_str(),
-                model.model_type().c_str(), model.parameters() / 1e6, model.vocab_size(),
-                model.device().c_str(), model.dtype().c_str(), slots.c_str(),
-                model.state_bytes_per_slot() / 1e3,
-                model.name() == server.default_model() ? "  (default)" : "");
+    name_width = std::max(name_width, static_cast<int>(model.name().size()));
+    type_width = std::max(type_width, static_cast<int>(model.model_type().size()));
+  }
+  std::printf("%-*s %-12s %-12s %-*s %10s %7s %-8s %-5s %9s %11s\n", name_width, "name", "version",
+              "state", type_width, "type", "parameters", "vocab", "device", "dtype", "slots",
+              "state/slot");
+  for (const v1::ModelInfo& model : models.models()) {
+    std::string parameters = "-", vocab = "-", slots = "-", state = "-";
+    if (model.slots_total() > 0) {  // a version that is loaded
+      parameters = Decimal(model.parameters() / 1e6) + "M";
+      vocab = std::to_string(model.vocab_size());
+      slots = std::to_string(model.slots_used()) + "/" + std::to_string(model.slots_total());
+      state = Decimal(model.state_bytes_per_slot() / 1e3) + " kB";
+    }
+    std::printf("%-*s %-12s %-12s %-*s %10s %7s %-8s %-5s %9s %11s%s%s\n", name_width,
+                model.name().c_str(), model.version().c_str(), StateOf(model).c_str(), type_width,
+                model.model_type().c_str(), parameters.c_str(), vocab.c_str(),
+                model.device().c_str(), model.dtype().c_str(), slots.c_str(), state.c_str(),
+                model.name() == server.default_model() ? "  (default)" : "",
+                AliasesOf(model).c_str());
     if (!model.failure().empty()) std::printf("  %s\n", model.failure().c_str());
   }
   if (!models.config_error().empty()) {

@@ -5,7 +5,9 @@ import subprocess
 
 import pytest
 
+from checkpoints import copy_golden
 from server_process import CLI
+from swapping import model
 
 PROMPT = "Once upon a time there was a little girl who"
 
@@ -92,6 +94,24 @@ def test_models_and_health(server):
     assert (result.returncode, result.stdout) == (0, "SERVING\n")
     assert cli(server, "health", "--service", "fla.v1.Inference").returncode == 0
     assert cli(server, "health", "--service", "nothing").returncode == 1
+
+
+def test_models_that_are_not_loaded_and_their_aliases(start_server, tmp_path):
+    """bench brings a model to its server, by any of its names, as a request does."""
+    gla = copy_golden("gla", tmp_path / "gla")
+    wide = copy_golden("flash_linear_attention", tmp_path / "wide")
+    server = start_server(models=[model("wide", wide),
+                                  model("m", gla, aliases=["x", "y"], load="on_demand")],
+                          default_model="wide")
+    waiting = r"m +unloaded +- +- \w+ +f32 +- +-  also x, y\n"
+    assert re.search(waiting, cli(server, "models").stdout)
+    code, report = bench(server, "--model", "y", "--concurrency", "2", "--requests", "4")
+    assert code == 0 and report["succeeded"] == 4
+    table = cli(server, "models").stdout
+    assert re.search(r"m +[0-9a-f]{12} +serving +gla +0\.\dM +\d+ .* kB  also x, y\n", table)
+    assert len({line.index(" kB") for line in table.splitlines()[2:]}) == 1, table  # columns
+    result = cli(server, "bench", "--concurrency", "2", "--model", "z")
+    assert result.returncode == 1 and "no model z" in result.stderr
 
 
 def bench(server, *arguments):

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from fla.v1 import inference_pb2 as pb
 from server_process import ROOT, request
+from test_client import cli
 from test_embed import (ALL, EDIFICE, LAST, MEAN, difference, edifice, edifice_reference, embed,
                         embed_request, refusal, serve, write_edifice)
 
@@ -80,5 +81,7 @@ def test_a_model_without_a_vocabulary_embeds_vectors_alone(start_server, tmp_pat
         assert code == grpc.StatusCode.INVALID_ARGUMENT
         for word in words:
             assert word in details
+    bench = cli(server, "bench", "--concurrency", "2")
+    assert bench.returncode == 1 and "no vocabulary" in bench.stderr
     (model,) = server.models()
     assert model.vocab_size == 0 and model.model_type == "flash_linear_attention"
