@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "model/git_lfs.h"
 #include "model/json_file.h"
 #include "model/safetensors_header.h"
 
@@ -91,6 +92,34 @@ void RequireNoGaps(const std::string& file, const std::vector<HeaderEntry>& entr
   }
 }
 
+// Says which files there are that somebody may have taken for the weights.
+[[noreturn]] void FailWithoutWeights(const std::filesystem::path& folder) {
+  constexpr size_t kMostNamed = 4;
+  std::set<std::string> others;
+  bool pickled = false;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string extension = entry->path().extension().string();
+    const bool pickle = extension == ".bin" || extension == ".pt" || extension == ".pth";
+    pickled |= pickle;
+    if (pickle || extension == ".safetensors") others.insert(entry->path().filename().string());
+  }
+  std::string got;
+  size_t named = 0;
+  for (const std::string& name : others) {
+    if (++named > kMostNamed) {
+      got += ", ..";
+      break;
+    }
+    got += (got.empty() ? "" : ", ") + name.substr(0, 80);
+  }
+  Fail(folder.string(),
+       "weights: wanted model.safetensors or model.safetensors.index.json, got " +
+           (got.empty() ? "none" : got) +
+           (pickled ? " (pickles of PyTorch are not read: save them as safetensors)" : ""));
+}
+
 }  // namespace
 
 const char* NameOf(StoredDType dtype) {
@@ -124,8 +153,13 @@ void Checkpoint::AddFile(const std::filesystem::path& path) {
   file.Read(0, {reinterpret_cast<char*>(&header_bytes), sizeof header_bytes});
   const auto most = std::min<uint64_t>(kMaxHeaderBytes, file.size() - kPrefix);
   if (header_bytes > most) {
+    std::string begin(std::min<int64_t>(file.size(), 64), '\0');
+    file.Read(0, begin);
+    if (IsGitLfsPointer(begin)) {
+      Fail(file.name(), std::string("wanted a safetensors file, got ") + kGitLfsPointer);
+    }
     Fail(file.name(), "header: wanted at most " + std::to_string(most) + " bytes, got " +
-                          std::to_string(header_bytes));
+                          std::to_string(header_bytes) + " (truncated, or no safetensors file?)");
   }
   std::string header(header_bytes, '\0');
   file.Read(kPrefix, header);
@@ -144,7 +178,13 @@ Checkpoint Checkpoint::Open(const std::filesystem::path& folder) {
   checkpoint.folder_ = folder;
   const std::filesystem::path index = folder / "model.safetensors.index.json";
   if (!std::filesystem::exists(index)) {
-    checkpoint.AddFile(folder / "model.safetensors");
+    const std::filesystem::path file = folder / "model.safetensors";
+    std::error_code error;
+    if (std::filesystem::symlink_status(file, error).type() ==
+        std::filesystem::file_type::not_found) {
+      FailWithoutWeights(folder);
+    }
+    checkpoint.AddFile(file);  // which names a link that leads nowhere
     return checkpoint;
   }
   const nlohmann::json json = ReadJsonFile(index, kMaxIndexBytes);

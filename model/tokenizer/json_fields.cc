@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "model/git_lfs.h"
+
 namespace fla::tokenizer {
 namespace {
 
@@ -46,6 +48,7 @@ Json ReadJsonFile(const std::filesystem::path& file) {
   std::ifstream in(file, std::ios::binary);
   std::string text(bytes, '\0');
   if (!in.read(text.data(), static_cast<std::streamsize>(bytes))) fail("cannot be read");
+  if (IsGitLfsPointer(text)) fail(std::string("wanted JSON, got ") + kGitLfsPointer);
   if (const int depth = Depth(text); depth > kMaxDepth) {
     fail("nesting: wanted at most " + std::to_string(kMaxDepth) + " levels, got " +
          std::to_string(depth));

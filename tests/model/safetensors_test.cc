@@ -14,6 +14,7 @@ namespace fla {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::EndsWith;
 using testing::ErrorOf;
 using ::testing::HasSubstr;
 using testing::SafetensorsFile;
@@ -191,10 +192,28 @@ TEST(Safetensors, SurvivesAFileThatIsCutUnderItsReader) {
   }
 }
 
-TEST(Safetensors, NamesAMissingFile) {
+TEST(Safetensors, SaysWhatThereIsInsteadOfTheWeights) {
   const TemporaryFolder folder;
-  EXPECT_THAT(ErrorOf([&] { Checkpoint::Open(folder.path()); }),
-              AllOf(HasSubstr("model.safetensors"), HasSubstr("No such file")));
+  const auto error = [&] { return ErrorOf([&] { Checkpoint::Open(folder.path()); }); };
+  EXPECT_THAT(error(),
+              HasSubstr("wanted model.safetensors or model.safetensors.index.json, got none"));
+  for (const char* shard : {"5", "4", "3", "2"}) {
+    folder.Write(std::string("model-") + shard + ".safetensors", "");
+  }
+  EXPECT_THAT(error(), EndsWith("got model-2.safetensors, model-3.safetensors, "
+                                "model-4.safetensors, model-5.safetensors"));
+  folder.Write("model-6.safetensors", "");
+  EXPECT_THAT(error(), EndsWith("model-5.safetensors, .."));
+  folder.Write("a.bin", "");
+  EXPECT_THAT(error(), AllOf(HasSubstr("got a.bin, "), HasSubstr("pickles of PyTorch")));
+  std::filesystem::create_symlink("nowhere", folder.path() / "model.safetensors");
+  EXPECT_THAT(error(), HasSubstr("model.safetensors: cannot open: No such file"));
+}
+
+TEST(Safetensors, KnowsAPointerOfGitLfs) {
+  EXPECT_THAT(
+      OpenError("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n"),
+      AllOf(HasSubstr("model.safetensors: wanted a safetensors file"), HasSubstr("git lfs pull")));
 }
 
 }  // namespace

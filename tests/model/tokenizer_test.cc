@@ -290,6 +290,8 @@ TEST(TokenizerErrors, NameTheFileAndWhatIsWrong) {
 TEST(TokenizerErrors, BoundHostileFiles) {
   EXPECT_THAT(LoadError(""), HasSubstr("wanted JSON"));
   EXPECT_THAT(LoadError("{\"model\": "), HasSubstr("wanted JSON"));
+  EXPECT_THAT(LoadError("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n"),
+              HasSubstr("git lfs pull"));
   EXPECT_THAT(LoadError("[]"), HasSubstr("wanted an object"));
   EXPECT_THAT(LoadError(std::string(1'000'000, '[')), HasSubstr("nesting"));
   EXPECT_THAT(LoadError(std::string((64 << 20) + 1, ' ')), HasSubstr("size"));
