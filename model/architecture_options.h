@@ -110,15 +110,17 @@ inline constexpr ConfigOption kCommon[] = {
     {"model_type", "the first column"},
     {"vocab_size", kCount},
     {"hidden_size", kCount},
-    {"num_hidden_layers", kCount},
-    {"hidden_ratio", kCount},
-    {"intermediate_size", kCount},
-    {"hidden_act", "swish, silu"},
-    {"norm_eps", "a number, at least 0"},
     {"tie_word_embeddings", kFlagValues},
     {"bos_token_id", "a token"},
     {"eos_token_id", "a token or a list of them"},
     {"quantization_config", "null, or of F8_E4M3 weights"},
+};
+
+// Of the library's models.
+inline constexpr ConfigOption kLibrary[] = {
+    {"num_hidden_layers", kCount},        {"hidden_ratio", kCount},
+    {"intermediate_size", kCount},        {"hidden_act", "swish, silu"},
+    {"norm_eps", "a number, at least 0"},
 };
 
 inline constexpr RefusedOption kRefused[] = {

@@ -249,11 +249,18 @@ constexpr std::array kArchitectures = {
 std::span<const Architecture> Architectures() { return kArchitectures; }
 MixerSpec DefaultMixer(const Architecture& architecture) {
   const nlohmann::json empty = nlohmann::json::object();
-  const ConfigReader config("defaults", empty, {kCommon, architecture.options});
+  const ConfigReader config("defaults", empty, OptionsOf(architecture));
   return architecture.read_mixer(config, kDefaultHiddenSize);
 }
 
 std::span<const ConfigOption> CommonOptions() { return kCommon; }
+std::span<const ConfigOption> LibraryOptions() { return kLibrary; }
+
+std::vector<std::span<const ConfigOption>> OptionsOf(const Architecture& architecture) {
+  if (!architecture.block_name.empty()) return {kCommon, architecture.options};
+  return {kCommon, kLibrary, architecture.options};
+}
+
 std::span<const RefusedOption> RefusedOptions() { return kRefused; }
 std::span<const std::string_view> IgnoredKeys() { return kIgnored; }
 

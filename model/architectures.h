@@ -3,6 +3,7 @@
 
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "model/config_reader.h"
 #include "model/mixer_spec.h"
@@ -27,7 +28,7 @@ struct Architecture {
   // Defaults of the library's config class where they differ between models.
   int num_layers;
   int hidden_ratio;
-  // The keys that read_mixer reads, beside those of every model.
+  // The keys of this model alone.
   std::span<const ConfigOption> options;
   // Reads the mixer's options from config.json; throws what ConfigReader throws.
   MixerSpec (*read_mixer)(const ConfigReader& config, int hidden_size);
@@ -39,8 +40,11 @@ std::span<const Architecture> Architectures();
 // As read from a config.json without options.
 MixerSpec DefaultMixer(const Architecture& architecture);
 
-// The keys that are read whatever the model.
+// The keys that are read whatever the model, and those that are read of all but Edifice's.
 std::span<const ConfigOption> CommonOptions();
+std::span<const ConfigOption> LibraryOptions();
+// All that are read of one model.
+std::vector<std::span<const ConfigOption>> OptionsOf(const Architecture& architecture);
 std::span<const RefusedOption> RefusedOptions();
 // Keys that configs have and that change nothing here: of training and of the library's kernels.
 std::span<const std::string_view> IgnoredKeys();

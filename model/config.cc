@@ -143,6 +143,7 @@ ModelConfig ReadLibrarySizes(const ConfigReader& config, const Architecture& arc
   model.intermediate_size = IntermediateSize(config, model.hidden_size, architecture.hidden_ratio);
   RequireSize(config, "intermediate_size", model.intermediate_size);
   model.norm_eps = config.Float("norm_eps", 1e-6f);
+  if (!(model.norm_eps >= 0)) config.FailValue("norm_eps", "at least 0");
   model.tie_word_embeddings = config.Bool("tie_word_embeddings", false);
   return model;
 }
@@ -187,12 +188,11 @@ ModelConfig ReadModelConfig(const std::string& file, const nlohmann::json& json)
   const ConfigReader any(file, json);
   const Architecture& architecture = FindArchitecture(any);
   RefuseUnsupported(any, architecture.model_type);
-  const ConfigReader config(file, json, {CommonOptions(), architecture.options});
+  const ConfigReader config(file, json, OptionsOf(architecture));
 
   ModelConfig model = architecture.block_name.empty() ? ReadLibrarySizes(config, architecture)
                                                       : ReadEdificeSizes(config, architecture);
   model.model_type = architecture.model_type;
-  if (!(model.norm_eps >= 0)) config.FailValue("norm_eps", "at least 0");
   model.quantization = ReadQuantization(config);
 
   model.mixer = architecture.read_mixer(config, model.hidden_size);
@@ -219,11 +219,12 @@ ModelConfig ReadModelConfig(const std::string& file, const nlohmann::json& json)
 // Keys of config.json that no table has.
 std::vector<std::string> UnknownKeys(const nlohmann::json& json, std::string_view model_type) {
   std::set<std::string_view> known(IgnoredKeys().begin(), IgnoredKeys().end());
-  for (const ConfigOption& option : CommonOptions()) known.insert(option.key);
   for (const RefusedOption& option : RefusedOptions()) known.insert(option.key);
   for (const Architecture& architecture : Architectures()) {
     if (architecture.model_type != model_type) continue;
-    for (const ConfigOption& option : architecture.options) known.insert(option.key);
+    for (const std::span<const ConfigOption> options : OptionsOf(architecture)) {
+      for (const ConfigOption& option : options) known.insert(option.key);
+    }
   }
   std::vector<std::string> unknown;
   for (const auto& [key, value] : json.items()) {

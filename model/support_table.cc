@@ -40,7 +40,8 @@ std::string SupportTable() {
             OptionsText(architecture.options) + " |\n";
   }
   text += "\nOptions without values are `true` or `false`. All models: " +
-          OptionsText(CommonOptions()) + ".\n";
+          OptionsText(CommonOptions()) + ". All but Edifice's: " + OptionsText(LibraryOptions()) +
+          ".\n";
   text += "\n| refused | of | unless it is | what it is |\n|---|---|---|---|\n";
   for (const RefusedOption& option : RefusedOptions()) {
     text +=

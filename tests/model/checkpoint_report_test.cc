@@ -20,6 +20,7 @@ using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::IsSupersetOf;
 using ::testing::Pair;
 using testing::TemporaryFolder;
 
@@ -132,6 +133,16 @@ TEST(CheckpointReport, NamesEveryProblemOfAConfig) {
   EXPECT_THAT(report.notes, Contains(HasSubstr("head_first is not known")));
 }
 
+TEST(CheckpointReport, NamesKeysThatAnotherModelReads) {
+  const TemporaryFolder folder;
+  folder.Write("config.json", R"({"model_type": "flash_linear_attention", "embed_dim": 8,
+      "num_hidden_layers": 2, "norm_eps": 1e-6, "lower_bound": -5})");
+  EXPECT_THAT(
+      ExamineCheckpoint(folder.path()).notes,
+      IsSupersetOf({HasSubstr("num_hidden_layers is not known"), HasSubstr("norm_eps is not known"),
+                    HasSubstr("lower_bound is not known")}));
+}
+
 TEST(CheckpointReport, NamesEveryTensorThatDoesNotFit) {
   const TemporaryFolder folder;
   folder.Write("config.json", TextOf(kSource / "tests/golden/gla/config.json"));
@@ -175,7 +186,7 @@ TEST(SupportTable, DeclaresNothingThatIsNotRead) {
     std::set<std::string> read;
     for (const char* text : everything) {
       const nlohmann::json json = nlohmann::json::parse(text);
-      const ConfigReader config("config.json", json, {CommonOptions(), architecture.options});
+      const ConfigReader config("config.json", json, OptionsOf(architecture));
       architecture.read_mixer(config, 2048);
       read.insert(config.keys_read().begin(), config.keys_read().end());
     }
