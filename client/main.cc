@@ -189,6 +189,7 @@ void AddChat(CLI::App& app, ChatCommand& command) {
 
 int Main(int argc, char** argv) {
   CLI::App app("Talks to a running fla-server.", "fla-cli");
+  app.set_version_flag("--version", "fla-cli " FLA_VERSION);
   Connection connection;
   app.add_option("--address", connection.address, "host:port of the server")->capture_default_str();
   app.add_option("--timeout", connection.timeout_seconds, "Seconds that the call may take")

@@ -179,6 +179,7 @@ def test_errors_are_said(server):
     assert cli(server, "generate", "--prompt-file", "/nonexistent").returncode != 0
     assert cli(server, "generate", "--prompt", "a", "--stream", "--n", "2").returncode != 0
     assert cli(server, "nonsense").returncode != 0
+    assert re.fullmatch(r"fla-cli \d+\.\d+\.\d+\n", cli(server, "--version").stdout)
     nowhere = subprocess.run([CLI, "--address", "127.0.0.1:1", "models"], capture_output=True,
                              text=True, timeout=60)
     assert nowhere.returncode == 1 and "UNAVAILABLE" in nowhere.stderr
