@@ -1,5 +1,8 @@
 #include "server/grpc_access.h"
 
+#include <stdexcept>
+#include <string>
+
 namespace fla {
 namespace {
 
@@ -13,7 +16,12 @@ GrpcAccess::GrpcAccess(const std::filesystem::path& file) : file_(file) {
 
 void GrpcAccess::Reload() {
   if (file_.empty()) return;
-  auto keys = std::make_shared<const ApiKeys>(ApiKeys::Load(file_));
+  std::shared_ptr<const ApiKeys> keys;
+  try {
+    keys = std::make_shared<const ApiKeys>(ApiKeys::Load(file_));
+  } catch (const std::exception& error) {
+    throw std::runtime_error(std::string("api_keys: ") + error.what());
+  }
   const std::lock_guard lock(mutex_);
   keys_ = std::move(keys);
 }

@@ -18,10 +18,10 @@ namespace fla {
 class GrpcAccess {
  public:
   GrpcAccess() = default;  // no keys
-  // Throws as ApiKeys::Load.
+  // Throws as ApiKeys::Load, the key of the config in front.
   explicit GrpcAccess(const std::filesystem::path& file);
 
-  // Reads the file again: keys can be added and withdrawn under way. Throws as ApiKeys::Load, and
+  // Reads the file again: keys can be added and withdrawn under way. Throws as the constructor, and
   // then leaves the keys as they were.
   void Reload();
 

@@ -13,6 +13,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <stdexcept>
 
 #include "grpc/health/v1/health.pb.h"
@@ -31,19 +32,20 @@ struct Freed {
 using Certificate = std::unique_ptr<X509, Freed<X509, X509_free>>;
 using PrivateKey = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY, EVP_PKEY_free>>;
 
-// Reads a PEM object with one of OpenSSL's PEM_read_ functions.
+// Reads the PEM object of a key of the config with one of OpenSSL's PEM_read_ functions.
 template <typename Owner, typename Read>
-Owner ReadPem(const std::filesystem::path& path, const char* what, Read read) {
+Owner ReadPem(const char* key, const std::filesystem::path& path, const char* what, Read read) {
+  const std::string at = std::string(key) + ": " + path.string();
   FILE* file = std::fopen(path.c_str(), "rb");
   if (file == nullptr) {
-    throw std::runtime_error(path.string() + ": the file: wanted a readable file, got none");
+    throw std::runtime_error(at + ": wanted a readable file, got: " + std::strerror(errno));
   }
   // No password is asked for on a terminal.
   Owner object(read(
       file, nullptr, [](char*, int, int, void*) { return -1; }, nullptr));
   std::fclose(file);
   if (object == nullptr) {
-    throw std::runtime_error(path.string() + ": the file: wanted " + what + " in PEM, got none");
+    throw std::runtime_error(at + ": wanted " + what + " in PEM, got none");
   }
   return object;
 }
@@ -116,13 +118,17 @@ bool IsLocal(const std::string& address) {
 
 void CheckTls(const TlsOptions& tls) {
   if (tls.certificate.empty()) return;
-  const auto certificate = ReadPem<Certificate>(tls.certificate, "a certificate", PEM_read_X509);
-  const auto key = ReadPem<PrivateKey>(tls.private_key, "a private key", PEM_read_PrivateKey);
+  const auto certificate =
+      ReadPem<Certificate>("tls.certificate", tls.certificate, "a certificate", PEM_read_X509);
+  const auto key =
+      ReadPem<PrivateKey>("tls.private_key", tls.private_key, "a private key", PEM_read_PrivateKey);
   if (X509_check_private_key(certificate.get(), key.get()) != 1) {
-    throw std::runtime_error(tls.private_key.string() + ": the key: wanted that of " +
+    throw std::runtime_error("tls.private_key: " + tls.private_key.string() + ": wanted that of " +
                              tls.certificate.string() + ", got another");
   }
-  if (!tls.client_ca.empty()) ReadPem<Certificate>(tls.client_ca, "a certificate", PEM_read_X509);
+  if (!tls.client_ca.empty()) {
+    ReadPem<Certificate>("tls.client_ca", tls.client_ca, "a certificate", PEM_read_X509);
+  }
 }
 
 Listening Listen(const ServerOptions& options, const std::vector<grpc::Service*>& services) {

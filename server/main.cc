@@ -90,7 +90,7 @@ void ReloadKeys(GrpcAccess& access) {
   try {
     access.Reload();
   } catch (const std::exception& error) {
-    spdlog::error("api_keys: {}; the keys are as they were", error.what());
+    spdlog::error("{}; the keys are as they were", error.what());
   }
 }
 
@@ -204,8 +204,12 @@ int CheckConfig(const std::string& file) {
       throw std::runtime_error(file + ": models[" + std::to_string(i) + "]: " + error.what());
     }
   }
-  CheckTls(options.tls);
-  const GrpcAccess keys(options.api_keys);
+  try {
+    CheckTls(options.tls);
+    const GrpcAccess keys(options.api_keys);
+  } catch (const std::exception& error) {
+    throw std::runtime_error(file + ": " + error.what());
+  }
   std::cout << file << ": OK\n";
   return 0;
 }

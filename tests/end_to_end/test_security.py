@@ -89,21 +89,26 @@ def test_mutual_tls(start_server, pki):
     assert cli(server, "health", "--ca", pki["ca"], "--timeout", "5").returncode != 0
 
 
-def test_wrong_tls_files_are_named(tmp_path, pki):
+def test_wrong_files_are_named_with_their_keys(tmp_path, pki):
     junk = tmp_path / "junk.pem"
     junk.write_text("junk")
     certificate, key = pki["server"]
     for tls, words in [
-            ({"certificate": str(junk), "private_key": str(key)}, [str(junk), "certificate in PEM"]),
-            ({"certificate": str(certificate), "private_key": str(junk)}, [str(junk), "private key"]),
+            ({"certificate": str(junk), "private_key": str(key)},
+             ["tls.certificate", str(junk), "certificate in PEM"]),
+            ({"certificate": str(certificate), "private_key": str(junk)},
+             ["tls.private_key", str(junk), "private key in PEM"]),
             ({"certificate": str(certificate), "private_key": str(pki["client"][1])},
-             [str(pki["client"][1]), "wanted that of"]),
-            ({"certificate": "absent.pem", "private_key": str(key)}, ["absent.pem", "readable"]),
+             ["tls.private_key", str(pki["client"][1]), "wanted that of"]),
+            ({"certificate": "absent.pem", "private_key": str(key)},
+             ["tls.certificate", "absent.pem", "No such file"]),
             ({"certificate": str(certificate), "private_key": str(key), "client_ca": str(junk)},
-             [str(junk)]),
-            ({"certificate": str(certificate)}, ["tls.private_key"])]:
+             ["tls.client_ca", str(junk)]),
+            ({"certificate": str(certificate)}, ["tls.private_key"]),
+            (None, [f"api_keys: {junk}:1: "])]:
         file = tmp_path / "config.json"
-        file.write_text(json.dumps(demo_config(tls=tls)))
+        changes = {"tls": tls} if tls else {"api_keys": str(junk)}
+        file.write_text(json.dumps(demo_config(**changes)))
         for flag in ("--check-config", "--config"):
             result = subprocess.run([SERVER, flag, file], capture_output=True, text=True, timeout=60)
             assert result.returncode == 1
