@@ -5,8 +5,20 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <string>
 
 namespace fla::client {
+namespace {
+
+// gRPC says nothing where it could not read a message; text that is no UTF-8 is why, as a rule.
+std::string MessageOf(const grpc::Status& status) {
+  if (status.error_code() != grpc::UNIMPLEMENTED || !status.error_message().empty()) {
+    return status.error_message();
+  }
+  return "the server does not know the call, or could not read its message: is all text UTF-8?";
+}
+
+}  // namespace
 
 const char* NameOf(grpc::StatusCode code) {
   static constexpr const char* kNames[] = {"OK",
@@ -30,8 +42,7 @@ const char* NameOf(grpc::StatusCode code) {
 }
 
 RpcError::RpcError(const grpc::Status& status)
-    : std::runtime_error(std::string(NameOf(status.error_code())) + ": " + status.error_message()) {
-}
+    : std::runtime_error(std::string(NameOf(status.error_code())) + ": " + MessageOf(status)) {}
 
 void ThrowUnlessOk(const grpc::Status& status) {
   if (!status.ok()) throw RpcError(status);

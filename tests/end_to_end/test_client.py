@@ -174,6 +174,8 @@ def test_errors_are_said(server):
     result = cli(server, "generate", "--prompt", "a", "--max-new-tokens", "30000", "--ignore-eos",
                  "--timeout", "0.2")
     assert result.returncode == 1 and "DEADLINE_EXCEEDED" in result.stderr
+    result = cli(server, "generate", "--prompt", b"caf\xe9")
+    assert result.returncode == 1 and "is all text UTF-8?" in result.stderr
     assert cli(server, "generate").returncode != 0
     assert cli(server, "generate", "--prompt", "a", "--prompt-file", "b").returncode != 0
     assert cli(server, "generate", "--prompt-file", "/nonexistent").returncode != 0
