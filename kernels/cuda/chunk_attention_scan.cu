@@ -10,6 +10,7 @@
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_attention_elements.cuh"
 #include "kernels/cuda/chunk_attention_launch.h"
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/recurrence_launch.h"
 #include "kernels/cuda/warp_sum.cuh"
@@ -346,8 +347,7 @@ void Launch(const ChunkAttentionArgs& args, size_t shared, cudaStream_t stream) 
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
         "cudaFuncSetAttribute");
-  const dim3 grid((args.spec.value_dim + kColumns - 1) / kColumns, args.spec.heads,
-                  args.num_sequences);
+  const dim3 grid(DivideUp(args.spec.value_dim, kColumns), args.spec.heads, args.num_sequences);
   Check(LaunchChained(kernel, grid, dim3(kThreads), shared, stream, /*chained=*/false, args),
         "ChunkScanKernel");
 }

@@ -20,6 +20,7 @@
 #include "kernels/cuda/chunk_tile.cuh"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/decode_input.cuh"
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/fp8.cuh"
@@ -212,8 +213,7 @@ __global__ void __launch_bounds__(kThreads, kOutput == Output::kAdd ? 1 : 3)
 template <Input kInput, Output kOutput, bool kFp8>
 void LaunchOf(const DecodeLinearParams& p, cudaStream_t stream, bool chained) {
   const auto kernel = DecodeLinearKernel<kInput, kOutput, kFp8>;
-  const int rows_a_block = kTile * (kWarps / p.split);
-  const dim3 grid((p.out + rows_a_block - 1) / rows_a_block);
+  const dim3 grid(DivideUp(p.out, kTile * (kWarps / p.split)));
   const size_t shared = sizeof(__nv_bfloat16) * p.tokens * (p.in + PaddingOf(kFp8));
   if (shared > kSharedByDefault) {
     Check(

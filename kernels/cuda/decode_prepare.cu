@@ -5,6 +5,7 @@
 // is fetched while the projection still runs.
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/gates.cuh"
@@ -268,10 +269,6 @@ bool Changes(const PrepareStepArgs& args, const Matrix& x, const Matrix& out, Ac
          norm != HeadNorm::kNone || rotary;
 }
 
-int PiecesOf(int64_t columns, int of_block) {
-  return static_cast<int>((columns + of_block - 1) / of_block);
-}
-
 }  // namespace
 
 bool HasPrepareStep(const PrepareStepArgs& args) {
@@ -304,14 +301,14 @@ bool LaunchPrepareStep(const PrepareStepArgs& args, cudaStream_t stream, bool ch
     blocks.k_heads = static_cast<int>(args.k.cols / args.head_k_dim);
   }
   if (Changes(args, args.v, args.v_out, args.v_activation, HeadNorm::kNone, false)) {
-    blocks.v_pieces = PiecesOf(args.v.cols, kThreads * channels);
+    blocks.v_pieces = DivideUp(args.v.cols, kThreads * channels);
   }
   if (args.decay.out != nullptr) {
     const bool mapped = args.decay_map.weight.present();
-    blocks.decay_pieces = mapped ? PiecesOf(args.decay_map.weight.rows, kMapChannels)
-                                 : PiecesOf(args.decay.x.cols, kThreads);
+    blocks.decay_pieces = mapped ? DivideUp(args.decay_map.weight.rows, kMapChannels)
+                                 : DivideUp(args.decay.x.cols, kThreads);
   }
-  if (args.gate_out.present()) blocks.gate_pieces = PiecesOf(args.gate_out.cols, kMapChannels);
+  if (args.gate_out.present()) blocks.gate_pieces = DivideUp(args.gate_out.cols, kMapChannels);
   blocks.betas = args.beta_out != nullptr ? 1 : 0;
   if (args.q.rows == 0 || blocks.total() == 0) return true;
   const dim3 grid(blocks.total(), static_cast<unsigned>(args.q.rows));

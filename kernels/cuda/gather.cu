@@ -6,6 +6,7 @@
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/device_clock.cuh"
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/ops.h"
@@ -110,7 +111,7 @@ void WriteInts(Stream& stream, std::span<const int> values, int* target) {
     const size_t count = std::min<size_t>(values.size(), kIntsALaunch);
     Ints ints;
     std::copy_n(values.begin(), count, ints.values);
-    const auto blocks = static_cast<unsigned>((count + kIntsABlock - 1) / kIntsABlock);
+    const int blocks = DivideUp(count, kIntsABlock);
     Check(LaunchChained(WriteIntsKernel, blocks, kIntsABlock, 0, MakeCurrent(stream),
                         stream.cuda()->can_chain, ints, static_cast<int>(count), target),
           "WriteInts");

@@ -2,6 +2,7 @@
 // starts from, S_{i+1} = M_i S_i + N_i, one segment after the other, in f32. The columns of S are
 // independent, and so are, for the additive rule, its rows.
 #include "kernels/cuda/chunk_window.cuh"
+#include "kernels/cuda/divide_up.h"
 
 namespace fla::cuda {
 namespace {
@@ -203,7 +204,7 @@ void LaunchCombineMaps(const RecurrenceParams& p, TokenWindow window,
 void LaunchSegmentCombine(const RecurrenceParams& p, Update update, TokenWindow window,
                           const SegmentWorkspace& segments, cudaStream_t stream) {
   if (update == Update::kAdditive) {
-    const int blocks = (p.key_dim * p.value_dim + kElementThreads - 1) / kElementThreads;
+    const int blocks = DivideUp(p.key_dim * p.value_dim, kElementThreads);
     CombineElementsKernel<<<dim3(blocks, p.heads, p.num_sequences), kElementThreads, 0, stream>>>(
         p, window, segments);
     CheckLaunch("CombineElementsKernel");

@@ -1,6 +1,7 @@
 // The recurrence for head sizes that no tuned kernel has: any K and V, token by token, the state in
 // shared memory. Right for everything, fast for nothing.
 #include "kernels/cuda/chained.cuh"
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/step_generic.h"
 
@@ -83,7 +84,7 @@ void Launch(const GenericParams& p, size_t shared, cudaStream_t stream) {
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
         "cudaFuncSetAttribute");
-  const dim3 grid((spec.value_dim + kColumns - 1) / kColumns, spec.heads, p.args.num_sequences);
+  const dim3 grid(DivideUp(spec.value_dim, kColumns), spec.heads, p.args.num_sequences);
   Check(LaunchChained(kernel, grid, dim3(kColumns), shared, stream, /*chained=*/false, p),
         "GenericRecurrentKernel");
 }

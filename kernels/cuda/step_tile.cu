@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/chained.cuh"
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/step_launch.h"
 #include "kernels/cuda/step_token.cuh"
 
@@ -120,8 +121,7 @@ void Launch(const RecurrenceParams& p, cudaStream_t stream, bool chained) {
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
         "cudaFuncSetAttribute");
-  const dim3 grid((p.value_dim + kStepTileColumns - 1) / kStepTileColumns, p.heads,
-                  p.num_sequences);
+  const dim3 grid(DivideUp(p.value_dim, kStepTileColumns), p.heads, p.num_sequences);
   Check(LaunchChained(kernel, grid, dim3(kMaxK), shared, stream, chained, p, states),
         "TileStepKernel");
 }
