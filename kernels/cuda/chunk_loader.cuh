@@ -18,12 +18,17 @@ struct ScanStage {
   static constexpr int kKeyEnd = kChannel ? kRecord.key_end : kQuery + kMatrix;
   static constexpr int kKeyStart = kChannel ? kRecord.key_start : kKeyEnd;
   static constexpr int kValue = kChannel ? kRecord.bytes : kKeyEnd + kMatrix;
+  // Of copies and of ldmatrix.
+  static_assert(kRecord.bytes % 16 == 0 && kRecord.decay % 16 == 0 && kMatrix % 16 == 0);
   static constexpr int Bytes(int slices) { return kValue + slices * 2 * ChunkRecord::kColumns; }
 };
 
 // Barriers of the ring: `full` of every stage, then `empty`.
 inline constexpr int kMaxScanStages = 6, kScanBarrierBytes = 128;
 static_assert(2 * 8 * kMaxScanStages <= kScanBarrierBytes);
+
+// Tiles of 16 columns of V in a stage, at most.
+inline constexpr int kMaxStageTiles = 8;
 
 // One warp. Lane l copies rows l % 8 and l % 8 + 8 of every fourth group of 8 columns, from l / 8
 // on: 64 neighbouring bytes of a row are read together, and 128 of shared memory written.
@@ -92,7 +97,8 @@ class ChunkLoader {
         q_.Advance();
         k_.Advance();
       }
-      CopyRows<16>(stage + Stage::kValue + row, v_, value_groups_, value_tokens_ - behind);
+      CopyRows<2 * kMaxStageTiles>(stage + Stage::kValue + row, v_, value_groups_,
+                                   value_tokens_ - behind);
       v_.Advance();
       record_ += static_cast<int64_t>(heads_) * Stage::kRecord.bytes;
       ArriveAfterCopies(full + 8 * position.stage);

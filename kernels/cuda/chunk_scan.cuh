@@ -38,7 +38,7 @@ constexpr int ExchangeBytes(int slices) {
 
 // Computing warps of a block, at most.
 template <int kWidth>
-inline constexpr int kMaxScanWarps = 8 / kWidth;
+inline constexpr int kMaxScanWarps = kMaxStageTiles / kWidth;
 // Blocks that registers shall allow a multiprocessor: two of wide slices leave a thread 168, enough
 // for all but X and O together.
 template <int kWidth, bool kDelta, ScanPass kPass>

@@ -38,6 +38,7 @@ constexpr int kMaxTokens = kMaxDecodeLinearRows;
 static_assert(kMaxTokens <= 8);  // the tokens of a product
 // Elements between rows of x in shared memory: no bank conflicts.
 constexpr int PaddingOf(bool fp8) { return fp8 ? 8 : 32; }
+static_assert(PaddingOf(true) % kVector == 0 && PaddingOf(false) % kVector == 0);
 constexpr size_t kMaxShared = 200 * 1024;
 constexpr size_t kSharedByDefault =
     32 * 1024;  // that a launch may always ask for, beside the static
@@ -55,6 +56,7 @@ template <bool kFp8>
 struct Fragment {
   static constexpr int kLaneStep = kFp8 ? 16 : 8;  // inputs
   static constexpr int kLoads = kFp8 ? 1 : 2;
+  static_assert(kRun == 4 * kLaneStep * kLoads);
   uint4 low[kLoads], high[kLoads];
 
   // at: of row r's and row r + 8's first input.

@@ -23,6 +23,7 @@ constexpr int kMaxRank = 256;
 constexpr int kMapLanes = 4;                        // that share a channel of a low-rank map
 constexpr int kMapChannels = kThreads / kMapLanes;  // of a block
 constexpr int kMapPieces = kMaxRank / (kMapLanes * kVector);  // of a lane
+static_assert(kMapPieces * kMapLanes * kVector == kMaxRank && 32 % kMapLanes == 0);
 
 // How the blocks of a sequence are dealt out: q's heads, k's, pieces of v, of the decay and of the
 // output gate, the betas.

@@ -11,11 +11,12 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kTileTokens = 32;
+constexpr int kTileTokens = 32;  // a lane each
 
 // values[r] of every lane -> the sum of values[l] over the warp, in lane l. 31 shuffles: each
 // round halves the rows that a lane still holds.
-__device__ float TransposeSum(float (&values)[32]) {
+__device__ float TransposeSum(float (&values)[kTileTokens]) {
+  static_assert(kTileTokens == 32);
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int half = 16; half > 0; half /= 2) {

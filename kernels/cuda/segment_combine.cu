@@ -85,6 +85,7 @@ __global__ void __launch_bounds__(kMapThreads)
   constexpr int kPartK = kMaxK / Scratch::kParts, kPiece = kPartK < 16 ? kPartK : 16;
   constexpr int kOwn = kMaxK * kColumns / kMapThreads;  // elements of S that a thread sums up
   static_assert(kPartK % kPiece == 0 && kOwn * kMapThreads == kMaxK * kColumns);
+  static_assert(sizeof(Scratch) <= 48 * 1024);
   __shared__ Scratch scratch;
   const int n = blockIdx.z, h = blockIdx.y, K = kWhole ? kMaxK : p.key_dim, V = p.value_dim;
   const SegmentsOfSequence cut = FindSegments(p, n, window, segments.tokens);
@@ -177,6 +178,7 @@ __global__ void __launch_bounds__(kMapThreads)
 template <int kMaxK, bool kWhole, int kColumns = 8>
 void LaunchCombineMapsKernel(const RecurrenceParams& p, TokenWindow window,
                              const SegmentWorkspace& segments, cudaStream_t stream) {
+  static_assert(16 % kColumns == 0);  // of which V is a multiple
   const dim3 grid(p.value_dim / kColumns, p.heads, p.num_sequences);
   CombineMapsKernel<kMaxK, kWhole, kColumns><<<grid, kMapThreads, 0, stream>>>(p, window, segments);
   CheckLaunch("CombineMapsKernel");

@@ -12,6 +12,7 @@
 namespace fla::cuda {
 
 constexpr int kSelectThreads = 1024;
+static_assert(kSelectThreads == 32 * 32);  // BlockReduce: a lane for each warp
 constexpr int kBins = 2 * kSelectThreads;
 constexpr float kBinsPerNat = 64.0f;            // of the first histogram: it spans 32 nats
 constexpr float kWeightOne = 1099511627776.0f;  // 2^40: sums over 2^23 tokens fit in 64 bits

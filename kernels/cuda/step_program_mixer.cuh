@@ -222,9 +222,10 @@ __device__ __forceinline__ void RunMixerItem(const ProgramOp& op, Block& block,
   const uint64_t* const packed = op.from;
   constexpr int kThreadsOfHead = kKeyDim / 4;
   static_assert(2 * kThreadsOfHead <= kHeadThreads && kThreadsOfHead % 16 == 0);
-  // Four lanes of the warp behind v's have the gates; beta and decay are other warps'.
+  // The lanes behind v's have the gates; beta and decay are other warps'.
   constexpr int kFirstGate = 2 * kThreadsOfHead + kColumnLanes;
   constexpr int kBetaThread = 2 * kThreadsOfHead + 32, kDecayThread = kBetaThread + 32;
+  static_assert(kFirstGate + kColumnLanes <= kBetaThread && kDecayThread < kComputeThreads);
   const MixerInput input = InputOf(item, kKeyDim);
   const int lane = thread % 32, warp = thread / 32;
   const bool per_channel = p.decay == Decay::kPerChannel;

@@ -63,6 +63,8 @@ struct Pending {
   float *updates, *decays, *keys;
 };
 
+// A word: two numbers below 256.
+static_assert(kMaxReplaySteps < 256);
 struct Counts {
   __device__ __forceinline__ explicit Counts(int word) : next(word & 255), waiting(word >> 8) {}
   int next;  // place of this step's update
@@ -75,6 +77,7 @@ __global__ void __launch_bounds__(kMaxK, BlocksAtOnce(kMaxK))
     ReplayStepKernel(const RecurrenceParams p, const ReplayParams replay,
                      const __grid_constant__ TileMap states) {
   constexpr int kWarps = kMaxK / 32, kRuns = kMaxK / kRunRows;
+  static_assert(kRuns * kLanes == kMaxK);  // both roles have all threads
   __shared__ StepSums<kWarps, kLanes> sums;
   __shared__ float2 decayed[kMaxK];  // G q and G k
   __shared__ float4 updates[kMaxReplaySteps][kLanes];

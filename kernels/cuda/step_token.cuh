@@ -94,6 +94,7 @@ __device__ __forceinline__ float DecayFactor(const RecurrenceParams& p, int head
 // Sum over the lanes of a warp that share columns; lanes: 4, 8 or 16, at most kMaxLanes.
 template <int kMaxLanes>
 __device__ __forceinline__ float SumOverRuns(float x, int lanes) {
+  static_assert(kMaxLanes == 4 || kMaxLanes == 8 || kMaxLanes == 16);
   x += __shfl_xor_sync(~0u, x, 16);
   if (kMaxLanes <= 8) x += __shfl_xor_sync(~0u, x, 8);
   if (kMaxLanes <= 8 && lanes == 4) x += __shfl_xor_sync(~0u, x, 4);
