@@ -70,10 +70,7 @@ void ModelRegistry::Acquire(const std::string& name,
   const auto answer = [&]() -> absl::StatusOr<ModelLease> {
     const std::lock_guard lock(mutex_);
     Entry* entry = FindEntry(name);
-    if (entry == nullptr) {
-      return absl::NotFoundError(absl::StrCat("model: wanted one of ", table_->Names(), ", got ",
-                                              absl::CEscape(name.substr(0, 128))));
-    }
+    if (entry == nullptr) return NoEntry(name);
     const std::string& own_name = entry->options->name;
     if (entry->served != nullptr) return LeaseOf(*entry);
     if (closed_) return absl::UnavailableError("the server is draining");
@@ -218,10 +215,7 @@ absl::Status ModelRegistry::Unload(const std::string& name) {
   {
     const std::lock_guard lock(mutex_);
     Entry* entry = FindEntry(name);
-    if (entry == nullptr) {
-      return absl::NotFoundError(absl::StrCat("model: wanted one of ", table_->Names(), ", got ",
-                                              absl::CEscape(name.substr(0, 128))));
-    }
+    if (entry == nullptr) return NoEntry(name);
     const std::string& own_name = entry->options->name;
     told = absl::UnavailableError(absl::StrCat("model ", own_name, " was unloaded"));
     entry->unloaded = entry->options->preload;  // the others come back at their next use
@@ -299,6 +293,11 @@ ModelRegistry::Entry* ModelRegistry::FindEntryNamed(const std::string& name) {
     if (entry.options->name == name) return &entry;
   }
   return nullptr;
+}
+
+absl::Status ModelRegistry::NoEntry(const std::string& name) const {
+  return absl::NotFoundError(absl::StrCat("model: wanted one of ", table_->Names(), ", got ",
+                                          absl::CEscape(name.substr(0, 128))));
 }
 
 ModelLease ModelRegistry::LeaseOf(const Entry& entry) {

@@ -122,8 +122,9 @@ class ModelRegistry {
   enum class Room { kThere, kLater, kNever };
 
   // model_registry.cc: any thread; with mutex_ held.
-  Entry* FindEntry(const std::string& name);       // by name or alias; empty: the default
-  Entry* FindEntryNamed(const std::string& name);  // by name
+  Entry* FindEntry(const std::string& name);            // by name or alias; empty: the default
+  Entry* FindEntryNamed(const std::string& name);       // by name
+  absl::Status NoEntry(const std::string& name) const;  // what a name without entry is answered
   static ModelLease LeaseOf(const Entry& entry);
   void Retire(Entry& entry);
   void SetFailure(const std::string& name, const std::string& version, const std::string& reason);
