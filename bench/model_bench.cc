@@ -22,11 +22,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "bench/checkpoint_options.h"
 #include "kernels/ops.h"
 #include "model/model.h"
 #include "model/sampler.h"
@@ -232,21 +232,13 @@ class Runner {
 
 int main(int argc, char** argv) {
   CLI::App app("Prefill and decode speed of a checkpoint");
-  std::string path, device = "cpu", dtype = "f32", weight_dtype, state_dtype = "f32";
+  fla::bench::CheckpointOptions options;
+  options.AddTo(app);
   std::string prefill = "1x512,16x512";
   std::vector<int> decode = {1, 16};
-  int max_batch_tokens = 8192, state_replay = 0;
+  int max_batch_tokens = 8192;
   double seconds = 3;
   float temperature = 0;
-  const auto dtypes = CLI::IsMember({"f32", "bf16"});
-  app.add_option("checkpoint", path, "Checkpoint folder")->required();
-  app.add_option("--device", device, "cpu, cuda:N or auto");
-  app.add_option("--dtype", dtype, "f32 or bf16")->check(dtypes);
-  app.add_option("--weight-dtype", weight_dtype, "Of projections, if not dtype")
-      ->check(CLI::IsMember({"fp8_e4m3"}));
-  app.add_option("--state-dtype", state_dtype, "f32 or bf16")->check(dtypes);
-  app.add_option("--state-replay", state_replay, "States are written every so many steps")
-      ->check(CLI::Range(0, fla::kMaxReplaySteps));
   app.add_option("--prefill", prefill, "Prompts: SEQUENCESxLENGTH, separated by commas");
   app.add_option("--decode", decode, "Sequences a step")->delimiter(',');
   app.add_option("--max-batch-tokens", max_batch_tokens, "Tokens a batch")
@@ -256,27 +248,17 @@ int main(int argc, char** argv) {
   bool profile = false;
   app.add_flag("--profile", profile, "Run each row once, for a profiler");
   CLI11_PARSE(app, argc, argv);
-  const auto dtype_of = [](const std::string& name) {
-    return name == "f32" ? fla::DType::kF32 : fla::DType::kBF16;
-  };
 
   try {
     const std::vector<Shape> shapes = ParseShapes(prefill);
     int slots = 1;
     for (const Shape& shape : shapes) slots = std::max(slots, shape.sequences);
     for (const int sequences : decode) slots = std::max(slots, sequences);
-    std::optional<fla::DType> projections;
-    if (!weight_dtype.empty()) projections = fla::DType::kF8E4M3;
-    const auto model = fla::Model::Load({.path = path,
-                                         .device = fla::ParseDevice(device),
-                                         .dtype = dtype_of(dtype),
-                                         .weight_dtype = projections,
-                                         .max_batch_tokens = std::max(max_batch_tokens, slots)});
-    std::printf("%s, %.1fM parameters, %.1f MB, %s, %s, %s states, replay %d\n",
-                model->config().model_type.c_str(), static_cast<double>(model->parameters()) / 1e6,
-                static_cast<double>(model->weight_bytes()) / 1e6, device.c_str(),
-                (dtype + (weight_dtype.empty() ? "" : " and " + weight_dtype)).c_str(),
-                state_dtype.c_str(), state_replay);
+    max_batch_tokens = std::max(max_batch_tokens, slots);
+    const auto model = fla::Model::Load(options.ForLoad(max_batch_tokens));
+    std::printf("%s, %.1fM parameters, %.1f MB, %s\n", model->config().model_type.c_str(),
+                static_cast<double>(model->parameters()) / 1e6,
+                static_cast<double>(model->weight_bytes()) / 1e6, options.Describe().c_str());
     std::printf("%-8s %10s %12s %12s %10s %10s\n", "phase", "shape", "ms", "tokens/s", "in GEMM",
                 "gap us");
     const bool stopwatch = !model->stream().device().is_cuda();
@@ -292,8 +274,7 @@ int main(int argc, char** argv) {
       std::printf("\n");
       std::fflush(stdout);
     };
-    Runner runner(*model, slots, std::max(max_batch_tokens, slots),
-                  {dtype_of(state_dtype), state_replay}, profile);
+    Runner runner(*model, slots, max_batch_tokens, options.states(), profile);
     for (const Shape& shape : shapes) {
       report("prefill", std::to_string(shape.sequences) + "x" + std::to_string(shape.length),
              shape.sequences * shape.length, runner.MeasurePrefill(shape, seconds));

@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/checkpoint_options.h"
 #include "model/model.h"
 #include "model/state_pool.h"
 #include "model/tokenizer.h"
@@ -165,48 +166,30 @@ void PrintGreedy(Evaluation& evaluation, const fla::Tokenizer& tokenizer, const 
 
 int main(int argc, char** argv) {
   CLI::App app("Held-out loss and greedy text of a checkpoint");
-  std::string path, text, device = "cpu", dtype = "f32", weight_dtype, state_dtype = "f32", prompts;
-  int state_replay = 0, windows = 48, window = 1024;
-  app.add_option("checkpoint", path, "Checkpoint folder")->required();
+  fla::bench::CheckpointOptions options;
+  options.AddTo(app);
+  std::string text, prompts;
+  int windows = 48, window = 1024;
   app.add_option("text", text, "The text")->required();
-  const auto dtypes = CLI::IsMember({"f32", "bf16"});
-  app.add_option("--device", device, "cpu, cuda:N or auto");
-  app.add_option("--dtype", dtype, "f32 or bf16")->check(dtypes);
-  app.add_option("--weight-dtype", weight_dtype, "Of projections, if not dtype")
-      ->check(CLI::IsMember({"fp8_e4m3"}));
-  app.add_option("--state-dtype", state_dtype, "f32 or bf16")->check(dtypes);
-  app.add_option("--state-replay", state_replay, "States are written every so many steps")
-      ->check(CLI::Range(0, fla::kMaxReplaySteps));
   app.add_option("--windows", windows, "Windows of the text")->check(CLI::Range(1, 4096));
   app.add_option("--window", window, "Tokens of a window")->check(CLI::Range(1, 1 << 20));
   app.add_option("--prompts", prompts, "A JSON file with prompts and their continuations");
   CLI11_PARSE(app, argc, argv);
-  const auto dtype_of = [](const std::string& name) {
-    return name == "f32" ? fla::DType::kF32 : fla::DType::kBF16;
-  };
   try {
-    fla::LoadOptions options;
-    options.path = path;
-    options.device = fla::ParseDevice(device);
-    options.dtype = dtype_of(dtype);
-    if (!weight_dtype.empty()) options.weight_dtype = fla::DType::kF8E4M3;
-    options.max_batch_tokens = std::max(window, windows);
-    const auto model = fla::Model::Load(options);
-    const auto tokenizer = fla::Tokenizer::Load(path);
+    const int max_batch_tokens = std::max(window, windows);
+    const auto model = fla::Model::Load(options.ForLoad(max_batch_tokens));
+    const auto tokenizer = fla::Tokenizer::Load(options.path);
     const std::vector<int> ids = tokenizer->Encode(ReadFile(text), /*add_special_tokens=*/false);
     const int64_t wanted = int64_t{windows} * window + 1;
     if (static_cast<int64_t>(ids.size()) < wanted) {
       throw std::runtime_error(text + ": wanted " + std::to_string(wanted) + " tokens, got " +
                                std::to_string(ids.size()));
     }
-    Evaluation evaluation(*model, windows, std::max(window, windows),
-                          {dtype_of(state_dtype), state_replay});
+    Evaluation evaluation(*model, windows, max_batch_tokens, options.states());
     const double by_prompts = evaluation.LossOfPrompts(ids, windows, window);
     const double by_steps = evaluation.LossOfSteps(ids, windows, window);
-    std::printf("%s, %s%s, %s states, replay %d: loss %.5f by prompts, %.5f by steps\n",
-                device.c_str(), dtype.c_str(),
-                weight_dtype.empty() ? "" : (" and " + weight_dtype).c_str(), state_dtype.c_str(),
-                state_replay, by_prompts, by_steps);
+    std::printf("%s: loss %.5f by prompts, %.5f by steps\n", options.Describe().c_str(), by_prompts,
+                by_steps);
     if (!prompts.empty()) PrintGreedy(evaluation, *tokenizer, prompts, windows);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "model_loss: %s\n", error.what());
