@@ -23,7 +23,7 @@ void Note(std::vector<std::string>& problems, Look&& look) {
   }
 }
 
-void LookAtTensors(CheckpointReport& report) {
+void LookAtTensors(bool whole_config, CheckpointReport& report) {
   std::optional<Checkpoint> checkpoint;
   Note(report.problems, [&] { checkpoint = Checkpoint::Open(report.folder); });
   if (!checkpoint) return;
@@ -34,7 +34,7 @@ void LookAtTensors(CheckpointReport& report) {
     stored.bytes += tensor.bytes();
   }
   // Tensors of another shape than a broken config's defaults would say are no news.
-  if (!report.config || !report.problems.empty()) return;
+  if (!whole_config) return;
   Note(report.problems, [&] {
     AdaptLayout(*report.config, *checkpoint);
     std::vector<std::string> same;
@@ -101,7 +101,7 @@ CheckpointReport ExamineCheckpoint(const std::filesystem::path& folder) {
     }
     report.state_bytes_per_slot = StateBytesPerSlot(*report.config, StateFormat());
   }
-  LookAtTensors(report);
+  LookAtTensors(findings.whole, report);
   // A model of vectors alone has no tokens.
   if (!report.config || report.config->vocab_size > 0) LookAtTokenizer(report);
   LookAtChatTemplates(report);

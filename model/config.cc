@@ -264,6 +264,7 @@ ConfigFindings ExamineModelConfig(const std::filesystem::path& folder) {
       if (json.erase(error.key()) == 0) return findings;  // of several keys together
     }
   }
+  findings.whole = findings.problems.empty();
   findings.unknown_keys = UnknownKeys(json, findings.config->model_type);
   findings.eos_of_config = findings.config->eos_token_ids;
   try {

@@ -65,6 +65,7 @@ ModelConfig LoadModelConfig(const std::filesystem::path& folder);
 // key that has it were not there.
 struct ConfigFindings {
   std::optional<ModelConfig> config;      // where what is left of the file describes a model
+  bool whole = false;                     // nothing of config.json had to be left out for that
   std::vector<std::string> problems;      // what LoadModelConfig would throw
   std::vector<std::string> unknown_keys;  // of config.json, that nobody here reads or knows
   std::vector<int> eos_of_config, eos_of_generation;  // which file says which of config's

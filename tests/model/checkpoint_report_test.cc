@@ -157,6 +157,10 @@ TEST(CheckpointReport, NamesEveryTensorThatDoesNotFit) {
               Contains(HasSubstr("model.norm.weight: wanted shape [64], got [2]")));
   EXPECT_THAT(report.problems, Contains(HasSubstr("tensor extra of shape [1] has no place")));
   EXPECT_THAT(report.notes, Contains(HasSubstr("the tokenizer has 4096 tokens, the model 256")));
+  // Whatever is wrong with other files.
+  folder.Write("generation_config.json", R"({"top_p": 7})");
+  EXPECT_THAT(ExamineCheckpoint(folder.path()).problems,
+              IsSupersetOf({HasSubstr("top_p"), HasSubstr("tensor extra of shape [1]")}));
 }
 
 TEST(CheckpointReport, BoundsWhatItSays) {
