@@ -81,7 +81,8 @@ class StreamedCall final : public GrpcCall<grpc::ServerWriteReactor<v1::Generate
     {
       const std::lock_guard lock(mutex_);
       writing_ = false;
-      if (!ok && failure_.ok()) failure_ = absl::CancelledError("the client is gone");
+      // The client is gone, or a drain has cut the call off.
+      if (!ok && failure_.ok()) failure_ = absl::CancelledError("the connection ended");
       if (!ok) buffer_.Clear();
     }
     Advance();

@@ -4,6 +4,7 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/security/tls_certificate_provider.h>
 #include <grpcpp/security/tls_credentials_options.h>
+#include <netdb.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <spdlog/spdlog.h>
@@ -107,6 +108,42 @@ void RequireNobodyAt(const std::string& address) {
   }
 }
 
+// What getaddrinfo finds for host:port.
+using Addresses = std::unique_ptr<addrinfo, Freed<addrinfo, freeaddrinfo>>;
+Addresses AddressesOf(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos) return nullptr;
+  std::string host = address.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  addrinfo hints = {};
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const std::string port = address.substr(colon + 1);
+  if (getaddrinfo(host.c_str(), port.c_str(), &hints, &found) != 0) return nullptr;
+  return Addresses(found);
+}
+
+// Takes each address of host:port, as a server would, and lets it go again. One that cannot be
+// read as host and port gRPC is left to refuse.
+void RequireFree(const std::string& address) {
+  const Addresses addresses = AddressesOf(address);
+  for (const addrinfo* at = addresses.get(); at != nullptr; at = at->ai_next) {
+    const int probe = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (probe < 0) continue;  // a kernel without IPv6, say
+    const int on = 1;
+    setsockopt(probe, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);  // closed connections may linger
+    const int error = bind(probe, at->ai_addr, at->ai_addrlen) == 0 ? 0 : errno;
+    close(probe);
+    // Others, as of a localhost that is no IPv6 address here, need not keep gRPC from listening.
+    if (error == EADDRINUSE || error == EACCES) {
+      throw std::runtime_error("listen: cannot listen on " + address + ": " + std::strerror(error));
+    }
+  }
+}
+
 bool IsLocal(const std::string& address) {
   for (const char* local : {"unix:", "localhost:", "127.", "[::1]:"}) {
     if (address.rfind(local, 0) == 0) return true;
@@ -131,8 +168,16 @@ void CheckTls(const TlsOptions& tls) {
   }
 }
 
+void CheckListen(const std::string& address) {
+  if (address.rfind("unix:", 0) == 0) {
+    RequireNobodyAt(address);
+  } else {
+    RequireFree(address);
+  }
+}
+
 Listening Listen(const ServerOptions& options, const std::vector<grpc::Service*>& services) {
-  if (options.listen.rfind("unix:", 0) == 0) RequireNobodyAt(options.listen);
+  CheckListen(options.listen);
   grpc::EnableDefaultHealthCheckService(true);
   grpc::health::v1::HealthCheckRequest::descriptor();  // linked in, for reflection
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();

@@ -21,6 +21,9 @@ struct Listening {
 // the server. Throws std::runtime_error for an address that cannot be had and as CheckTls.
 Listening Listen(const ServerOptions& options, const std::vector<grpc::Service*>& services);
 
+// Throws std::runtime_error for an address that cannot be had now: another server listens there.
+void CheckListen(const std::string& address);
+
 // Throws std::runtime_error "file: what: wanted, got" for files that cannot be read, are no PEM, or
 // a key that is not the certificate's. gRPC itself would only fail every connection.
 void CheckTls(const TlsOptions& tls);

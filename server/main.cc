@@ -118,6 +118,7 @@ int Serve(const Config& config, const PortFiles& port_files) {
   const sigset_t signals = BlockSignals();
   // Before models are loaded, which may take long.
   CheckTls(options.tls);
+  CheckListen(options.listen);
   GrpcAccess access(options.api_keys);
   Metrics metrics;
   WriterThread writer;  // outlives the engines, which post to it

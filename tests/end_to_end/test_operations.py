@@ -252,6 +252,7 @@ def test_a_port_that_is_taken_is_an_error(server, tmp_path):
         result = run("--config", file)
         assert result.returncode == 1
         assert f"{key}: cannot listen on {address}" in result.stderr
+        assert "loading" not in result.stderr  # a model, first
 
 
 def test_a_unix_socket_that_is_taken_is_an_error(tmp_path):
