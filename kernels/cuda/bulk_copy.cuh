@@ -1,6 +1,5 @@
 // Copies between global and shared memory that Hopper's copy engine makes by itself, and the
-// barriers that they complete. The emulator of bench/cuda replaces this file: with chunk_tile.cuh
-// and chained.cuh all inline assembly of decode.
+// barriers that they complete. The emulator of bench/cuda replaces this file.
 #pragma once
 
 #include <cstdint>

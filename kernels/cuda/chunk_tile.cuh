@@ -1,6 +1,5 @@
 // Warp-level pieces of the chunked kernels: the m16n8k16 tensor-core product, its operand loads,
-// copies and barriers. All inline assembly is here: bench/cuda/recurrence_emulator replaces this
-// file.
+// copies and barriers. The emulator of bench/cuda replaces this file.
 //
 // Layouts of mma.m16n8k16 for lane l, r = l / 4, t = l % 4. Registers hold pairs of columns:
 //   A [16, 16]: (r, 2t), (r + 8, 2t), (r, 2t + 8), (r + 8, 2t + 8)

@@ -1,4 +1,4 @@
-// Ops whose every output element depends on its own column of its own row: SwiGlu, Multiply,
+// Ops whose every output element depends on its own column of its own row: SwiGlu, Multiply, Add,
 // LogDecay, Beta. All are bound by memory traffic.
 #include <algorithm>
 

@@ -4,8 +4,6 @@
 // one store and read by one load, so a reader that finds the number has the value: no fence, no
 // barrier over all blocks, and no second trip to the cache that they share. Half of the bytes are
 // numbers; the vectors of a step are small.
-//
-// The emulator of bench/cuda replaces this file.
 #pragma once
 
 #include <cstdint>
