@@ -1,24 +1,16 @@
-// What the kernels of chunk attention share: elements as floats, where a call's tokens lie in their
-// chunks.
+// What the kernels of chunk attention share: places in matrices, where a call's tokens lie in their
+// chunks, the choice of element types.
 #pragma once
 
-#include <cuda_bf16.h>
-
 #include "kernels/chunk_attention.h"
+#include "kernels/cuda/elements.cuh"
 
 namespace fla::cuda {
-
-__device__ __forceinline__ float Widen(float x) { return x; }
-__device__ __forceinline__ float Widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ void Narrow(float x, float* target) { *target = x; }
-__device__ __forceinline__ void Narrow(float x, __nv_bfloat16* target) {
-  *target = __float2bfloat16(x);
-}
 
 // Row `row` of a matrix from column `column` on.
 template <typename T>
 __device__ __forceinline__ T* RowAt(const Matrix& matrix, int64_t row, int64_t column) {
-  return static_cast<T*>(matrix.data) + row * matrix.stride + column;
+  return RowOf<T>(matrix, row) + column;
 }
 
 // A sequence of a call: its tokens, and how many tokens of its open chunk came before.

@@ -16,7 +16,7 @@ template <typename Row>
 __device__ float SumChannel(int begin, int end, int first, int step, int channel, Row row) {
   float sum = 0.0f;
 #pragma unroll 4
-  for (int t = begin + first; t < end; t += step) sum += Widen(row(t)[channel]);
+  for (int t = begin + first; t < end; t += step) sum += ToFloat(row(t)[channel]);
   return sum;
 }
 
@@ -75,8 +75,8 @@ __global__ void __launch_bounds__(kThreads) ChunkFinishKernel(const ChunkAttenti
     const int64_t token = sequence.end - open_tokens + place;
     const T* k = RowAt<const T>(args.k, token, h * K);
     const T* v = RowAt<const T>(args.v, token, h * V);
-    for (int i = lane; i < K; i += 32) open[static_cast<int64_t>(place) * K + i] = Widen(k[i]);
-    for (int i = lane; i < V; i += 32) values[static_cast<int64_t>(place) * V + i] = Widen(v[i]);
+    for (int i = lane; i < K; i += 32) open[static_cast<int64_t>(place) * K + i] = ToFloat(k[i]);
+    for (int i = lane; i < V; i += 32) values[static_cast<int64_t>(place) * V + i] = ToFloat(v[i]);
   }
 }
 

@@ -58,7 +58,7 @@ __device__ Tiles TakeTiles(const ChunkAttentionSpec& spec) {
 // Row `row` of a tile from `count` elements, zeros past them; by one warp.
 template <typename T>
 __device__ void LoadRow(const T* from, int count, int padded, float* to) {
-  for (int i = threadIdx.x % 32; i < padded; i += 32) to[i] = i < count ? Widen(from[i]) : 0.0f;
+  for (int i = threadIdx.x % 32; i < padded; i += 32) to[i] = i < count ? ToFloat(from[i]) : 0.0f;
 }
 
 // A tile of a call's tokens [token, token + rows); rows past them are zeros.
@@ -100,7 +100,7 @@ __device__ void StoreState(const float* from, const ChunkAttentionSpec& spec, S*
   const int V = spec.value_dim, column = FirstColumn() + threadIdx.x % 32;
   if (column >= V) return;
   for (int i = threadIdx.x / 32; i < spec.key_dim; i += kWarps) {
-    Narrow(from[i * kColumns + threadIdx.x % 32], to + static_cast<int64_t>(i) * V + column);
+    to[static_cast<int64_t>(i) * V + column] = FromFloat<S>(from[i * kColumns + threadIdx.x % 32]);
   }
 }
 
@@ -308,8 +308,8 @@ __global__ void __launch_bounds__(kThreads) ChunkScanKernel(const ChunkAttention
     for (int j = 0; j < kWarpRows; ++j) {
       const float divisor = ReadNormalizer(tiles.q, tiles.z, K, j) + spec.eps;
       if (row + j >= rows || column >= V) continue;
-      Narrow(inside.sums[j] / inside.divisors[j] + outside[j] / divisor,
-             RowAt<T>(args.out, token + row + j, h * V + column));
+      *RowAt<T>(args.out, token + row + j, h * V + column) =
+          FromFloat<T>(inside.sums[j] / inside.divisors[j] + outside[j] / divisor);
     }
     __syncthreads();  // the states have been read
     const bool closes = place + rows == spec.chunk;

@@ -15,11 +15,6 @@
 
 namespace fla::cuda {
 
-__device__ __forceinline__ void Assign(float& target, float x) { target = x; }
-__device__ __forceinline__ void Assign(__nv_bfloat16& target, float x) {
-  target = __float2bfloat16(x);
-}
-
 __device__ __forceinline__ float4 Unpack(float4 s) { return s; }
 __device__ __forceinline__ float4 Unpack(uint2 u) {
   return make_float4(__uint_as_float(u.x << 16), __uint_as_float(u.x & 0xffff0000u),
@@ -198,10 +193,10 @@ __device__ __forceinline__ void StoreOut(const RecurrenceParams& p, const StateP
       static_cast<T*>(p.out) + part.head * p.value_dim + part.column + token * p.out_stride;
   Scale(o, p.scale);
   if (p.aligned_out) return StoreFour(out, o);
-  Assign(out[0], o.x);
-  Assign(out[1], o.y);
-  Assign(out[2], o.z);
-  Assign(out[3], o.w);
+  out[0] = FromFloat<T>(o.x);
+  out[1] = FromFloat<T>(o.y);
+  out[2] = FromFloat<T>(o.z);
+  out[3] = FromFloat<T>(o.w);
 }
 
 }  // namespace fla::cuda
