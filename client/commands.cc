@@ -329,6 +329,30 @@ int Drain(const Connection& connection) {
   return 0;
 }
 
+int LoadModel(const Connection& connection, const std::string& name) {
+  const auto stub = v1::Control::NewStub(connection.Open());
+  grpc::ClientContext context;
+  connection.Apply(context);
+  v1::LoadModelRequest request;
+  request.set_name(name);
+  v1::LoadModelResponse response;
+  ThrowUnlessOk(stub->LoadModel(&context, request, &response));
+  std::printf("%s (%s) is %s\n", response.model().name().c_str(),
+              response.model().version().c_str(), StateOf(response.model()).c_str());
+  return 0;
+}
+
+int UnloadModel(const Connection& connection, const std::string& name) {
+  const auto stub = v1::Control::NewStub(connection.Open());
+  grpc::ClientContext context;
+  connection.Apply(context);
+  v1::UnloadModelRequest request;
+  request.set_name(name);
+  v1::UnloadModelResponse response;
+  ThrowUnlessOk(stub->UnloadModel(&context, request, &response));
+  return 0;
+}
+
 int NewKey(const std::string& name, const std::string& role) {
   if (name.empty() || name[0] == '#' || name.find_first_of(" \t\r\n") != std::string::npos) {
     throw std::runtime_error("name: wanted one word that does not begin with #, got \"" + name +

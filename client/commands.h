@@ -27,6 +27,9 @@ int Embed(const Connection& connection, const EmbedCommand& command);
 int Tokenize(const Connection& connection, const v1::TokenizeRequest& request, bool ids_only);
 int Detokenize(const Connection& connection, const v1::DetokenizeRequest& request);
 int ListModels(const Connection& connection);
+// By name or alias; empty: the server's default model. LoadModel returns when it serves.
+int LoadModel(const Connection& connection, const std::string& name);
+int UnloadModel(const Connection& connection, const std::string& name);
 // 0 only if the service is SERVING; an empty name means the server as a whole.
 int CheckHealth(const Connection& connection, const std::string& service);
 int Drain(const Connection& connection);

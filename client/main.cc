@@ -248,6 +248,12 @@ int Main(int argc, char** argv) {
   AddBench(load, bench);
 
   CLI::App& models = *app.add_subcommand("models", "Show what the server serves");
+  std::string load_name, unload_name;
+  CLI::App& load_model = *app.add_subcommand(
+      "load", "Load a model of the server's config, or what its checkpoint has become");
+  load_model.add_option("name", load_name, "Default: the server's default model");
+  CLI::App& unload_model = *app.add_subcommand("unload", "Take a model out of service");
+  unload_model.add_option("name", unload_name, "Whose memory to return")->required();
   std::string service;
   std::string key_name, key_role = "user";
   CLI::App& new_key = *app.add_subcommand(
@@ -290,6 +296,8 @@ int Main(int argc, char** argv) {
     }
     if (app.got_subcommand(&load)) return Bench(connection, bench);
     if (app.got_subcommand(&models)) return ListModels(connection);
+    if (app.got_subcommand(&load_model)) return LoadModel(connection, load_name);
+    if (app.got_subcommand(&unload_model)) return UnloadModel(connection, unload_name);
     if (app.got_subcommand(&new_key)) return NewKey(key_name, key_role);
     if (app.got_subcommand(&drain)) return Drain(connection);
     if (app.got_subcommand(&health)) return CheckHealth(connection, service);

@@ -7,7 +7,7 @@ import pytest
 
 from checkpoints import copy_golden
 from server_process import CLI
-from swapping import model
+from swapping import model, wait_for
 
 PROMPT = "Once upon a time there was a little girl who"
 
@@ -110,6 +110,13 @@ def test_models_that_are_not_loaded_and_their_aliases(start_server, tmp_path):
     table = cli(server, "models").stdout
     assert re.search(r"m +[0-9a-f]{12} +serving +gla +0\.\dM +\d+ .* kB  also x, y\n", table)
     assert len({line.index(" kB") for line in table.splitlines()[2:]}) == 1, table  # columns
+    assert cli(server, "unload", "x").returncode == 0
+    wait_for(lambda: re.search(waiting, cli(server, "models").stdout))
+    result = cli(server, "load", "y")
+    assert result.returncode == 0 and re.fullmatch(r"m \([0-9a-f]{12}\) is serving\n", result.stdout)
+    for command in ("load", "unload"):
+        result = cli(server, command, "z")
+        assert result.returncode == 1 and "NOT_FOUND" in result.stderr
     result = cli(server, "bench", "--concurrency", "2", "--model", "z")
     assert result.returncode == 1 and "no model z" in result.stderr
 
