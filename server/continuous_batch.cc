@@ -89,10 +89,11 @@ void ContinuousBatch::Admit(QueuedRequest request) {
 void ContinuousBatch::DropEnded(Clock::time_point now) {
   for (Running& running : running_) {
     Sequence& sequence = *running.sequence;
-    if (IsCancelled(sequence.request())) {
-      sequence.End(FinishReason::kCancelled, absl::OkStatus(), now);
-    } else if (IsExpired(sequence.request(), now)) {
+    // In this order: gRPC cancels a call whose deadline passes.
+    if (IsExpired(sequence.request(), now)) {
       sequence.End(FinishReason::kDeadline, absl::OkStatus(), now);
+    } else if (IsCancelled(sequence.request())) {
+      sequence.End(FinishReason::kCancelled, absl::OkStatus(), now);
     }
   }
 }

@@ -135,10 +135,11 @@ void Engine::Parts::Tick() {
 }
 
 void Engine::Parts::DropEndedInQueue(Clock::time_point now) {
-  EndQueued(queue.TakeIf(IsCancelled), FinishReason::kCancelled, absl::OkStatus());
+  // In this order: gRPC cancels a call whose deadline passes.
   EndQueued(queue.TakeIf([now](const Request& request) { return IsExpired(request, now); }),
             FinishReason::kDeadline,
             absl::DeadlineExceededError("the deadline passed while the request was queued"));
+  EndQueued(queue.TakeIf(IsCancelled), FinishReason::kCancelled, absl::OkStatus());
 }
 
 void Engine::Parts::EndQueued(std::vector<QueuedRequest> requests, FinishReason reason,

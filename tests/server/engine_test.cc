@@ -346,6 +346,26 @@ TEST_P(EngineTest, ADeadlineKeepsWhatWasGenerated) {
   ExpectIdle();
 }
 
+TEST_P(EngineTest, WhatGrpcCancelsAtItsDeadlineEndsByTheDeadline) {
+  Start({.slots = 1, .max_batch_tokens = 48});
+  const Clock::time_point deadline = Clock::now() + milliseconds(50);
+  const auto cancelled = std::make_shared<std::atomic<bool>>(false);
+  const auto running = std::make_shared<EventLog>(1, [&](const Event&) {
+    std::this_thread::sleep_until(deadline);  // on the engine's thread
+    *cancelled = true;
+  });
+  const auto queued = std::make_shared<EventLog>();
+  std::vector<Request> requests = {MakeRequest({1}, 1000000, running), MakeRequest({2}, 3, queued)};
+  for (Request& request : requests) {
+    request.deadline = deadline;
+    request.cancelled = cancelled;
+    ASSERT_TRUE(engine_->Submit({request}).ok());
+  }
+  EXPECT_EQ(running->Wait().finish->reason, FinishReason::kDeadline);
+  EXPECT_EQ(queued->Wait().finish->reason, FinishReason::kDeadline);
+  ExpectIdle();
+}
+
 TEST_P(EngineTest, AFullQueueRefusesAllChoices) {
   Start({.slots = 1, .max_batch_tokens = 48, .max_queued_requests = 2});
   model_options_.step_milliseconds = 1;
