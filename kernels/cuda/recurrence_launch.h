@@ -86,16 +86,16 @@ constexpr ChunkRecord MakeChunkRecord(int max_k, bool delta, bool channel) {
 }
 ChunkRecord ChunkRecordOf(const RecurrenceSpec& spec);
 
-// The same for a wide chunk, whose decay is scalar: P and T, panels as kernels/cuda/wide_panel.cuh
-// says, then the decays. Additive: nothing, the scan makes P itself.
+// The same for a wide chunk, whose decay is scalar: P and T, triangles as wide_panel.cuh says, then
+// the decays. Additive: nothing, the scan makes P itself.
 struct WideRecord {
   int decay;  // offset
   int bytes;
 };
 constexpr WideRecord MakeWideRecord(bool delta) {
   if (!delta) return {0, 0};
-  const int panel = 2 * kWideChunk * kWideChunk;
-  return {2 * panel, 2 * panel + 4 * 2 * kWideChunk};
+  const int triangle = 2 * kWideChunk * kWideChunk * 3 / 4;
+  return {2 * triangle, 2 * triangle + 4 * 2 * kWideChunk};
 }
 WideRecord WideRecordOf(const RecurrenceSpec& spec);
 

@@ -94,6 +94,11 @@ __device__ __forceinline__ void Settle(float (&d)[kTiles][4]) {
     for (int e = 0; e < 4; ++e) asm volatile("" : "+f"(d[i][e])::"memory");
   }
 }
+template <int kParts, int kTiles>
+__device__ __forceinline__ void Settle(float (&d)[kParts][kTiles][4]) {
+#pragma unroll
+  for (auto& part : d) Settle(part);
+}
 
 // d += a b, or d = a b where `add` is false, of [64, 16] and [16, 8 * tiles]. b describes panels
 // whose rows are b's columns or, kTransposed, whose rows are contracted.
@@ -114,6 +119,19 @@ __device__ __forceinline__ void WarpgroupMultiplyAdd(float (&d)[8][4], const uin
         "+f"(d[7][2]), "+f"(d[7][3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)),
         "n"(kTransposed ? 1 : 0));
+}
+
+// The same of 32 columns, which are the panel's rows.
+__device__ __forceinline__ void WarpgroupMultiplyAdd(float (&d)[4][4], const uint32_t (&a)[4],
+                                                     uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %21, 0; "
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
+      "%9, %10, %11, %12, %13, %14, %15}, {%16, %17, %18, %19}, %20, p, 1, 1, 0; } "
+      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
+        "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+        "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
 
 // The same with a in shared memory, its rows the panel's.

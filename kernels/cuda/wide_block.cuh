@@ -84,27 +84,30 @@ __device__ __forceinline__ void LoadOfColumns(const float* x, float (&of_columns
   }
 }
 
-// Block (row, column) of a panel, bf16, from a block or from its transpose.
-__device__ __forceinline__ void StoreToPanel(uint32_t panel, int row, int column,
-                                             const Block& block) {
+// Block (row, column) of a triangle, bf16, from a block or from its transpose.
+__device__ __forceinline__ void StoreToTriangle(uint32_t triangle, int row, int column,
+                                                const Block& block) {
   const int lane = threadIdx.x % 32;
   const uint32_t matrices[4] = {Pack(block[0][0], block[0][1]), Pack(block[0][2], block[0][3]),
                                 Pack(block[1][0], block[1][1]), Pack(block[1][2], block[1][3])};
-  StoreMatrices(panel + PanelOffset(16 * row + lane % 16, 2 * column + lane / 16), matrices);
+  StoreMatrices(triangle + TriangleOffset(16 * row + lane % 16, 2 * column + lane / 16), matrices);
 }
-__device__ __forceinline__ void StoreZerosToPanel(char* panel, int row, int column) {
+// Zeros where a triangle has room above its diagonal: behind the diagonal block of an even row.
+__device__ __forceinline__ void StoreZerosToTriangle(char* triangle, int row) {
   const int lane = threadIdx.x % 32;
-  *reinterpret_cast<uint4*>(panel + PanelOffset(16 * row + lane % 16, 2 * column + lane / 16)) =
+  if (row % 2 != 0) return;
+  *reinterpret_cast<uint4*>(triangle +
+                            TriangleOffset(16 * row + lane % 16, 2 * (row + 1) + lane / 16)) =
       make_uint4(0, 0, 0, 0);
 }
-__device__ __forceinline__ void StoreTransposeToPanel(uint32_t panel, int row, int column,
-                                                      const Block& transposed) {
+__device__ __forceinline__ void StoreTransposeToTriangle(uint32_t triangle, int row, int column,
+                                                         const Block& transposed) {
   const int lane = threadIdx.x % 32;
   const uint32_t matrices[4] = {
       Pack(transposed[0][0], transposed[0][1]), Pack(transposed[0][2], transposed[0][3]),
       Pack(transposed[1][0], transposed[1][1]), Pack(transposed[1][2], transposed[1][3])};
   StoreMatricesTransposed(
-      panel + PanelOffset(16 * row + lane / 16 * 8 + lane % 8, 2 * column + lane / 8 % 2),
+      triangle + TriangleOffset(16 * row + lane / 16 * 8 + lane % 8, 2 * column + lane / 8 % 2),
       matrices);
 }
 

@@ -69,22 +69,19 @@ __device__ __forceinline__ Block BlockOf(const float (&product)[8][4], int colum
   return block;
 }
 
-// A warp's rows of P, which are 2048 bytes of a panel behind each other.
+// A warp's rows of P to a triangle, in which they lie behind each other.
 __device__ __forceinline__ void MakeAttention(const float (&qk)[8][4], const float* sums,
-                                              float scale, char* panel_memory) {
+                                              float scale, char* triangle) {
   const int row = threadIdx.x / 32 % 4;
-  const uint32_t panel = SharedAddress(panel_memory);
   const float boundary = row > 0 ? Boundary(sums, row) : 0.0f;
   float of_rows[2];
   LoadOfRows(sums + 16 * row, of_rows);
   DecaysFrom(boundary, of_rows);
   of_rows[0] *= scale, of_rows[1] *= scale;
+  StoreZerosToTriangle(triangle, row);
 #pragma unroll
   for (int column = 0; column < kBlocks; ++column) {
-    if (column > row) {
-      StoreZerosToPanel(panel_memory, row, column);
-      continue;
-    }
+    if (column > row) break;
     Block block = BlockOf(qk, column);
     if (column < row) {
       float of_columns[2][2];
@@ -95,7 +92,7 @@ __device__ __forceinline__ void MakeAttention(const float (&qk)[8][4], const flo
       const float scales[2] = {scale, scale};
       DecayDiagonalBlock<true>(block, sums + 16 * row, scales);
     }
-    StoreToPanel(panel, row, column, block);
+    StoreToTriangle(SharedAddress(triangle), row, column, block);
   }
 }
 
@@ -214,9 +211,9 @@ class TransformColumn {
       AddProduct(x, x_[0], w);
     }
   }
-  // Once all W are: the rest, and T to a panel.
+  // Once all W are: the rest, and T to a triangle.
   __device__ __forceinline__ void End(const float* beta, const TransformScratch& scratch,
-                                      uint32_t panel) {
+                                      uint32_t triangle) {
 #pragma unroll
     for (int row = kColumn + 1; row < kBlocks; ++row) {
       Block& x = x_[row - kColumn];
@@ -234,7 +231,7 @@ class TransformColumn {
 #pragma unroll
     for (int row = kColumn; row < kBlocks; ++row) {
       ScaleBlock(x_[row - kColumn], of_rows, ones);
-      StoreTransposeToPanel(panel, row, kColumn, x_[row - kColumn]);
+      StoreTransposeToTriangle(triangle, row, kColumn, x_[row - kColumn]);
     }
   }
 
@@ -242,11 +239,11 @@ class TransformColumn {
   Block x_[kBlocks - kColumn];  // X_jw, transposed
 };
 
-// T to a panel, whose blocks above the diagonal stay as they are. `barrier` is one of the
+// T to a triangle, whose blocks above the diagonal stay as they are. `barrier` is one of the
 // warpgroup's own. The scratch is in use until all warps have come back.
 __device__ __forceinline__ void MakeTransform(const float (&kk)[8][4], const float* sums,
                                               const float* beta, TransformScratch& scratch,
-                                              uint32_t panel, int barrier) {
+                                              uint32_t triangle, int barrier) {
   constexpr int kThreads = 128;
   const int warp = threadIdx.x / 32 % 4;
   {
@@ -267,7 +264,7 @@ __device__ __forceinline__ void MakeTransform(const float (&kk)[8][4], const flo
   const auto make_column = [&](auto column) {
     column.Begin(kk, sums, beta, scratch);
     SyncThreads<kThreads>(barrier);
-    column.End(beta, scratch, panel);
+    column.End(beta, scratch, triangle);
   };
   switch (warp) {
     case 0:

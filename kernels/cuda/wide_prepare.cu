@@ -29,8 +29,9 @@ struct HeadScalars {
 };
 // Shared memory: q and k as panels, then in their place P of two heads, T and what T is made by;
 // behind them HeadScalars.
-constexpr int kTransformOffset = 2 * kPanelBytes, kScratchOffset = 3 * kPanelBytes;
-constexpr int ScalarsOffset(int panels) { return std::max(2 * panels, 4) * kPanelBytes; }
+constexpr int kTransformOffset = 2 * kTriangleBytes, kScratchOffset = 3 * kTriangleBytes;
+constexpr int kMatricesEnd = kScratchOffset + sizeof(TransformScratch);
+constexpr int ScalarsOffset(int panels) { return std::max(2 * panels * kPanelBytes, kMatricesEnd); }
 constexpr int SharedBytes(int panels) { return ScalarsOffset(panels) + sizeof(HeadScalars); }
 
 // Rows of q or k to panels; what is behind the sequence or the head is 0.
@@ -103,24 +104,22 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
   MultiplyKeys<kPanels, true>(q, k, qk, kk);
   __syncthreads();  // q and k make way
 
-  // T's blocks above the diagonal, which no head overwrites.
-#pragma unroll
-  for (int column = 1; column < kBlocks; ++column) {
-    if (column > warp) StoreZerosToPanel(shared + kTransformOffset, warp, column);
-  }
+  StoreZerosToTriangle(shared + kTransformOffset, warp);  // which no head overwrites
   // First P of all heads, so that Q K^T need not stay. A warp's rows of it are its own, from the
   // products to the copy.
-  constexpr int kRowsBytes = kPanelBytes / kWarps;
+  const int rows = warp < 2 ? kQuadrantBytes / 2 * warp : kQuadrantBytes * (warp - 1);
+  const int rows_bytes = warp < 2 ? kQuadrantBytes / 2 : kQuadrantBytes;
+  static_assert(3 * kQuadrantBytes == kTriangleBytes);
   for (int head = 0; head < group_size; ++head) {
-    char* const panel = shared + head % 2 * kPanelBytes;
+    char* const attention = shared + head % 2 * kTriangleBytes;
     if (lane == 0) WaitForReads<1>();  // by the copy from there
     __syncwarp();
-    MakeAttention(qk, scalars.sums[head], p.scale, panel);
+    MakeAttention(qk, scalars.sums[head], p.scale, attention);
     PublishToCopies();
     __syncwarp();
     if (lane == 0) {
-      CopyToGlobal(record_of(head) + Stage::kAttention + warp * kRowsBytes,
-                   SharedAddress(panel) + warp * kRowsBytes, kRowsBytes);
+      CopyToGlobal(record_of(head) + Stage::kAttention + rows, SharedAddress(attention) + rows,
+                   rows_bytes);
     }
   }
   // T is everybody's, and the first thread's to copy.
@@ -132,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
     PublishToCopies();
     __syncthreads();
     if (threadIdx.x == 0) {
-      CopyToGlobal(record_of(head) + Stage::kTransform, transform, kPanelBytes);
+      CopyToGlobal(record_of(head) + Stage::kTransform, transform, kTriangleBytes);
     }
   }
   if (lane == 0) WaitForReads();

@@ -26,6 +26,10 @@
 
 namespace fla::cuda {
 
+// Sums of products with a triangle: columns 0 to 31 and 32 to 63. (Not of the registers that a
+// product of 64 columns has: ptxas would wait after every single one.)
+using Halves = float[2][4][4];
+
 template <int kPanels, int kSlices, bool kDelta, ScanPass kPass>
 constexpr int WideThreads() {
   return kWarpgroup * (kSlices + WideLoaders<WideStage<kPanels, kDelta>, kPass>(kSlices));
@@ -135,14 +139,19 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
       }
       CommitProducts();
     };
-    // sums (+)= u^T times the transpose of a stage's matrix [64, 64].
-    const auto multiply_tokens = [&](float(&sums)[8][4], const uint32_t(&u)[4][4], uint32_t stage,
-                                     int matrix, bool add) {
+    // sums (+)= u^T times the transpose of a stage's triangle.
+    const auto multiply_tokens = [&](Halves& sums, const uint32_t(&u)[4][4], uint32_t stage,
+                                     int triangle, bool add) {
       BeginProducts();
 #pragma unroll
+      for (int step = 0; step < 2; ++step) {
+        const uint64_t rows = QuadrantRowsDescriptor(stage, triangle + 32 * step);
+        WarpgroupMultiplyAdd(sums[0], u[step], rows, add || step > 0);
+      }
+#pragma unroll
       for (int step = 0; step < 4; ++step) {
-        WarpgroupMultiplyAdd<false>(sums, u[step], RowsDescriptor(stage, matrix + 32 * step),
-                                    add || step > 0);
+        const uint64_t rows = RowsDescriptor(stage, triangle + kQuadrantBytes + 32 * step);
+        WarpgroupMultiplyAdd(sums[1], u[step], rows, add || step > 0);
       }
       CommitProducts();
     };
@@ -161,14 +170,14 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
     __nv_bfloat16* finished_out = out;
     int finished_tokens = 0;
     // O^T to this warp's columns of a panel.
-    const auto finish = [&](const float(&sums)[8][4]) {
+    const auto finish = [&](const Halves& sums) {
       __syncwarp();
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         uint32_t pairs[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float(&x)[4] = sums[2 * step + i / 2];
+          const float(&x)[4] = sums[step / 2][step % 2 * 2 + i / 2];
           pairs[i] = Pack(x[i % 2 * 2], x[i % 2 * 2 + 1]);
         }
         StoreMatricesTransposed(full + outputs + row_offset + step * 2048, pairs);
@@ -204,6 +213,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
       const float* const decay =
           reinterpret_cast<const float*>(shared + 128 + position.stage * Stage::kDecayBytes);
       float first[8][4], o[8][4];
+      Halves u_sums, o_sums;
       // A scalar decay at tokens 8 tile + 2 t and + 1: from the chunk's start, to its end.
       float2 from_start[8], to_end[8];
       const auto load_decays = [&](const float* source, float2(&target)[8]) {
@@ -247,12 +257,12 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
                               High(u[step][i]) - start.y * first[tile][e + 1]);
           }
         }
-        multiply_tokens(first, u, stage, Stage::kTransform, false);
+        multiply_tokens(u_sums, u, stage, Stage::kTransform, false);
         if constexpr (kOutputs) multiply_state(o, stage, Stage::kQuery, kSteps / 2, kSteps);
         load_decays(decay + kWideChunk, to_end);
         decay_state();
         WaitForProducts<kBehindChain>();
-        Settle(first);
+        Settle(u_sums);
       } else {
         load_decays(decay + kWideChunk, to_end);
         decay_state();
@@ -264,7 +274,8 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
           const int tile = 2 * step + i / 2, e = i % 2 * 2;
           const float2 end = to_end[tile];
           if constexpr (kDelta) {
-            const float x = first[tile][e], y = first[tile][e + 1];
+            const float(&sums)[4] = u_sums[tile / 4][tile % 4];
+            const float x = sums[e], y = sums[e + 1];
             u[step][i] = Pack(x, y);
             u_to_end[step][i] = Pack(x * end.x, y * end.y);
           } else {
@@ -287,28 +298,30 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
         }
       }
       CommitProducts();
-      float(&sums)[8][4] = kDelta ? o : first;  // O's share of the state
+      float(&from_state)[8][4] = kDelta ? o : first;
       if constexpr (kOutputs) {
         if constexpr (!kDelta) store_finished();
         if constexpr (kSharedState) load_decays(decay, from_start);  // again: registers are few
         WaitForProducts<1>();
-        Settle(sums);
+        Settle(from_state);
 #pragma unroll
         for (int tile = 0; tile < 8; ++tile) {
           const float2 start = from_start[tile];
-          sums[tile][0] *= p.scale * start.x, sums[tile][1] *= p.scale * start.y;
-          sums[tile][2] *= p.scale * start.x, sums[tile][3] *= p.scale * start.y;
+          const float scales[2] = {p.scale * start.x, p.scale * start.y};
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            o_sums[tile / 4][tile % 4][e] = from_state[tile][e] * scales[e % 2];
+          }
         }
-        multiply_tokens(sums, u, stage, Stage::kAttention, true);
+        multiply_tokens(o_sums, u, stage, Stage::kAttention, true);
       }
       WaitForProducts<kBehindChain>();
-#pragma unroll
-      for (int panel = 0; panel < kPanels; ++panel) Settle(state[panel]);
+      Settle(state);
       round_state();
       if constexpr (kOutputs) {
         WaitForProducts<0>();
-        Settle(sums);
-        finish(sums);
+        Settle(o_sums);
+        finish(o_sums);
       }
       Arrive(empty + 8 * position.stage);
       position.Advance(stages);

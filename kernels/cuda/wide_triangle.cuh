@@ -67,12 +67,12 @@ __device__ __forceinline__ void MultiplyKeys(uint32_t q, uint32_t k, float (&qk)
   if constexpr (kDelta) Settle(kk);
 }
 
-// P to a panel; `sum` as SumLogDecay leaves it.
+// P to a triangle; `sum` as SumLogDecay leaves it.
 //
 // In the blocks below a warp's diagonal one, the decay from j to i goes over the token before the
 // block's rows, decay(j -> boundary) decay(boundary -> i): an exponential a row and one a column.
 __device__ __forceinline__ void StoreAttention(const float (&qk)[8][4], const float (&sum)[2],
-                                               float scale, char* panel) {
+                                               float scale, char* triangle) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
   const auto sum_through = [&](int i) {
     const float low = __shfl_sync(~0u, sum[0], i & 31), high = __shfl_sync(~0u, sum[1], i & 31);
@@ -87,6 +87,7 @@ __device__ __forceinline__ void StoreAttention(const float (&qk)[8][4], const fl
   }
 #pragma unroll
   for (int tile = 0; tile < 8; ++tile) {
+    if (tile >= 4 && warp < 2) break;
     const int j = 8 * tile + 2 * t;
     const float sums[2] = {__shfl_sync(~0u, sum[tile / 4], j & 31),
                            __shfl_sync(~0u, sum[tile / 4], (j & 31) + 1)};
@@ -108,7 +109,8 @@ __device__ __forceinline__ void StoreAttention(const float (&qk)[8][4], const fl
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      *reinterpret_cast<uint32_t*>(panel + PanelOffset(16 * warp + r + 8 * half, tile) + 4 * t) =
+      const uint32_t offset = TriangleOffset(16 * warp + r + 8 * half, tile);
+      *reinterpret_cast<uint32_t*>(triangle + offset + 4 * t) =
           Pack(attention[2 * half], attention[2 * half + 1]);
     }
   }

@@ -67,21 +67,24 @@ template <int kPending>
 inline void WaitForProducts() {}
 template <int kTiles>
 inline void Settle(float (&)[kTiles][4]) {}
+template <int kParts, int kTiles>
+inline void Settle(float (&)[kParts][kTiles][4]) {}
 
 // Element (row, k) of an operand: with rows as the panel's rows, or contracted rows.
 inline float DescribedElement(uint64_t descriptor, bool contracted_rows, int row, int k) {
   const auto field = [&](int bit) {
     return static_cast<uint32_t>(descriptor >> bit & 0x3fff) << 4;
   };
-  if (descriptor >> 62 != 1) std::abort();
+  const int swizzle = descriptor >> 62, row_bytes = 256 >> swizzle;  // 1: of 128 bytes, 2: of 64
+  if (swizzle != 1 && (swizzle != 2 || contracted_rows)) std::abort();
   const uint32_t start = field(0), leading = field(16), stride = field(32);
   uint32_t address = start;
   if (contracted_rows) {
     address += row / 64 * leading + row % 64 * 2 + k % 8 * 128 + k / 8 * stride;
   } else {
-    address += row / 8 * stride + row % 8 * 128 + k * 2;
+    address += row / 8 * stride + row % 8 * row_bytes + k * 2;
   }
-  address ^= (address >> 7 & 7) << 4;
+  address ^= (address >> 7 & (row_bytes / 16 - 1)) << 4;
   uint16_t bits;
   std::memcpy(&bits, shared + address, sizeof bits);
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
@@ -103,10 +106,9 @@ inline void MultiplyRows(float (&d)[kTiles][4], const float (&rows)[2][16], uint
   }
 }
 
-template <bool kTransposed>
-inline void WarpgroupMultiplyAdd(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+// From A in registers.
+inline void GatherRows(const uint32_t (&a)[4], float (&rows)[2][16]) {
   const int lane = emulator::Lane();
-  float rows[2][16];
   for (int i = 0; i < 4; ++i) {
     for (int t = 0; t < 4; ++t) {
       const uint32_t pair = emulator::Shuffle(a[i], lane / 4 * 4 + t);
@@ -114,7 +116,18 @@ inline void WarpgroupMultiplyAdd(float (&d)[8][4], const uint32_t (&a)[4], uint6
       rows[i % 2][i / 2 * 8 + 2 * t + 1] = High(pair);
     }
   }
+}
+
+template <bool kTransposed>
+inline void WarpgroupMultiplyAdd(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+  float rows[2][16];
+  GatherRows(a, rows);
   MultiplyRows(d, rows, b, kTransposed, add);
+}
+inline void WarpgroupMultiplyAdd(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+  float rows[2][16];
+  GatherRows(a, rows);
+  MultiplyRows(d, rows, b, false, add);
 }
 
 inline void WarpgroupMultiplyAdd(float (&d)[8][4], uint64_t a, uint64_t b, bool add) {
