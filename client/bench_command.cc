@@ -34,10 +34,7 @@ void AddParsed(CLI::App& app, const std::string& name, Parse parse, const std::s
 // The version of a model that serves, or else the first of its name or alias.
 v1::ModelInfo AskFor(v1::Control::Stub& stub, const Connection& connection,
                      const std::string& name) {
-  grpc::ClientContext context;
-  connection.Apply(context);
-  v1::ListModelsResponse models;
-  ThrowUnlessOk(stub.ListModels(&context, {}, &models));
+  const auto models = Call(connection, stub, &v1::Control::Stub::ListModels, {});
   const v1::ModelInfo* found = nullptr;
   for (const v1::ModelInfo& model : models.models()) {
     const auto& aliases = model.aliases();
@@ -53,12 +50,7 @@ v1::ModelInfo AskFor(v1::Control::Stub& stub, const Connection& connection,
 v1::ModelInfo FindModel(const Connection& connection, const std::string& name) {
   const std::shared_ptr<grpc::Channel> channel = connection.Open();
   const auto control = v1::Control::NewStub(channel);
-  v1::GetServerInfoResponse server;
-  {
-    grpc::ClientContext context;
-    connection.Apply(context);
-    ThrowUnlessOk(control->GetServerInfo(&context, {}, &server));
-  }
+  const auto server = Call(connection, *control, &v1::Control::Stub::GetServerInfo, {});
   const std::string& wanted = name.empty() ? server.default_model() : name;
   v1::ModelInfo model = AskFor(*control, connection, wanted);
   if (model.state() != v1::MODEL_STATE_SERVING) {
@@ -67,10 +59,8 @@ v1::ModelInfo FindModel(const Connection& connection, const std::string& name) {
     request.set_model(wanted);
     request.mutable_token_ids()->add_ids(0);
     request.set_max_new_tokens(1);
-    grpc::ClientContext context;
-    connection.Apply(context);
-    v1::GenerateResponse response;
-    ThrowUnlessOk(v1::Inference::NewStub(channel)->Generate(&context, request, &response));
+    const auto inference = v1::Inference::NewStub(channel);
+    Call(connection, *inference, &v1::Inference::Stub::Generate, request);
     model = AskFor(*control, connection, wanted);
   }
   if (model.vocab_size() == 0) {

@@ -218,10 +218,7 @@ int Generate(const Connection& connection, const GenerateCommand& command) {
 
 int Embed(const Connection& connection, const EmbedCommand& command) {
   const auto stub = v1::Inference::NewStub(connection.Open());
-  grpc::ClientContext context;
-  connection.Apply(context);
-  v1::EmbedResponse response;
-  ThrowUnlessOk(stub->Embed(&context, command.request, &response));
+  const auto response = Call(connection, *stub, &v1::Inference::Stub::Embed, command.request);
   for (const v1::Embedding& embedding : response.embeddings()) {
     if (command.binary) {
       std::cout << embedding.vectors().values();
@@ -237,10 +234,7 @@ int Embed(const Connection& connection, const EmbedCommand& command) {
 
 int Tokenize(const Connection& connection, const v1::TokenizeRequest& request, bool ids_only) {
   const auto stub = v1::Inference::NewStub(connection.Open());
-  grpc::ClientContext context;
-  connection.Apply(context);
-  v1::TokenizeResponse response;
-  ThrowUnlessOk(stub->Tokenize(&context, request, &response));
+  const auto response = Call(connection, *stub, &v1::Inference::Stub::Tokenize, request);
   for (int i = 0; i < response.ids_size(); ++i) {
     if (ids_only) {
       std::cout << (i > 0 ? " " : "") << response.ids(i);
@@ -254,26 +248,15 @@ int Tokenize(const Connection& connection, const v1::TokenizeRequest& request, b
 
 int Detokenize(const Connection& connection, const v1::DetokenizeRequest& request) {
   const auto stub = v1::Inference::NewStub(connection.Open());
-  grpc::ClientContext context;
-  connection.Apply(context);
-  v1::DetokenizeResponse response;
-  ThrowUnlessOk(stub->Detokenize(&context, request, &response));
+  const auto response = Call(connection, *stub, &v1::Inference::Stub::Detokenize, request);
   std::cout << response.text() << "\n";
   return 0;
 }
 
 int ListModels(const Connection& connection) {
   const auto stub = v1::Control::NewStub(connection.Open());
-  v1::GetServerInfoResponse server;
-  v1::ListModelsResponse models;
-  {
-    grpc::ClientContext context;
-    connection.Apply(context);
-    ThrowUnlessOk(stub->GetServerInfo(&context, {}, &server));
-  }
-  grpc::ClientContext context;
-  connection.Apply(context);
-  ThrowUnlessOk(stub->ListModels(&context, {}, &models));
+  const auto server = Call(connection, *stub, &v1::Control::Stub::GetServerInfo, {});
+  const auto models = Call(connection, *stub, &v1::Control::Stub::ListModels, {});
   std::printf("fla-server %s (%s), up %.0f s\n", server.version().c_str(), server.build().c_str(),
               server.uptime_seconds());
   int name_width = 20, type_width = 15;
@@ -309,34 +292,25 @@ int ListModels(const Connection& connection) {
 int CheckHealth(const Connection& connection, const std::string& service) {
   using grpc::health::v1::HealthCheckResponse;
   const auto stub = grpc::health::v1::Health::NewStub(connection.Open());
-  grpc::ClientContext context;
-  connection.Apply(context);
   grpc::health::v1::HealthCheckRequest request;
   request.set_service(service);
-  HealthCheckResponse response;
-  ThrowUnlessOk(stub->Check(&context, request, &response));
+  const auto response = Call(connection, *stub, &grpc::health::v1::Health::Stub::Check, request);
   std::cout << HealthCheckResponse::ServingStatus_Name(response.status()) << "\n";
   return response.status() == HealthCheckResponse::SERVING ? 0 : 1;
 }
 
 int Drain(const Connection& connection) {
   const auto stub = v1::Control::NewStub(connection.Open());
-  grpc::ClientContext context;
-  connection.Apply(context);
-  v1::DrainResponse response;
-  ThrowUnlessOk(stub->Drain(&context, {}, &response));
+  const auto response = Call(connection, *stub, &v1::Control::Stub::Drain, {});
   std::printf("draining for at most %g s\n", response.timeout_seconds());
   return 0;
 }
 
 int LoadModel(const Connection& connection, const std::string& name) {
   const auto stub = v1::Control::NewStub(connection.Open());
-  grpc::ClientContext context;
-  connection.Apply(context);
   v1::LoadModelRequest request;
   request.set_name(name);
-  v1::LoadModelResponse response;
-  ThrowUnlessOk(stub->LoadModel(&context, request, &response));
+  const auto response = Call(connection, *stub, &v1::Control::Stub::LoadModel, request);
   std::printf("%s (%s) is %s\n", response.model().name().c_str(),
               response.model().version().c_str(), StateOf(response.model()).c_str());
   return 0;
@@ -344,12 +318,9 @@ int LoadModel(const Connection& connection, const std::string& name) {
 
 int UnloadModel(const Connection& connection, const std::string& name) {
   const auto stub = v1::Control::NewStub(connection.Open());
-  grpc::ClientContext context;
-  connection.Apply(context);
   v1::UnloadModelRequest request;
   request.set_name(name);
-  v1::UnloadModelResponse response;
-  ThrowUnlessOk(stub->UnloadModel(&context, request, &response));
+  Call(connection, *stub, &v1::Control::Stub::UnloadModel, request);
   return 0;
 }
 

@@ -36,6 +36,18 @@ struct Connection {
   void Apply(grpc::ClientContext& context) const;
 };
 
+// One unary call, as Call(connection, *stub, &v1::Control::Stub::Drain, request). Throws RpcError.
+template <typename Stub, typename Request, typename Response>
+Response Call(const Connection& connection, Stub& stub,
+              grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+              const Request& request) {
+  grpc::ClientContext context;
+  connection.Apply(context);
+  Response response;
+  ThrowUnlessOk((stub.*method)(&context, request, &response));
+  return response;
+}
+
 // "-": standard input. Throws std::runtime_error.
 std::string ReadFile(const std::string& name);
 
