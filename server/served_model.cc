@@ -51,6 +51,19 @@ int MaxPrefillTokens(const ModelOptions& options, Device device) {
   return std::max(wanted, MaxBatchTokens(options, device));
 }
 
+// What a CPU has no kernels for.
+void RequireStates(const ModelOptions& options, Device device) {
+  if (device.is_cuda()) return;
+  if (options.state_dtype != DType::kF32) {
+    throw std::runtime_error(std::string("state_dtype: wanted f32 on a CPU, got ") +
+                             NameOf(options.state_dtype));
+  }
+  if (options.state_replay != 0) {
+    throw std::runtime_error("state_replay: wanted 0 on a CPU, got " +
+                             std::to_string(options.state_replay));
+  }
+}
+
 // Where the config says one of them and the other's default does not go with it.
 void RequireBatches(const ModelOptions& options, Device device) {
   const int least = MaxBatchTokens(options, device), given = options.max_prefill_tokens;
@@ -226,8 +239,9 @@ GenerationDefaults SamplingDefaults(const ModelLease& lease) {
 
 void CheckModel(const ModelOptions& options) {
   RequireWithinRoot(options);
-  FootprintOf(options);
-  RequireBatches(options, ParseDevice(options.device));
+  const Device device = ParseDevice(options.device);
+  RequireStates(options, device);
+  RequireBatches(options, device);
   RequireWeights(options);
   LoadTokenizer(options.path);
   chat::ChatTemplates::Load(options.path);
@@ -235,14 +249,7 @@ void CheckModel(const ModelOptions& options) {
 
 int64_t FootprintOf(const ModelOptions& options) {
   const Device device = ParseDevice(options.device);
-  if (options.state_dtype != DType::kF32 && !device.is_cuda()) {
-    throw std::runtime_error(std::string("state_dtype: wanted f32 on a CPU, got ") +
-                             NameOf(options.state_dtype));
-  }
-  if (options.state_replay != 0 && !device.is_cuda()) {
-    throw std::runtime_error("state_replay: wanted 0 on a CPU, got " +
-                             std::to_string(options.state_replay));
-  }
+  RequireStates(options, device);
   const ModelConfig config = LoadModelConfig(options.path);
   int64_t bytes = 0;
   if (options.weight_dtype == DType::kF8E4M3 && device.is_cuda()) {
