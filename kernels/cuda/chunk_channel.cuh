@@ -123,10 +123,7 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool valid = inside && r + 8 * half < work.num_tokens;
-      *reinterpret_cast<uint4*>(q[half]) =
-          LoadRow(p.q, row + 8 * half, p.q_stride, q_column + c, valid);
-      *reinterpret_cast<uint4*>(k[half]) =
-          LoadRow(p.k, row + 8 * half, p.k_stride, k_column + c, valid);
+      LoadQueryAndKey(p, row + 8 * half, q_column + c, k_column + c, valid, q[half], k[half]);
       if constexpr (kProjected) {
         gate[half] = gates.Load(half, c, valid);
       } else {

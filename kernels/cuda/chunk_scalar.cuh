@@ -26,10 +26,8 @@ __device__ __forceinline__ void PrepareScalar(const RecurrenceParams& p, const C
     uint32_t q[2][4], k[2][4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      *reinterpret_cast<uint4*>(q[half]) =
-          LoadRow(p.q, row + 8 * half, p.q_stride, q_column + c, inside && valid[half]);
-      *reinterpret_cast<uint4*>(k[half]) =
-          LoadRow(p.k, row + 8 * half, p.k_stride, k_column + c, inside && valid[half]);
+      LoadQueryAndKey(p, row + 8 * half, q_column + c, k_column + c, inside && valid[half], q[half],
+                      k[half]);
     }
 #pragma unroll
     for (int w = 0; w < 4; w += 2) {

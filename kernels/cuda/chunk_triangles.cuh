@@ -29,6 +29,14 @@ __device__ __forceinline__ uint4 LoadRow(const void* data, int64_t row, int64_t 
                                          column);
 }
 
+// 8 channels of a token's query and key of a head, from columns `q_column` and `k_column` on.
+__device__ __forceinline__ void LoadQueryAndKey(const RecurrenceParams& p, int64_t row,
+                                                int q_column, int k_column, bool valid,
+                                                uint32_t (&q)[4], uint32_t (&k)[4]) {
+  *reinterpret_cast<uint4*>(q) = LoadRow(p.q, row, p.q_stride, q_column, valid);
+  *reinterpret_cast<uint4*>(k) = LoadRow(p.k, row, p.k_stride, k_column, valid);
+}
+
 // 8 channels of one token, times `scale`.
 __device__ __forceinline__ void Unpack(const uint32_t (&packed)[4], float scale, float (&x)[8]) {
 #pragma unroll

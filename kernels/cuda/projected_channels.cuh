@@ -98,10 +98,7 @@ __device__ __forceinline__ RowFactors FindNorms(const RecurrenceParams& p,
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool valid = c < p.key_dim && r + 8 * half < work.num_tokens;
-      *reinterpret_cast<uint4*>(q[half]) =
-          LoadRow(p.q, row + 8 * half, p.q_stride, q_column + c, valid);
-      *reinterpret_cast<uint4*>(k[half]) =
-          LoadRow(p.k, row + 8 * half, p.k_stride, k_column + c, valid);
+      LoadQueryAndKey(p, row + 8 * half, q_column + c, k_column + c, valid, q[half], k[half]);
     }
 #pragma unroll
     for (int w = 0; w < 4; w += 2) {
