@@ -124,9 +124,9 @@ class WideLoader {
       if constexpr (kOutputs) {
         char* const stage =
             shared + WideHeaderBytes<Stage>() + position.stage * Stage::Bytes(kSlices);
-        float qk[8][4] = {}, none[8][4] = {};
+        float qk[8][4] = {};
         const uint32_t address = SharedAddress(stage);
-        MultiplyKeys<kPanels, false>(address + Stage::kQuery, address + Stage::kKey, qk, none);
+        MultiplyPanels<kPanels>(address + Stage::kQuery, address + Stage::kKey, qk);
         StoreAttention(qk, log_decay, params_.scale, stage + Stage::kAttention);
         PublishToTensorCores();
       }

@@ -139,18 +139,25 @@ __device__ __forceinline__ void StoreRows(const Block& block, float* rows) {
   }
 }
 
-// From -A's rows to the transpose of (I + A)^-1, of numbers of tf32: a lane has a column of the
-// inverse, which the half of the warp behind it makes again.
+// From -A's rows to the transpose of (I + A)^-1, of numbers of tf32. The inverses E and G of I +
+// A's diagonal quarters [8, 8] are substituted forward in f32, a lane a column of one of them,
+// which the half of the warp behind it makes again; with F for -A's quarter below E, the inverse
+// has G F E there, of products of tf32.
 __device__ __forceinline__ void InvertDiagonalBlock(float* rows) {
-  constexpr int kStride = TransformScratch::kRowStride;
-  const int j = threadIdx.x % 16;
-  float x[16];
+  constexpr int kStride = TransformScratch::kRowStride, kHalf = 8;
+  const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
+  const int quarter = lane / kHalf % 2 * kHalf, j = lane % kHalf;
+  // The transpose of F, the second operand of a product.
+  const float further[2] = {RoundToTf32(rows[(kHalf + r) * kStride + t]),
+                            RoundToTf32(rows[(kHalf + r) * kStride + t + 4])};
+  const float* const own = rows + quarter * kStride + quarter;
+  float x[kHalf];
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
+  for (int i = 0; i < kHalf; ++i) {
     float even = i == j ? 1.0f : 0.0f, odd = 0.0f;
 #pragma unroll
     for (int m = 0; m < i; m += 4) {
-      const float4 a = *reinterpret_cast<const float4*>(rows + i * kStride + m);
+      const float4 a = *reinterpret_cast<const float4*>(own + i * kStride + m);
       even += a.x * x[m];
       if (m + 1 < i) odd += a.y * x[m + 1];
       if (m + 2 < i) even += a.z * x[m + 2];
@@ -159,13 +166,27 @@ __device__ __forceinline__ void InvertDiagonalBlock(float* rows) {
     x[i] = even + odd;
   }
   __syncwarp();
-  if (threadIdx.x % 32 < 16) {
+  if (lane < 2 * kHalf) {
+    float* const row = rows + (quarter + j) * kStride;  // of the transpose
 #pragma unroll
-    for (int i = 0; i < 16; i += 4) {
-      *reinterpret_cast<float4*>(rows + j * kStride + i) = make_float4(
+    for (int i = 0; i < kHalf; i += 4) {
+      *reinterpret_cast<float4*>(row + quarter + i) = make_float4(
           RoundToTf32(x[i]), RoundToTf32(x[i + 1]), RoundToTf32(x[i + 2]), RoundToTf32(x[i + 3]));
+      if (quarter > 0) *reinterpret_cast<float4*>(row + i) = make_float4(0, 0, 0, 0);
     }
   }
+  __syncwarp();
+  // (G F E)^T = (E^T F^T) G^T: the first product's sums are the second one's operand, if channels 2
+  // t and 2 t + 1 stand for t and t + 4. Rows 8 to 15 of both are 0.
+  const float first[4] = {rows[r * kStride + t], 0.0f, rows[r * kStride + t + 4], 0.0f};
+  float half[4] = {}, whole[4] = {};
+  MultiplyAddTf32(half, first, further);
+  const float second[4] = {RoundToTf32(half[0]), 0.0f, RoundToTf32(half[1]), 0.0f};
+  const float* const columns = rows + (kHalf + 2 * t) * kStride + kHalf + r;
+  const float last[2] = {columns[0], columns[kStride]};
+  MultiplyAddTf32(whole, second, last);
+  *reinterpret_cast<float2*>(rows + r * kStride + kHalf + 2 * t) =
+      make_float2(RoundToTf32(whole[0]), RoundToTf32(whole[1]));
   __syncwarp();
 }
 
@@ -247,9 +268,9 @@ __device__ __forceinline__ void MakeTransform(const float (&kk)[8][4], const flo
   constexpr int kThreads = 128;
   const int warp = threadIdx.x / 32 % 4;
   {
-    Block block;
+    Block block = BlockOf(kk, 0);
 #pragma unroll
-    for (int i = 0; i < kBlocks; ++i) {
+    for (int i = 1; i < kBlocks; ++i) {
       if (i == warp) block = BlockOf(kk, i);
     }
     float of_rows[2];

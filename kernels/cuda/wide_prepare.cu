@@ -3,8 +3,9 @@
 //
 // Grid (chunk slots x head groups, and a last block that only waits: ChunkWorkspace::beside_scan);
 // a block is one warpgroup with one chunk and heads that share its queries and keys. It makes Q K^T
-// and K K^T once, which stay in registers, and of them each head's P and T (wide_matrices.cuh).
-// Those pass through shared memory to the copy engine.
+// once, and of it each head's P, then K K^T and of that each head's T (wide_matrices.cuh): one
+// product after the other, for registers bound how many blocks run side by side. P and T pass
+// through shared memory to the copy engine.
 #include <algorithm>
 
 #include "kernels/cuda/bulk_copy.cuh"
@@ -27,25 +28,33 @@ struct HeadScalars {
   float sums[kMaxHeads][kWideChunk];
   float beta[kMaxHeads][kWideChunk];
 };
-// Shared memory: q and k as panels, then in their place P of two heads, T and what T is made by;
-// behind them HeadScalars.
-constexpr int kTransformOffset = 2 * kTriangleBytes, kScratchOffset = 3 * kTriangleBytes;
-constexpr int kMatricesEnd = kScratchOffset + sizeof(TransformScratch);
-constexpr int ScalarsOffset(int panels) { return std::max(2 * panels * kPanelBytes, kMatricesEnd); }
+// Shared memory: q as panels, in whose place P of two heads comes; k as panels, in whose place T
+// and what T is made by come; HeadScalars.
+constexpr int KeyOffset(int panels) { return std::max(panels * kPanelBytes, 2 * kTriangleBytes); }
+constexpr int kBehindKey = kTriangleBytes;  // offset of TransformScratch
+constexpr int ScalarsOffset(int panels) {
+  return KeyOffset(panels) +
+         std::max<int>(panels * kPanelBytes, kBehindKey + sizeof(TransformScratch));
+}
 constexpr int SharedBytes(int panels) { return ScalarsOffset(panels) + sizeof(HeadScalars); }
+static_assert(2 * kTriangleBytes % 1024 == 0, "k is aligned as panels are");
 
-// Rows of q or k to panels; what is behind the sequence or the head is 0.
+// Rows of q or k to panels; what is behind the sequence or the head is 0. At least one token.
 template <int kPanels>
 __device__ __forceinline__ void LoadPanels(uint32_t target, const void* data, int64_t stride,
                                            int64_t first_element, int tokens, int columns) {
   constexpr int kPieces = 8 * kPanels, kRows = kThreads / kPieces;
   const int piece = threadIdx.x % kPieces, first_row = threadIdx.x / kPieces;
-  const auto* const x = static_cast<const __nv_bfloat16*>(data);
+  const bool inside = 8 * piece < columns;
+  // Of the row, or of the last one before it that is there.
+  const auto* source = static_cast<const __nv_bfloat16*>(data) + first_element +
+                       min(first_row, tokens - 1) * stride + (inside ? 8 * piece : 0);
 #pragma unroll
-  for (int row = first_row; row < kWideChunk + first_row; row += kRows) {
-    const bool valid = row < tokens && 8 * piece < columns;
-    CopyAsync(target + piece / 8 * kPanelBytes + PanelOffset(row, piece % 8),
-              valid ? x + first_element + row * stride + 8 * piece : x, valid);
+  for (int i = 0; i < kWideChunk / kRows; ++i) {
+    const int row = first_row + i * kRows;
+    CopyAsync(target + piece / 8 * kPanelBytes + PanelOffset(row, piece % 8), source,
+              inside && row < tokens);
+    if (row + kRows < tokens) source += kRows * stride;
   }
 }
 
@@ -53,7 +62,7 @@ __device__ __forceinline__ void LoadPanels(uint32_t target, const void* data, in
 
 // Blocks an SM: bounds registers.
 template <int kPanels>
-__global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
+__global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 6)
     WidePrepareKernel(const RecurrenceParams p, const RecurrenceProjections from,
                       const TokenWindow window, const ChunkWorkspace workspace,
                       const int group_size) {
@@ -65,7 +74,7 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
   if (work.num_tokens == 0) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-  const uint32_t q = SharedAddress(shared), k = q + kPanels * kPanelBytes;
+  const uint32_t q = SharedAddress(shared), k = q + KeyOffset(kPanels);
   LoadPanels<kPanels>(q, p.q, p.q_stride,
                       work.first_token * p.q_stride + work.first_head / p.q_group * p.key_dim,
                       work.num_tokens, p.key_dim);
@@ -100,13 +109,11 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
   PublishToTensorCores();
   __syncthreads();
 
-  float qk[8][4] = {}, kk[8][4] = {};
-  MultiplyKeys<kPanels, true>(q, k, qk, kk);
-  __syncthreads();  // q and k make way
+  float product[8][4] = {};
+  MultiplyPanels<kPanels>(q, k, product);
+  __syncthreads();  // q makes way
 
-  StoreZerosToTriangle(shared + kTransformOffset, warp);  // which no head overwrites
-  // First P of all heads, so that Q K^T need not stay. A warp's rows of it are its own, from the
-  // products to the copy.
+  // A warp's rows of P are its own, from the product to the copy.
   const int rows = warp < 2 ? kQuadrantBytes / 2 * warp : kQuadrantBytes * (warp - 1);
   const int rows_bytes = warp < 2 ? kQuadrantBytes / 2 : kQuadrantBytes;
   static_assert(3 * kQuadrantBytes == kTriangleBytes);
@@ -114,7 +121,7 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
     char* const attention = shared + head % 2 * kTriangleBytes;
     if (lane == 0) WaitForReads<1>();  // by the copy from there
     __syncwarp();
-    MakeAttention(qk, scalars.sums[head], p.scale, attention);
+    MakeAttention(product, scalars.sums[head], p.scale, attention);
     PublishToCopies();
     __syncwarp();
     if (lane == 0) {
@@ -122,16 +129,21 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 5)
                    rows_bytes);
     }
   }
+  MultiplyPanels<kPanels>(k, k, product);
+  __syncthreads();  // and so does k
+
   // T is everybody's, and the first thread's to copy.
-  auto& scratch = *reinterpret_cast<TransformScratch*>(shared + kScratchOffset);
-  const uint32_t transform = SharedAddress(shared) + kTransformOffset;
+  char* const transform = shared + KeyOffset(kPanels);
+  StoreZerosToTriangle(transform, warp);  // which no head overwrites
+  auto& scratch = *reinterpret_cast<TransformScratch*>(transform + kBehindKey);
   for (int head = 0; head < group_size; ++head) {
     if (threadIdx.x == 0) WaitForReads();  // by the copy before; the others write behind a barrier
-    MakeTransform(kk, scalars.sums[head], scalars.beta[head], scratch, transform, kBarrier);
+    MakeTransform(product, scalars.sums[head], scalars.beta[head], scratch,
+                  SharedAddress(transform), kBarrier);
     PublishToCopies();
     __syncthreads();
     if (threadIdx.x == 0) {
-      CopyToGlobal(record_of(head) + Stage::kTransform, transform, kTriangleBytes);
+      CopyToGlobal(record_of(head) + Stage::kTransform, SharedAddress(transform), kTriangleBytes);
     }
   }
   if (lane == 0) WaitForReads();

@@ -43,28 +43,19 @@ __device__ __forceinline__ void StoreDecays(const float (&sum)[2], float* decays
   }
 }
 
-// Q K^T (and, kDelta, K K^T), all of both by one warpgroup: element (16 warp + r + 8 * (e / 2), 8 *
-// tile + 2 t + e % 2). q and k are panels.
-template <int kPanels, bool kDelta>
-__device__ __forceinline__ void MultiplyKeys(uint32_t q, uint32_t k, float (&qk)[8][4],
-                                             float (&kk)[8][4]) {
+// a b^T of 64 rows each, by one warpgroup: element (16 warp + r + 8 * (e / 2), 8 * tile + 2 t + e %
+// 2). a and b are panels.
+template <int kPanels>
+__device__ __forceinline__ void MultiplyPanels(uint32_t a, uint32_t b, float (&product)[8][4]) {
   BeginProducts();
 #pragma unroll
   for (int step = 0; step < 4 * kPanels; ++step) {
     const int offset = step / 4 * kPanelBytes + step % 4 * 32;
-    WarpgroupMultiplyAdd(qk, RowsDescriptor(q, offset), RowsDescriptor(k, offset), step > 0);
-  }
-  if constexpr (kDelta) {
-#pragma unroll
-    for (int step = 0; step < 4 * kPanels; ++step) {
-      const uint64_t keys = RowsDescriptor(k, step / 4 * kPanelBytes + step % 4 * 32);
-      WarpgroupMultiplyAdd(kk, keys, keys, step > 0);
-    }
+    WarpgroupMultiplyAdd(product, RowsDescriptor(a, offset), RowsDescriptor(b, offset), step > 0);
   }
   CommitProducts();
   WaitForProducts<0>();
-  Settle(qk);
-  if constexpr (kDelta) Settle(kk);
+  Settle(product);
 }
 
 // P to a triangle; `sum` as SumLogDecay leaves it.
