@@ -285,7 +285,10 @@ void BenchPrefill(const Overrides& overrides) {
     }
     PrefillPlan plan =
         PlanPrefill(args, Multiprocessors(), IsHopper() && !overrides.narrow, !overrides.uncut);
-    if (overrides.ahead || overrides.behind) plan.ahead = overrides.ahead;
+    if (overrides.ahead || overrides.behind) {
+      plan.ahead = overrides.ahead;
+      plan.late = false;
+    }
     if (overrides.window_tokens > 0) plan.window_tokens = overrides.window_tokens;
     if (overrides.segment_tokens > 0) plan.segment_tokens = overrides.segment_tokens;
     if (overrides.width > 0) plan.slice_width = overrides.width;
@@ -310,12 +313,14 @@ void BenchPrefill(const Overrides& overrides) {
         0, std::min<int>({static_cast<int>(args.q.rows), 8192, plan.window_tokens})};
     const double prepare = MedianMilliseconds(4, [&](cudaStream_t stream) {
       const ChunkWorkspace workspace = {scratch.data()};
+      const ChunkSlots slots = {
+          0, SlotsOfWindow(window, args.num_sequences, plan.wide ? kWideChunk : kChunk)};
       if (plan.wide && shape.update == Update::kAdditive) return;
       if (plan.wide) {
-        LaunchWidePrepare(params, args.projections, window, workspace, stream);
+        LaunchWidePrepare(params, args.projections, window, slots, workspace, stream);
       } else {
         LaunchChunkPrepare(params, args.projections, shape.update, ChunkRecordOf(args.spec), window,
-                           workspace, stream);
+                           slots, workspace, stream);
       }
     });
     std::printf(

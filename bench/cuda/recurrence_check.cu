@@ -329,6 +329,9 @@ Errors RunCase(const Case& c, uint32_t seed) {
     // What the plan would never cut, being too short: the borders of segments, and M, are the same.
     const int chunk = plan.wide ? kWideChunk : kChunk;
     if (c.segment_tokens > 0) plan.segment_tokens = (c.segment_tokens + chunk - 1) / chunk * chunk;
+    // As planned: of one sequence that is cut, on the GPUs that begin a kernel early.
+    plan.late = IsHopper() && !plan.ahead && c.lengths.size() == 1 && plan.segment_tokens > 0 &&
+                s.update == Update::kDelta;
     if (!plan.wide && (c.wide_slices || plan.segment_tokens > 0)) {
       plan.slice_width = 2;
       plan.key_parts = std::max(1, MaxKeyDim(s.key_dim) / 128);
@@ -418,6 +421,8 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   }
   if (!c.step && index % 5 == 0)
     c.lengths.push_back(small ? 130 + random() % 60 : 700 + random() % 300);
+  // One sequence of several segments.
+  if (!c.step && N == 1 && random() % 2) c.lengths = {130 + static_cast<int>(random() % 200)};
   if (c.step && random() % 4 == 0) c.skipped = random() % N;
   c.ahead = random() % 2 == 0;
   c.hopper = random() % 4 != 0;

@@ -18,16 +18,16 @@ constexpr int kMinBlocks = 6;  // an SM, which bounds registers
 template <bool kDelta, bool kChannel, bool kProjected>
 __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
     ChunkPrepareKernel(const RecurrenceParams p, const RecurrenceProjections from,
-                       const ChunkRecord layout, const TokenWindow window,
+                       const ChunkRecord layout, const TokenWindow window, const ChunkSlots slots,
                        const ChunkWorkspace workspace, const int group_size) {
   __shared__ WarpScratch scratch[kWarps];
   BeginNextKernel();  // ScanLaunch::beside_first
   if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   const int head_groups = p.heads / group_size;
-  const int64_t count =
-      static_cast<int64_t>(SlotsOfWindow(window, p.num_sequences, kChunk)) * head_groups;
-  for (int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; index < count;
-       index += static_cast<int64_t>(gridDim.x - 1) * kWarps) {
+  const int64_t begin = static_cast<int64_t>(slots.begin) * head_groups,
+                end = static_cast<int64_t>(slots.end) * head_groups;
+  for (int64_t index = begin + static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+       index < end; index += static_cast<int64_t>(gridDim.x - 1) * kWarps) {
     const ChunkWork work = FindWork(p, window, index, head_groups, group_size);
     if (work.num_tokens == 0) continue;
     if constexpr (kChannel) {
@@ -42,20 +42,21 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
 
 template <bool kDelta, bool kChannel, bool kProjected>
 void Launch(const RecurrenceParams& p, const RecurrenceProjections& from, const ChunkRecord& record,
-            TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream) {
+            TokenWindow window, ChunkSlots slots, const ChunkWorkspace& workspace,
+            cudaStream_t stream) {
   const int group_size = !kChannel && p.q_group == p.k_group ? p.q_group : 1;
-  const int64_t slots = SlotsOfWindow(window, p.num_sequences, kChunk);
-  const int blocks = DivideUp(slots * (p.heads / group_size), kWarps);
-  Check(
-      LaunchChained(ChunkPrepareKernel<kDelta, kChannel, kProjected>, blocks + 1, 32 * kWarps, 0,
-                    stream, workspace.beside_scan, p, from, record, window, workspace, group_size),
-      "ChunkPrepareKernel");
+  const int64_t count = slots.end - slots.begin;
+  const int blocks = DivideUp(count * (p.heads / group_size), kWarps);
+  Check(LaunchChained(ChunkPrepareKernel<kDelta, kChannel, kProjected>, blocks + 1, 32 * kWarps, 0,
+                      stream, workspace.beside_scan, p, from, record, window, slots, workspace,
+                      group_size),
+        "ChunkPrepareKernel");
 }
 
 }  // namespace
 
 void LaunchChunkPrepare(const RecurrenceParams& p, const RecurrenceProjections& from, Update update,
-                        const ChunkRecord& record, TokenWindow window,
+                        const ChunkRecord& record, TokenWindow window, ChunkSlots slots,
                         const ChunkWorkspace& workspace, cudaStream_t stream) {
   const bool delta = update == Update::kDelta;
   auto launch = delta ? Launch<true, false, false> : Launch<false, false, false>;
@@ -63,7 +64,7 @@ void LaunchChunkPrepare(const RecurrenceParams& p, const RecurrenceProjections& 
     launch = delta ? Launch<true, true, false> : Launch<false, true, false>;
     if (from.present()) launch = delta ? Launch<true, true, true> : Launch<false, true, true>;
   }
-  launch(p, from, record, window, workspace, stream);
+  launch(p, from, record, window, slots, workspace, stream);
 }
 
 }  // namespace fla::cuda

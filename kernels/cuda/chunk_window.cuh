@@ -19,11 +19,6 @@ __device__ __forceinline__ SequenceInWindow FindSequence(const int* cu_seqlens, 
   return {begin, end, (begin - window.begin) / tokens + n};
 }
 
-// Slots of a window, some of which no piece has.
-constexpr int SlotsOfWindow(TokenWindow window, int num_sequences, int tokens) {
-  return (window.end - window.begin) / tokens + num_sequences;
-}
-
 // The sequence that the piece of slot `slot` is of, if there is one.
 __device__ __forceinline__ int FindSequenceOfSlot(const RecurrenceParams& p, TokenWindow window,
                                                   int slot, int tokens) {

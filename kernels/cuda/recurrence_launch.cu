@@ -261,6 +261,7 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
     plan.slice_width = plan.wide ? 1 : 2;
     plan.key_parts = plan.wide ? 1 : MinKeyParts(spec.key_dim);
     plan.slices_per_block = segments.slices_per_block;
+    plan.late = hopper && args.num_sequences == 1 && spec.update == Update::kDelta;
   } else if (hopper) {
     PlanWindows(args, multiprocessors, plan);
   }
@@ -461,14 +462,31 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
     return ChunkWorkspace{target + (second ? RecordsBytes(args, plan) : 0), plan.ahead && begin > 0,
                           segments};
   };
+  const int chunk = plan.wide ? kWideChunk : kChunk;
+  const auto launch_prepare = [&](int64_t begin, ChunkSlots slots, ChunkWorkspace workspace) {
+    if (!plan.wide) {
+      LaunchChunkPrepare(params, from, update, record, window_at(begin), slots, workspace, stream);
+    } else if (update == Update::kDelta) {
+      LaunchWidePrepare(params, from, window_at(begin), slots, workspace, stream);
+    }
+  };
+  // Slots of the late chunks and, behind them, of the window.
+  const auto late_slots = [&](int64_t begin) {
+    const TokenWindow window = window_at(begin);
+    const int end = SlotsOfWindow(window, args.num_sequences, chunk);
+    if (!plan.late) return ChunkSlots{end, end};
+    const int last = (window.end - window.begin - 1) / segments.tokens;
+    return ChunkSlots{last * (segments.tokens / chunk), end};
+  };
   const auto prepare = [&](int64_t begin) {
     if (begin >= tokens) return;
-    if (!plan.wide) {
-      LaunchChunkPrepare(params, from, update, record, window_at(begin), workspace_of(begin),
-                         stream);
-    } else if (update == Update::kDelta) {
-      LaunchWidePrepare(params, from, window_at(begin), workspace_of(begin), stream);
-    }
+    const ChunkSlots slots = {0, late_slots(begin).begin};
+    if (slots.end > 0) launch_prepare(begin, slots, workspace_of(begin));
+  };
+  const auto prepare_late = [&](int64_t begin) {
+    ChunkWorkspace workspace = workspace_of(begin);
+    workspace.beside_scan = true;
+    launch_prepare(begin, late_slots(begin), workspace);
   };
   // Of the only window, whose first kernel is an ordinary one. The delta rule's did not gain by it.
   const bool beside_first = IsHopper() && !plan.wide && update == Update::kAdditive && !cut &&
@@ -485,6 +503,7 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
       LaunchScan<ScanPass::kFinal>(params, update, launch);
     }
     if (plan.ahead) prepare(begin + plan.window_tokens);
+    if (plan.late) prepare_late(begin);
     if (cut) {
       LaunchSegmentCombine(params, update, window, segments, stream);
       LaunchScan<ScanPass::kFinal>(params, update, launch);

@@ -50,11 +50,21 @@ struct TokenWindow {
   int begin, end;
 };
 
+// Pieces of `tokens` tokens, chunks or segments, have slots: piece i of sequence n has slot
+// (n's first token - window begin) / tokens + n + i. No two share one, and no prefix sum is needed.
+// How many there are in a window, some of which no piece has:
+constexpr int SlotsOfWindow(TokenWindow window, int num_sequences, int tokens) {
+  return (window.end - window.begin) / tokens + num_sequences;
+}
+// Those of them that a call of the first kernel is for.
+struct ChunkSlots {
+  int begin, end;
+};
+
 // What the token-parallel kernel leaves for the scan: one record of `bytes` per (chunk slot, head),
-// laid out as the scan wants it in shared memory. Chunk i of sequence n has slot
-// (first token of n - window begin) / kChunk + n + i: no two chunks share one, and no prefix sum is
-// needed. Byte offsets in a record; absent parts are empty. A bf16 matrix [C, cols] is stored as
-// [cols / 8, C, 8]: the eight rows that an ldmatrix reads are then 128 neighbouring bytes.
+// laid out as the scan wants it in shared memory. Byte offsets in a record; absent parts are empty.
+// A bf16 matrix [C, cols] is stored as [cols / 8, C, 8]: the eight rows that an ldmatrix reads are
+// then 128 neighbouring bytes.
 struct ChunkRecord {
   static constexpr int kColumns = 16 * kChunk;  // bytes of 8 columns of a matrix
   int attention;  // P [C, C] bf16: P[i, j] = scale q_i^T decay(j -> i) k_j for j <= i, else 0
@@ -100,8 +110,7 @@ constexpr WideRecord MakeWideRecord(bool delta) {
 WideRecord WideRecordOf(const RecurrenceSpec& spec);
 
 // Where the segments of a prefill window keep what the scan's two passes tell each other: see
-// scan_segment.cuh. Segment i of sequence n has slot (first token of n - window begin) / tokens + n
-// + i, as chunks do. [slots, H] f32 of each; what a rule has no use for is null.
+// scan_segment.cuh. [slots, H] f32 of each; what a rule has no use for is null.
 struct SegmentWorkspace {
   int tokens;     // of a segment, a multiple of the chunk; 0: sequences are not cut
   float* states;  // [K, V]: what a segment leaves of no state, then the state that it starts from
@@ -112,8 +121,9 @@ struct SegmentWorkspace {
 // A prefill window's workspace.
 struct ChunkWorkspace {
   char* records;
-  bool beside_scan;  // the first kernel begins beside a scan of the window before, and ends with
-                     // it: an extra last block of its grid does nothing but wait for that
+  bool beside_scan;  // the first kernel begins beside the scan before it, which reads nothing that
+                     // it writes, and ends with it: an extra last block of its grid does nothing
+                     // but wait for that
   SegmentWorkspace segments;
 };
 
@@ -139,6 +149,8 @@ struct PrefillPlan {
                // cut sequences beside its local pass, so that the workspace has two of them
   int segment_tokens;  // a multiple of the chunk: the scan cuts longer sequences into segments of
                        // so many tokens, with slice_width 2; 0: it does not
+  bool late;  // of one sequence that is cut, not ahead: the last segment's chunks, which the local
+              // pass does not walk, are made beside it (sm_90)
 };
 // `hopper`: compute capability 9.0, which the wide kernels are made for. `may_cut`: sequences may
 // be cut into segments.
@@ -197,10 +209,11 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
 // bf16.
 void LaunchChunkPrepare(const RecurrenceParams& params, const RecurrenceProjections& from,
                         Update update, const ChunkRecord& record, TokenWindow window,
-                        const ChunkWorkspace& workspace, cudaStream_t stream);
+                        ChunkSlots slots, const ChunkWorkspace& workspace, cudaStream_t stream);
 // Delta rule only.
 void LaunchWidePrepare(const RecurrenceParams& params, const RecurrenceProjections& from,
-                       TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);
+                       TokenWindow window, ChunkSlots slots, const ChunkWorkspace& workspace,
+                       cudaStream_t stream);
 // Additive rule with decay only, of a plan with segments: the decay over each of them.
 void LaunchSegmentDecays(const RecurrenceParams& params, const ChunkRecord& record,
                          TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream);

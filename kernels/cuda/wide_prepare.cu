@@ -64,13 +64,14 @@ __device__ __forceinline__ void LoadPanels(uint32_t target, const void* data, in
 template <int kPanels>
 __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 6)
     WidePrepareKernel(const RecurrenceParams p, const RecurrenceProjections from,
-                      const TokenWindow window, const ChunkWorkspace workspace,
-                      const int group_size) {
+                      const TokenWindow window, const int first_slot,
+                      const ChunkWorkspace workspace, const int group_size) {
   using Stage = WideStage<kPanels, true>;
   extern __shared__ __align__(1024) char shared[];
   if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   const int head_groups = p.heads / group_size;
-  const ChunkWork work = FindWork<kWideChunk>(p, window, blockIdx.x, head_groups, group_size);
+  const int64_t index = static_cast<int64_t>(first_slot) * head_groups + blockIdx.x;
+  const ChunkWork work = FindWork<kWideChunk>(p, window, index, head_groups, group_size);
   if (work.num_tokens == 0) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
@@ -153,31 +154,32 @@ namespace {
 
 template <int kPanels>
 void Launch(const RecurrenceParams& p, const RecurrenceProjections& from, TokenWindow window,
-            const ChunkWorkspace& workspace, cudaStream_t stream) {
+            ChunkSlots slots, const ChunkWorkspace& workspace, cudaStream_t stream) {
   // Heads that share queries and keys, as many as a block can have.
   int group_size = p.q_group == p.k_group ? std::min(p.q_group, kMaxHeads) : 1;
   while (p.q_group % group_size != 0) --group_size;
-  const int64_t slots = (window.end - window.begin) / kWideChunk + p.num_sequences;
+  const int64_t count = slots.end - slots.begin;
   const auto kernel = WidePrepareKernel<kPanels>;
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes(kPanels)),
         "cudaFuncSetAttribute");
-  Check(LaunchChained(kernel, static_cast<unsigned>(slots * (p.heads / group_size) + 1), kThreads,
+  Check(LaunchChained(kernel, static_cast<unsigned>(count * (p.heads / group_size) + 1), kThreads,
                       SharedBytes(kPanels), stream, workspace.beside_scan, p, from, window,
-                      workspace, group_size),
+                      slots.begin, workspace, group_size),
         "WidePrepareKernel");
 }
 
 }  // namespace
 
 void LaunchWidePrepare(const RecurrenceParams& p, const RecurrenceProjections& from,
-                       TokenWindow window, const ChunkWorkspace& workspace, cudaStream_t stream) {
+                       TokenWindow window, ChunkSlots slots, const ChunkWorkspace& workspace,
+                       cudaStream_t stream) {
   if (p.key_dim <= 64) {
-    Launch<1>(p, from, window, workspace, stream);
+    Launch<1>(p, from, window, slots, workspace, stream);
   } else if (p.key_dim <= 128) {
-    Launch<2>(p, from, window, workspace, stream);
+    Launch<2>(p, from, window, slots, workspace, stream);
   } else {
-    Launch<4>(p, from, window, workspace, stream);
+    Launch<4>(p, from, window, slots, workspace, stream);
   }
 }
 

@@ -66,6 +66,30 @@ TEST(PlanPrefill, NoWindowsWhereNothingRunsBesideTheScan) {
   EXPECT_FALSE(Plan(shape).ahead);
 }
 
+// The last segment of one sequence is no part of the local pass.
+TEST(PlanPrefill, LastSegmentsChunksAreMadeLate) {
+  for (Decay decay : {Decay::kPerToken, Decay::kPerChannel}) {
+    const PrefillPlan cut = Plan({decay, Update::kDelta, 8, {65536}});
+    ASSERT_GT(cut.segment_tokens, 0);
+    EXPECT_TRUE(cut.late);
+    // Another sequence's last chunks lie between; without the delta rule the first kernel is short.
+    const PrefillPlan two = Plan({decay, Update::kDelta, 4, {65536, 65536}});
+    ASSERT_GT(two.segment_tokens, 0);
+    EXPECT_FALSE(two.late);
+    const PrefillPlan additive = Plan({decay, Update::kAdditive, 4, {65536}});
+    ASSERT_GT(additive.segment_tokens, 0);
+    EXPECT_FALSE(additive.late);
+  }
+  // A GPU without early launches; not cut; in windows that are made ahead.
+  Shape shape = {Decay::kPerChannel, Update::kDelta, 8, {65536}};
+  shape.hopper = false;
+  EXPECT_FALSE(Plan(shape).late);
+  EXPECT_FALSE(Plan({Decay::kPerChannel, Update::kDelta, 64, {2048}}).late);
+  const PrefillPlan ahead = Plan({Decay::kPerToken, Update::kDelta, 32, {65536}});
+  ASSERT_TRUE(ahead.ahead);
+  EXPECT_FALSE(ahead.late);
+}
+
 // 64 slices of KDA's, of which 16 segments fill the GPU: in every window, though the workspace has
 // no room for the whole prompt.
 TEST(PlanPrefill, SegmentsFillTheGpuInEveryWindow) {
