@@ -99,13 +99,13 @@ ChunkRecord ChunkRecordOf(const RecurrenceSpec& spec);
 // The same for a wide chunk, whose decay is scalar: P and T, triangles as wide_panel.cuh says, then
 // the decays. Additive: nothing, the scan makes P itself.
 struct WideRecord {
-  int decay;  // offset
+  int attention, transform, decay;  // offsets
   int bytes;
 };
 constexpr WideRecord MakeWideRecord(bool delta) {
-  if (!delta) return {0, 0};
+  if (!delta) return {};
   const int triangle = 2 * kWideChunk * kWideChunk * 3 / 4;
-  return {2 * triangle, 2 * triangle + 4 * 2 * kWideChunk};
+  return {0, triangle, 2 * triangle, 2 * triangle + 4 * 2 * kWideChunk};
 }
 WideRecord WideRecordOf(const RecurrenceSpec& spec);
 

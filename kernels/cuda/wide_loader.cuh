@@ -38,16 +38,17 @@ constexpr int WideLoaders(int slices) {
 // nor queries.
 template <int kPanels, int kSlices, bool kDelta, ScanPass kPass>
 class WideLoader {
-  using Stage = WideStage<kPanels, kDelta>;
+  using Stage = WideStage<kPanels, kSlices, kDelta>;
   static constexpr WideRecord kRecord = Stage::kRecord;
   static constexpr int kLoaders = WideLoaders<Stage, kPass>(kSlices);
   static constexpr bool kOutputs = kPass == ScanPass::kFinal;
-  // What a chunk needs of its record: matrices from the first on, and decays.
-  static constexpr int kFirstMatrix = kOutputs ? 0 : Stage::kTransform;
-  static constexpr int kMatrixBytes = kRecord.decay > 0 ? kRecord.decay - kFirstMatrix : 0;
+  // What a chunk needs of its record: P and T, and decays.
+  static constexpr int kAttentionBytes = kDelta && kOutputs ? kTriangleBytes : 0,
+                       kTransformBytes = kDelta ? kTriangleBytes : 0;
   static constexpr int kDecayBytes = kRecord.bytes - kRecord.decay;
   static constexpr int kPanelsOfAChunk = kSlices + (kOutputs ? 2 : 1) * kPanels;
-  static constexpr int kCopiedBytes = kMatrixBytes + kDecayBytes + kPanelsOfAChunk * kPanelBytes;
+  static constexpr int kCopiedBytes =
+      kAttentionBytes + kTransformBytes + kDecayBytes + kPanelsOfAChunk * kPanelBytes;
 
  public:
   __device__ __forceinline__ WideLoader(const RecurrenceParams& p, const WideMaps& maps,
@@ -81,9 +82,9 @@ class WideLoader {
       const bool finish_first = kLoaders == 2 && stages > 2;
       if (finish_first && first > begin) Finish(shared, before, log_decay_before);
       Wait(empty + 8 * position.stage, position.parity ^ 1);
-      const Target target = {
-          full + WideHeaderBytes<Stage>() + position.stage * Stage::Bytes(kSlices),
-          full + 128 + position.stage * Stage::kDecayBytes, landed + 8 * position.stage};
+      const Target target = {full + WideHeaderBytes<Stage>() + position.stage * Stage::kBytes,
+                             full + 128 + position.stage * Stage::kDecayBytes,
+                             landed + 8 * position.stage};
       if (first + kWideChunk <= tokens) {
         if (thread_ == 0) CopyChunk(target, work_.begin + first);
       } else {
@@ -122,8 +123,7 @@ class WideLoader {
       }
       Wait(full + 2 * kBarriersOfAKind, position.parity);
       if constexpr (kOutputs) {
-        char* const stage =
-            shared + WideHeaderBytes<Stage>() + position.stage * Stage::Bytes(kSlices);
+        char* const stage = shared + WideHeaderBytes<Stage>() + position.stage * Stage::kBytes;
         float qk[8][4] = {};
         const uint32_t address = SharedAddress(stage);
         MultiplyPanels<kPanels>(address + Stage::kQuery, address + Stage::kKey, qk);
@@ -156,8 +156,13 @@ class WideLoader {
     if constexpr (kDecayBytes > 0) {
       CopyToShared(to.decays, record_ + kRecord.decay, kDecayBytes, to.landed);
     }
-    if constexpr (kMatrixBytes > 0) {
-      CopyToShared(to.stage + kFirstMatrix, record_ + kFirstMatrix, kMatrixBytes, to.landed);
+    if constexpr (kTransformBytes > 0) {
+      CopyToShared(to.stage + Stage::kTransform, record_ + kRecord.transform, kTransformBytes,
+                   to.landed);
+    }
+    if constexpr (kAttentionBytes > 0) {
+      CopyToShared(to.stage + Stage::kAttention, record_ + kRecord.attention, kAttentionBytes,
+                   to.landed);
     }
     if constexpr (kOutputs) {
       copy(Stage::kQuery, maps_.q, h / p.q_group, 0, kPanels);
@@ -168,7 +173,8 @@ class WideLoader {
   __device__ __forceinline__ void CopyLastChunk(const Target& to, int first) const {
     const RecurrenceParams& p = params_;
     const int h = work_.head;
-    CopyLinear<kMatrixBytes>(to.stage + kFirstMatrix, record_ + kFirstMatrix);
+    CopyLinear<kAttentionBytes>(to.stage + Stage::kAttention, record_ + kRecord.attention);
+    CopyLinear<kTransformBytes>(to.stage + Stage::kTransform, record_ + kRecord.transform);
     CopyLinear<kDecayBytes>(to.decays, record_ + kRecord.decay);
     if constexpr (kOutputs) {
       CopyRows<kPanels>(to.stage + Stage::kQuery, p.q, p.q_stride, first, h / p.q_group * p.key_dim,

@@ -12,7 +12,6 @@
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/projected_inputs.cuh"
 #include "kernels/cuda/wide_matrices.cuh"
-#include "kernels/cuda/wide_record.cuh"
 #include "kernels/cuda/wide_triangle.cuh"
 
 namespace fla::cuda {
@@ -21,6 +20,7 @@ namespace {
 constexpr int kThreads = 128, kWarps = kThreads / 32;
 constexpr int kMaxHeads = 8;  // of a block
 constexpr int kBarrier = 1;
+constexpr WideRecord kRecord = MakeWideRecord(/*delta=*/true);
 
 // The decays and write strengths of the block's heads: sums of log decay, to base 2, up to the
 // token, and beta.
@@ -66,7 +66,6 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 6)
     WidePrepareKernel(const RecurrenceParams p, const RecurrenceProjections from,
                       const TokenWindow window, const int first_slot,
                       const ChunkWorkspace workspace, const int group_size) {
-  using Stage = WideStage<kPanels, true>;
   extern __shared__ __align__(1024) char shared[];
   if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   const int head_groups = p.heads / group_size;
@@ -87,8 +86,7 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 6)
   auto& scalars = *reinterpret_cast<HeadScalars*>(shared + ScalarsOffset(kPanels));
   const auto record_of = [&](int head) {
     return workspace.records +
-           (static_cast<int64_t>(work.slot) * p.heads + work.first_head + head) *
-               Stage::kRecord.bytes;
+           (static_cast<int64_t>(work.slot) * p.heads + work.first_head + head) * kRecord.bytes;
   };
   // A warp makes the decays of every fourth head.
   for (int head = warp; head < group_size; head += kWarps) {
@@ -102,7 +100,7 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 6)
       scalars.beta[head][i] = is_there ? LoadBeta(p, from, token, h) : 0.0f;
     }
     SumLogDecay(sum);
-    StoreDecays(sum, reinterpret_cast<float*>(record_of(head) + Stage::kRecord.decay));
+    StoreDecays(sum, reinterpret_cast<float*>(record_of(head) + kRecord.decay));
     scalars.sums[head][lane] = sum[0];
     scalars.sums[head][lane + 32] = sum[1];
   }
@@ -114,20 +112,20 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 6)
   MultiplyPanels<kPanels>(q, k, product);
   __syncthreads();  // q makes way
 
-  // A warp's rows of P are its own, from the product to the copy.
-  const int rows = warp < 2 ? kQuadrantBytes / 2 * warp : kQuadrantBytes * (warp - 1);
-  const int rows_bytes = warp < 2 ? kQuadrantBytes / 2 : kQuadrantBytes;
-  static_assert(3 * kQuadrantBytes == kTriangleBytes);
+  // A warp's rows of P are its own, from the product to the copies, of which a row of blocks that
+  // reaches into the last quadrant has two.
+  constexpr int kRowsBytes = 16 * kTriangleRowBytes;
   for (int head = 0; head < group_size; ++head) {
     char* const attention = shared + head % 2 * kTriangleBytes;
-    if (lane == 0) WaitForReads<1>();  // by the copy from there
+    if (lane < 2) WaitForReads<1>();  // by the copy from there
     __syncwarp();
     MakeAttention(product, scalars.sums[head], p.scale, attention);
     PublishToCopies();
     __syncwarp();
-    if (lane == 0) {
-      CopyToGlobal(record_of(head) + Stage::kAttention + rows, SharedAddress(attention) + rows,
-                   rows_bytes);
+    if (lane < (warp < 2 ? 1 : 2)) {
+      const int rows = lane == 0 ? kQuadrantBytes + kRowsBytes * warp : kRowsBytes * (warp - 2);
+      CopyToGlobal(record_of(head) + kRecord.attention + rows, SharedAddress(attention) + rows,
+                   kRowsBytes);
     }
   }
   MultiplyPanels<kPanels>(k, k, product);
@@ -144,10 +142,10 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 6)
     PublishToCopies();
     __syncthreads();
     if (threadIdx.x == 0) {
-      CopyToGlobal(record_of(head) + Stage::kTransform, SharedAddress(transform), kTriangleBytes);
+      CopyToGlobal(record_of(head) + kRecord.transform, SharedAddress(transform), kTriangleBytes);
     }
   }
-  if (lane == 0) WaitForReads();
+  if (lane < 2) WaitForReads();
 }
 
 namespace {

@@ -26,20 +26,24 @@
 
 namespace fla::cuda {
 
-// Sums of products with a triangle: columns 0 to 31 and 32 to 63. (Not of the registers that a
-// product of 64 columns has: ptxas would wait after every single one.)
-using Halves = float[2][4][4];
-
 template <int kPanels, int kSlices, bool kDelta, ScanPass kPass>
 constexpr int WideThreads() {
-  return kWarpgroup * (kSlices + WideLoaders<WideStage<kPanels, kDelta>, kPass>(kSlices));
+  return kWarpgroup * (kSlices + WideLoaders<WideStage<kPanels, kSlices, kDelta>, kPass>(kSlices));
 }
+
+// Of a warp's lane, of columns of a 64 x 64 matrix in one part or two: O^T or U^T.
+template <int kParts>
+using TokenSums = float[kParts][8 / kParts][4];
+// Where products with a triangle are summed: those of all columns in the registers of `whole`,
+// which they continue or follow.
+__device__ __forceinline__ auto& SumsOf(TokenSums<1>& whole, TokenSums<1>&) { return whole; }
+__device__ __forceinline__ auto& SumsOf(TokenSums<1>&, TokenSums<2>& parts) { return parts; }
 
 template <int kPanels, int kSlices, bool kDelta, ScanPass kPass>
 __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>(), 1)
     WideScanKernel(const RecurrenceParams p, const __grid_constant__ WideMaps maps,
                    const TokenWindow window, const ChunkWorkspace workspace, const int stages) {
-  using Stage = WideStage<kPanels, kDelta>;
+  using Stage = WideStage<kPanels, kSlices, kDelta>;
   constexpr int kSteps = 4 * kPanels;         // of 16 channels
   constexpr bool kSharedState = kPanels > 2;  // as operand: registers have room for the sums only
   constexpr int kStages = WideHeaderBytes<Stage>();  // offset of the stages
@@ -48,6 +52,10 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
   constexpr bool kShareRegisters = kSlices + kLoaders > 2;
   constexpr int kLoaderRegisters = kLoaders == 2 ? 128 : Stage::kMakesAttention ? 96 : 40;
   constexpr bool kOutputs = kPass == ScanPass::kFinal;
+  // Sums of products with a triangle, all columns together or (WideStage) in two parts. (A part not
+  // of the registers that a product of 64 columns has: ptxas would wait after every single one.)
+  constexpr int kParts = Stage::kZeroBytes > 0 ? 1 : 2, kPartTiles = 8 / kParts;
+  using TriangleSums = TokenSums<kParts>;
   extern __shared__ __align__(1024) char shared[];
   BeginNextKernel();  // of the next window
   const ScanWork work =
@@ -55,6 +63,16 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
   if (work.begin >= work.end) return;
   const int slice = threadIdx.x / kWarpgroup;
   const uint32_t full = SharedAddress(shared), empty = full + kBarriersOfAKind;
+  if constexpr (Stage::kZeroBytes > 0) {
+    constexpr int kPieces = Stage::kZeroBytes / 16;
+    for (int i = threadIdx.x; i < stages * Stage::kTriangles * kPieces; i += blockDim.x) {
+      const int triangle = i / kPieces;
+      char* const zeros = shared + kStages + triangle / Stage::kTriangles * Stage::kBytes +
+                          triangle % Stage::kTriangles * Stage::kTriangleRoom;
+      reinterpret_cast<uint4*>(zeros)[i % kPieces] = make_uint4(0, 0, 0, 0);
+    }
+    PublishToTensorCores();
+  }
   if (threadIdx.x == 0) {
     const int readers =
         min(kSlices, (work.num_columns - work.column + kWideSlice - 1) / kWideSlice);
@@ -99,7 +117,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
     home.Load(for_each_element);
     // S^T in bf16, the operand: in registers, or as panels behind the stages.
     uint32_t operand[kSharedState ? 1 : kSteps][4];
-    const uint32_t outputs = kStages + stages * Stage::Bytes(kSlices);  // offset of a panel a slice
+    const uint32_t outputs = kStages + stages * Stage::kBytes;  // offset of a panel a slice
     const uint32_t shared_operand = full + outputs + kSlices * kPanelBytes;
     const auto round_state = [&] {
 #pragma unroll
@@ -140,18 +158,20 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
       CommitProducts();
     };
     // sums (+)= u^T times the transpose of a stage's triangle.
-    const auto multiply_tokens = [&](Halves& sums, const uint32_t(&u)[4][4], uint32_t stage,
+    const auto multiply_tokens = [&](TriangleSums& sums, const uint32_t(&u)[4][4], uint32_t stage,
                                      int triangle, bool add) {
       BeginProducts();
 #pragma unroll
-      for (int step = 0; step < 2; ++step) {
-        const uint64_t rows = QuadrantRowsDescriptor(stage, triangle + 32 * step);
-        WarpgroupMultiplyAdd(sums[0], u[step], rows, add || step > 0);
-      }
+      for (int part = 0; part < kParts; ++part) {
 #pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        const uint64_t rows = RowsDescriptor(stage, triangle + kQuadrantBytes + 32 * step);
-        WarpgroupMultiplyAdd(sums[1], u[step], rows, add || step > 0);
+        for (int step = 0; step < 2 * (part + 3 - kParts); ++step) {
+          const uint64_t rows = TriangleRowsDescriptor(stage, triangle, 32 * part, step);
+          if constexpr (kParts == 1) {
+            WarpgroupMultiplyAdd<false>(sums[part], u[step], rows, add || step > 0);
+          } else {
+            WarpgroupMultiplyAdd(sums[part], u[step], rows, add || step > 0);
+          }
+        }
       }
       CommitProducts();
     };
@@ -170,14 +190,15 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
     __nv_bfloat16* finished_out = out;
     int finished_tokens = 0;
     // O^T to this warp's columns of a panel.
-    const auto finish = [&](const Halves& sums) {
+    const auto finish = [&](const TriangleSums& sums) {
       __syncwarp();
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         uint32_t pairs[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float(&x)[4] = sums[step / 2][step % 2 * 2 + i / 2];
+          const int tile = 2 * step + i / 2;
+          const float(&x)[4] = sums[tile / kPartTiles][tile % kPartTiles];
           pairs[i] = Pack(x[i % 2 * 2], x[i % 2 * 2 + 1]);
         }
         StoreMatricesTransposed(full + outputs + row_offset + step * 2048, pairs);
@@ -209,11 +230,14 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
       // Nothing is in flight here: the compiler follows products only through code without
       // branches.
       Wait(full + 8 * position.stage, position.parity);
-      const uint32_t stage = full + kStages + position.stage * Stage::Bytes(kSlices);
+      const uint32_t stage = full + kStages + position.stage * Stage::kBytes;
       const float* const decay =
           reinterpret_cast<const float*>(shared + 128 + position.stage * Stage::kDecayBytes);
-      float first[8][4], o[8][4];
-      Halves u_sums, o_sums;
+      TokenSums<1> first, o;
+      TriangleSums u_parts, o_parts;
+      TokenSums<1>& from_state = kDelta ? o : first;  // O's share of it
+      TriangleSums& u_sums = SumsOf(first, u_parts);
+      TriangleSums& o_sums = SumsOf(from_state, o_parts);
       // A scalar decay at tokens 8 tile + 2 t and + 1: from the chunk's start, to its end.
       float2 from_start[8], to_end[8];
       const auto load_decays = [&](const float* source, float2(&target)[8]) {
@@ -234,8 +258,8 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
         }
       };
       if constexpr (kDelta) {
-        multiply_state(first, stage, kFirst, 0, kSteps);
-        if constexpr (kOutputs) multiply_state(o, stage, Stage::kQuery, 0, kSteps / 2);
+        multiply_state(first[0], stage, kFirst, 0, kSteps);
+        if constexpr (kOutputs) multiply_state(o[0], stage, Stage::kQuery, 0, kSteps / 2);
       }
       uint32_t u[4][4], u_to_end[4][4];  // U^T as A operand
 #pragma unroll
@@ -253,12 +277,12 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
           for (int i = 0; i < 4; ++i) {
             const int tile = 2 * step + i / 2, e = i % 2 * 2;
             const float2 start = from_start[tile];
-            u[step][i] = Pack(Low(u[step][i]) - start.x * first[tile][e],
-                              High(u[step][i]) - start.y * first[tile][e + 1]);
+            u[step][i] = Pack(Low(u[step][i]) - start.x * first[0][tile][e],
+                              High(u[step][i]) - start.y * first[0][tile][e + 1]);
           }
         }
         multiply_tokens(u_sums, u, stage, Stage::kTransform, false);
-        if constexpr (kOutputs) multiply_state(o, stage, Stage::kQuery, kSteps / 2, kSteps);
+        if constexpr (kOutputs) multiply_state(o[0], stage, Stage::kQuery, kSteps / 2, kSteps);
         load_decays(decay + kWideChunk, to_end);
         decay_state();
         WaitForProducts<kBehindChain>();
@@ -274,7 +298,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
           const int tile = 2 * step + i / 2, e = i % 2 * 2;
           const float2 end = to_end[tile];
           if constexpr (kDelta) {
-            const float(&sums)[4] = u_sums[tile / 4][tile % 4];
+            const float(&sums)[4] = u_sums[tile / kPartTiles][tile % kPartTiles];
             const float x = sums[e], y = sums[e + 1];
             u[step][i] = Pack(x, y);
             u_to_end[step][i] = Pack(x * end.x, y * end.y);
@@ -285,7 +309,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
       }
 
       // Without a chain through X, all that is not a product comes before the first one.
-      if constexpr (!kDelta && kOutputs) multiply_state(first, stage, kFirst, 0, kSteps);
+      if constexpr (!kDelta && kOutputs) multiply_state(first[0], stage, kFirst, 0, kSteps);
       BeginProducts();
 #pragma unroll
       for (int panel = 0; panel < kPanels; ++panel) {
@@ -298,7 +322,6 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
         }
       }
       CommitProducts();
-      float(&from_state)[8][4] = kDelta ? o : first;
       if constexpr (kOutputs) {
         if constexpr (!kDelta) store_finished();
         if constexpr (kSharedState) load_decays(decay, from_start);  // again: registers are few
@@ -310,7 +333,8 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
           const float scales[2] = {p.scale * start.x, p.scale * start.y};
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            o_sums[tile / 4][tile % 4][e] = from_state[tile][e] * scales[e % 2];
+            o_sums[tile / kPartTiles][tile % kPartTiles][e] =
+                from_state[0][tile][e] * scales[e % 2];
           }
         }
         multiply_tokens(o_sums, u, stage, Stage::kAttention, true);
@@ -334,8 +358,8 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
 
 template <int kPanels, int kSlices, bool kDelta, ScanPass kPass>
 void LaunchWideScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) {
-  using Stage = WideStage<kPanels, kDelta>;
-  constexpr int kStage = Stage::Bytes(kSlices);
+  using Stage = WideStage<kPanels, kSlices, kDelta>;
+  constexpr int kStage = Stage::kBytes;
   constexpr int kFixed =
       WideHeaderBytes<Stage>() + (kSlices + (kPanels > 2 ? kPanels : 0)) * kPanelBytes;
   const int stages = std::clamp((MaxSharedBytes() - kFixed) / kStage, 2, kMaxWideStages);
