@@ -1,6 +1,8 @@
 // A batch as the layers see it: its index arrays in device memory.
 #pragma once
 
+#include <optional>
+
 #include "kernels/tensor.h"
 
 namespace fla {
@@ -34,6 +36,12 @@ struct BatchView {
   int num_vector_rows = 0;        // ranges
   Matrix vectors;                 // f32
   const int* counting = nullptr;  // 0, 1, 2, .. T - 1
+};
+
+// Some of a batch's rows.
+struct PickedRows {
+  const int* rows = nullptr;  // [count], ascending; device memory
+  int64_t count = 0;
 };
 
 }  // namespace fla

@@ -17,6 +17,20 @@ float ScaleOf(const MixerSpec& spec) {
   return spec.scale != 0 ? spec.scale : 1.0f / std::sqrt(static_cast<float>(spec.state_k_dim()));
 }
 
+Matrix PickRows(Stream& stream, ActivationArena& arena, const PickedRows& wanted, Matrix x) {
+  const Matrix picked = arena.Take(wanted.count, x.cols, x.dtype);
+  GatherRows(stream, x, wanted.rows, picked);
+  return picked;
+}
+
+// The norm of these rows alone.
+OutputNormArgs Pick(Stream& stream, ActivationArena& arena, const PickedRows& wanted,
+                    OutputNormArgs norm) {
+  norm.x = norm.out = PickRows(stream, arena, wanted, norm.x);
+  if (norm.gate.present()) norm.gate = PickRows(stream, arena, wanted, norm.gate);
+  return norm;
+}
+
 }  // namespace
 
 ChunkAttentionSpec ChunkAttentionOf(const MixerSpec& spec) {
@@ -448,30 +462,54 @@ OutputNormArgs Mixer::Mix(Stream& stream, ActivationArena& arena, const BatchVie
           .out = mixed};
 }
 
+bool Mixer::CanPartGate() const {
+  return spec_.output_gate == OutputGate::kProjection && input_bias_ == nullptr &&
+         !input_projection_.packed;
+}
+
 void Mixer::Forward(Stream& stream, ActivationArena& arena, const BatchView& batch,
                     const StatePool::LayerState& state, DType state_dtype, Matrix x,
-                    Matrix out) const {
+                    const std::optional<PickedRows>& wanted, Matrix out) const {
   const Matrix packed = arena.Take(batch.num_tokens, input_projection_.rows, x.dtype);
+  const int64_t gate = output_gate_.begin;
+  const bool part_gate = wanted && CanPartGate();
   // What gates the output is not wanted before the recurrence has ended.
-  const bool late_gate = spec_.output_gate == OutputGate::kProjection && input_bias_ == nullptr &&
-                         batch.num_decode == 0 && batch.num_sequences == 1 &&
-                         !spec_.has_open_chunk() &&
+  const bool late_gate = !wanted && CanPartGate() && batch.num_decode == 0 &&
+                         batch.num_sequences == 1 && !spec_.has_open_chunk() &&
                          LeavesRoom(stream, RecurrenceOf(spec_), batch.num_tokens) &&
-                         LateLinear(stream, x, input_projection_, output_gate_.begin, packed);
-  if (!late_gate) Linear(stream, x, input_projection_, input_bias_, packed);
-  const OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
+                         LateLinear(stream, x, input_projection_, gate, packed);
+  if (part_gate) {
+    Linear(stream, x, input_projection_.Rows(0, gate), nullptr, packed.Columns(0, gate));
+  } else if (!late_gate) {
+    Linear(stream, x, input_projection_, input_bias_, packed);
+  }
+  OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
   if (late_gate) AwaitLate(stream);
+  if (wanted) {
+    if (wanted->count == 0) return;
+    if (part_gate) norm.gate = {};
+    norm = Pick(stream, arena, *wanted, norm);
+    if (part_gate) {
+      const Matrix picked = PickRows(stream, arena, *wanted, x);
+      norm.gate = arena.Take(wanted->count, output_gate_.count, x.dtype);
+      Linear(stream, picked, input_projection_.Rows(gate, output_gate_.count), nullptr, norm.gate);
+    }
+  }
   if (norm.normalize || norm.gate.present()) OutputNorm(stream, norm);
   Linear(stream, norm.out, output_projection_, output_bias_, out);
 }
 
 void Mixer::Step(Stream& stream, ActivationArena& arena, const BatchView& batch,
-                 const StatePool::LayerState& state, DType state_dtype,
-                 const NormedResidual& x) const {
+                 const StatePool::LayerState& state, DType state_dtype, const NormedResidual& x,
+                 const std::optional<PickedRows>& wanted, Matrix sum) const {
   const Matrix packed = arena.Take(batch.num_tokens, input_projection_.rows, DType::kBF16);
   ProjectNormed(stream, arena, x, input_projection_, packed);
-  const OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
-  AddHeadsProjection(stream, arena, norm, output_projection_, x.residual);
+  OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
+  if (wanted) {
+    if (wanted->count == 0) return;
+    norm = Pick(stream, arena, *wanted, norm);
+  }
+  AddHeadsProjection(stream, arena, norm, output_projection_, sum);
 }
 
 }  // namespace fla

@@ -32,13 +32,17 @@ class Mixer {
   Mixer(const MixerSpec& spec, int hidden_size, int max_tokens, const std::string& prefix,
         WeightReader& weights);
 
-  // residual += mixer(RmsNorm(residual)) for a batch of few rows, activations in bf16.
-  void Step(Stream& stream, ActivationArena& arena, const BatchView& batch,
-            const StatePool::LayerState& state, DType state_dtype, const NormedResidual& x) const;
-
-  // out [T, D] = mixer(x [T, D]), updating the states of the batch's slots.
+  // out [T, D] = mixer(x [T, D]), updating the states of the batch's slots. With `wanted`, which
+  // may be none, only these rows of what that would be: out [count, D].
   void Forward(Stream& stream, ActivationArena& arena, const BatchView& batch,
-               const StatePool::LayerState& state, DType state_dtype, Matrix x, Matrix out) const;
+               const StatePool::LayerState& state, DType state_dtype, Matrix x,
+               const std::optional<PickedRows>& wanted, Matrix out) const;
+
+  // The same for a batch of few rows, activations in bf16: sum += mixer(RmsNorm(x)). `sum` may be
+  // x.
+  void Step(Stream& stream, ActivationArena& arena, const BatchView& batch,
+            const StatePool::LayerState& state, DType state_dtype, const NormedResidual& x,
+            const std::optional<PickedRows>& wanted, Matrix sum) const;
 
  private:
   struct LinearMap {
@@ -103,6 +107,8 @@ class Mixer {
   void Normalize(Stream& stream, const BatchView& batch, const StatePool::LayerState& state,
                  Matrix q, Matrix k, Matrix out) const;
   Matrix OutputGateOf(Stream& stream, ActivationArena& arena, Matrix packed) const;
+  // Whether the output gate's columns of the packed projection can be made apart from the others.
+  bool CanPartGate() const;
 
   MixerSpec spec_;
   Matrix input_projection_;            // all that read x, one below the other

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -89,9 +90,10 @@ struct Model::Parts {
   ForwardResult Run(const BatchView& batch, const StatePool& pool);
   bool IsSmall(const BatchView& batch);
   Matrix RunSmall(const BatchView& batch, const StatePool& pool);
+  std::optional<PickedRows> WantedOfLast(const BatchView& batch) const;
   Matrix HiddenForLogits(const BatchView& batch, Matrix residual, Matrix delta);
   Matrix WantedHidden(const BatchView& batch, Matrix residual, Matrix delta);
-  void RunLargest(StatePool& pool, int sequences, int max_logits_rows);
+  void RunLargest(StatePool& pool, int sequences, int max_logits_rows, bool hidden);
   void RecordDecode(const StatePool& pool, int max_decode);
   void RecordPrompts(const StatePool& pool);
   // Runs and then records the batch of that view.
@@ -201,6 +203,13 @@ int64_t Model::workspace_bytes() const {
 }
 DType Model::dtype() const { return parts_->dtype; }
 
+// The rows for which the last layer runs what follows its recurrence, where these are not all. A
+// prompt wants no more than its last token's logits, or none before its last piece.
+std::optional<PickedRows> Model::Parts::WantedOfLast(const BatchView& batch) const {
+  if (batch.num_hidden_rows > 0 || batch.num_logits_rows == batch.num_tokens) return {};
+  return PickedRows{batch.logits_rows, batch.num_logits_rows};
+}
+
 // Final hidden states, normalised, of the rows whose logits are wanted. May add delta to residual.
 Matrix Model::Parts::HiddenForLogits(const BatchView& batch, Matrix residual, Matrix delta) {
   const int64_t rows = batch.num_logits_rows, hidden = config.hidden_size;
@@ -241,31 +250,33 @@ bool Model::Parts::IsSmall(const BatchView& batch) {
 
 // The logits, absent where none are wanted.
 Matrix Model::Parts::RunSmall(const BatchView& batch, const StatePool& pool) {
-  const int64_t tokens = batch.num_tokens, wanted = batch.num_logits_rows;
+  const std::optional<PickedRows> wanted = WantedOfLast(batch);
   arena.ReturnTo({});
-  const Matrix residual = arena.Take(tokens, config.hidden_size, DType::kF32);
-  EmbeddingLookup(stream, batch.tokens, embeddings, residual, batch.sampled,
-                  began.as<DeviceTime>());
-  const ActivationArena::Mark mark = arena.mark();
+  const Matrix all = arena.Take(batch.num_tokens, config.hidden_size, DType::kF32);
+  Matrix residual = all;
+  EmbeddingLookup(stream, batch.tokens, embeddings, all, batch.sampled, began.as<DeviceTime>());
+  ActivationArena::Mark mark = arena.mark();
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
+    const bool last = i + 1 == layers.size();
+    if (last && wanted) {
+      residual = arena.Take(wanted->count, config.hidden_size, DType::kF32);
+      GatherRows(stream, all, wanted->rows, residual);
+      mark = arena.mark();
+    }
     layer.mixer.Step(stream, arena, batch, pool.layer(static_cast<int>(i)), pool.state_dtype(),
-                     {residual, layer.mixer_norm.weight, config.norm_eps});
+                     {all, layer.mixer_norm.weight, config.norm_eps}, last ? wanted : std::nullopt,
+                     residual);
     arena.ReturnTo(mark);
-    const Matrix inner = arena.Take(tokens, config.intermediate_size, dtype);
+    if (residual.rows == 0) return {};
+    const Matrix inner = arena.Take(residual.rows, config.intermediate_size, dtype);
     ProjectSwiGlu(stream, arena, {residual, layer.mlp_norm.weight, config.norm_eps},
                   layer.feed_forward.in, inner);
     AddProjection(stream, arena, inner, layer.feed_forward.down, residual);
     arena.ReturnTo(mark);
   }
-  if (wanted == 0) return {};
-  const Matrix logits = arena.Take(wanted, config.vocab_size, DType::kF32);
-  Matrix last = residual;
-  if (wanted < tokens) {
-    last = arena.Take(wanted, config.hidden_size, DType::kF32);
-    GatherRows(stream, residual, batch.logits_rows, last);
-  }
-  ProjectNormed(stream, arena, {last, norm.weight, config.norm_eps}, head, logits);
+  const Matrix logits = arena.Take(residual.rows, config.vocab_size, DType::kF32);
+  ProjectNormed(stream, arena, {residual, norm.weight, config.norm_eps}, head, logits);
   return logits;
 }
 
@@ -301,22 +312,33 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
   const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
   arena.ReturnTo({});
   // The residual stream is f32 whatever the dtype: its rounding would add up over the layers.
-  const Matrix residual = arena.Take(tokens, hidden, DType::kF32);
+  Matrix residual = arena.Take(tokens, hidden, DType::kF32);
   // What the last block adds, and what the next one reads: that lies in the same memory, so that
   // fewer bytes pass through the caches. Nothing reads the one once the other is written.
-  const Matrix delta = arena.Take(tokens, hidden, dtype), normed = delta;
+  Matrix delta = arena.Take(tokens, hidden, dtype), normed = delta;
+  const std::optional<PickedRows> wanted = WantedOfLast(batch);
   ReadInputs(batch, residual);
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
-    const ActivationArena::Mark mark = arena.mark();
+    const bool picks = wanted && i + 1 == layers.size();
+    ActivationArena::Mark mark = arena.mark();
     if (i == 0) {
       ApplyNorm(stream, layer.mixer_norm, residual, normed);
     } else {
       AddAndNorm(stream, layer.mixer_norm, residual, delta, normed);
     }
+    if (picks) {
+      delta = delta.Rows(0, wanted->count);
+      const Matrix all = residual;
+      residual = arena.Take(wanted->count, hidden, DType::kF32);
+      GatherRows(stream, all, wanted->rows, residual);
+      mark = arena.mark();
+    }
     layer.mixer.Forward(stream, arena, batch, pool.layer(static_cast<int>(i)), pool.state_dtype(),
-                        normed, delta);
+                        normed, picks ? wanted : std::nullopt, delta);
     arena.ReturnTo(mark);
+    if (residual.rows == 0) return {};
+    normed = delta;
 
     AddAndNorm(stream, layer.mlp_norm, residual, delta, normed);
     layer.feed_forward.Forward(stream, arena, normed, delta);
@@ -370,8 +392,10 @@ void Model::Prepare(StatePool& pool, const int* sampled, int max_decode, int max
   if (!m.stream.device().is_cuda()) return;
   const Tuning tuning(m.stream);
   const int most = std::min(m.max_batch_tokens, pool.total());
-  m.RunLargest(pool, 1, max_logits_rows);
-  m.RunLargest(pool, most, max_logits_rows);
+  for (const bool hidden : {false, true}) {
+    m.RunLargest(pool, 1, max_logits_rows, hidden);
+    m.RunLargest(pool, most, max_logits_rows, hidden);
+  }
   if (m.config.vocab_size > 0) {
     m.recorded_pool = &pool;
     m.recorded_sampled = sampled;
@@ -381,8 +405,8 @@ void Model::Prepare(StatePool& pool, const int* sampled, int max_decode, int max
   m.stream.Synchronize();
 }
 
-// max_batch_tokens tokens as prompts of as many sequences.
-void Model::Parts::RunLargest(StatePool& pool, int sequences, int max_logits_rows) {
+// max_batch_tokens tokens as prompts of as many sequences. `hidden`: all hidden states are wanted.
+void Model::Parts::RunLargest(StatePool& pool, int sequences, int max_logits_rows, bool hidden) {
   Batch batch;
   batch.tokens.assign(max_batch_tokens, 0);
   batch.positions.assign(sequences, 0);
@@ -392,7 +416,7 @@ void Model::Parts::RunLargest(StatePool& pool, int sequences, int max_logits_row
   }
   for (int row = 0; row < max_batch_tokens; ++row) {
     if (row < max_logits_rows && config.vocab_size > 0) batch.logits_rows.push_back(row);
-    batch.hidden_rows.push_back(row);
+    if (hidden) batch.hidden_rows.push_back(row);
   }
   if (config.vocab_size == 0) {
     batch.vector_rows = {{0, max_batch_tokens}};

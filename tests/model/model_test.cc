@@ -253,6 +253,58 @@ INSTANTIATE_TEST_SUITE_P(
                                          "lightning_attention"),
                        ::testing::Values(DType::kF32, DType::kBF16)));
 
+class WantedRows : public ::testing::TestWithParam<std::tuple<std::string, DType>> {};
+
+// Of the last layer, what follows the recurrence is run for the rows that are wanted alone: their
+// logits, and the states, are those of a batch that wants all.
+TEST_P(WantedRows, AreThoseOfABatchThatWantsAll) {
+  const Device device = ParseDevice("auto");
+  const auto& [name, dtype] = GetParam();
+  const auto model = Model::Load({.path = kGolden / name, .device = device, .dtype = dtype});
+  const int vocab = model->config().vocab_size;
+  StatePool pool(model->stream(), model->config(), 3);
+  // A piece of a prompt; a token, another prompt's first piece and the last one of the first; two
+  // tokens and the last piece.
+  const std::vector<Batch> batches = {{{}, {2}, {0, 33}, {0}, 0, {}},
+                                      {{}, {0, 1, 2}, {0, 1, 41, 131}, {0, 0, 33}, 1, {0, 130}},
+                                      {{}, {0, 2, 1}, {0, 1, 2, 7}, {1, 123, 40}, 2, {0, 1, 6}}};
+  const auto run = [&](bool all) {
+    for (int i = 0; i < 3; ++i) pool.Acquire(model->stream());
+    std::vector<float> logits;
+    for (Batch batch : batches) {
+      const std::vector<int> wanted = batch.logits_rows;
+      const int tokens = batch.cu_seqlens.back();
+      for (int t = 0; t < tokens; ++t) batch.tokens.push_back((t * 37 + tokens) % vocab);
+      if (all) {
+        batch.logits_rows.resize(tokens);
+        std::iota(batch.logits_rows.begin(), batch.logits_rows.end(), 0);
+      }
+      const Matrix result = model->Forward(batch, pool).logits;
+      EXPECT_EQ(result.rows, static_cast<int64_t>(batch.logits_rows.size()));
+      for (size_t i = 0; i < wanted.size(); ++i) {
+        std::vector<float> row(vocab);
+        model->stream().CopyToHost(row.data(), result.Row<float>(all ? wanted[i] : i),
+                                   vocab * sizeof(float));
+        model->stream().Synchronize();
+        logits.insert(logits.end(), row.begin(), row.end());
+      }
+    }
+    for (int slot = 0; slot < 3; ++slot) pool.Release(slot);
+    return logits;
+  };
+  const std::vector<float> wanted = run(true);
+  ASSERT_EQ(wanted.size(), 5u * vocab);
+  EXPECT_LT(Error(run(false), wanted), dtype == DType::kF32 ? 1e-5 : 2e-2);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Golden, WantedRows,
+    ::testing::Combine(::testing::Values("kda", "gated_deltanet", "gated_deltanet-gva", "gla",
+                                         "gla-conv-mqa-tied", "retnet", "retnet-mqa-nogate",
+                                         "delta_net", "linear_attn-relu-normqk",
+                                         "flash_linear_attention", "lightning_attention"),
+                       ::testing::Values(DType::kF32, DType::kBF16)));
+
 TEST(Model, RefusesABatchThatWouldReadOutOfBounds) {
   const auto model = Model::Load({.path = kGolden / "kda"});
   StatePool pool(model->stream(), model->config(), 1);
