@@ -253,14 +253,11 @@ INSTANTIATE_TEST_SUITE_P(
                                          "lightning_attention"),
                        ::testing::Values(DType::kF32, DType::kBF16)));
 
-class WantedRows : public ::testing::TestWithParam<std::tuple<std::string, DType>> {};
-
 // Of the last layer, what follows the recurrence is run for the rows that are wanted alone: their
 // logits, and the states, are those of a batch that wants all.
-TEST_P(WantedRows, AreThoseOfABatchThatWantsAll) {
-  const Device device = ParseDevice("auto");
-  const auto& [name, dtype] = GetParam();
-  const auto model = Model::Load({.path = kGolden / name, .device = device, .dtype = dtype});
+void ExpectWantedRows(LoadOptions options, double tolerance) {
+  options.device = ParseDevice("auto");
+  const auto model = Model::Load(options);
   const int vocab = model->config().vocab_size;
   StatePool pool(model->stream(), model->config(), 3);
   // A piece of a prompt; a token, another prompt's first piece and the last one of the first; two
@@ -294,7 +291,14 @@ TEST_P(WantedRows, AreThoseOfABatchThatWantsAll) {
   };
   const std::vector<float> wanted = run(true);
   ASSERT_EQ(wanted.size(), 5u * vocab);
-  EXPECT_LT(Error(run(false), wanted), dtype == DType::kF32 ? 1e-5 : 2e-2);
+  EXPECT_LT(Error(run(false), wanted), tolerance);
+}
+
+class WantedRows : public ::testing::TestWithParam<std::tuple<std::string, DType>> {};
+
+TEST_P(WantedRows, AreThoseOfABatchThatWantsAll) {
+  const auto& [name, dtype] = GetParam();
+  ExpectWantedRows({.path = kGolden / name, .dtype = dtype}, dtype == DType::kF32 ? 1e-5 : 2e-2);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -304,6 +308,13 @@ INSTANTIATE_TEST_SUITE_P(
                                          "delta_net", "linear_attn-relu-normqk",
                                          "flash_linear_attention", "lightning_attention"),
                        ::testing::Values(DType::kF32, DType::kBF16)));
+
+TEST(Model, WantedRowsOfEightBitWeightsAreThoseOfABatchThatWantsAll) {
+  ExpectWantedRows({.path = std::filesystem::path(FLA_SOURCE_DIR) / "demo/model",
+                    .dtype = DType::kBF16,
+                    .weight_dtype = DType::kF8E4M3},
+                   2e-2);
+}
 
 TEST(Model, RefusesABatchThatWouldReadOutOfBounds) {
   const auto model = Model::Load({.path = kGolden / "kda"});
