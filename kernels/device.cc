@@ -254,6 +254,13 @@ void Fence::Wait() {
 #endif
 }
 
+bool Fence::IsPassed() const {
+#ifdef FLA_WITH_CUDA
+  if (event_ != nullptr) return cuda::EventIsPassed(event_);
+#endif
+  return true;
+}
+
 Recording::Recording([[maybe_unused]] Stream& stream,
                      [[maybe_unused]] const std::function<void()>& queue_ops) {
   FLA_CHECK(Supported(stream.device()));

@@ -140,6 +140,8 @@ class Fence {
   // Returns when the device has passed the place; at once if none was recorded. Throws DeviceError
   // if what was queued before it has failed.
   void Wait();
+  // Whether Wait would return at once. Throws as that does.
+  bool IsPassed() const;
 
  private:
   void* event_ = nullptr;  // cudaEvent_t; null on a CPU

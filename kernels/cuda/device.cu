@@ -187,6 +187,16 @@ void WaitForEvent(void* event) {
   Check(cudaEventSynchronize(static_cast<cudaEvent_t>(event)), "cudaEventSynchronize");
 }
 
+bool EventIsPassed(void* event) {
+  const cudaError_t error = cudaEventQuery(static_cast<cudaEvent_t>(event));
+  if (error == cudaErrorNotReady) {
+    cudaGetLastError();  // it is told there, too
+    return false;
+  }
+  Check(error, "cudaEventQuery");
+  return true;
+}
+
 void SetTuning(Stream::CudaContext& context, bool tuning) {
   context.tuning = tuning;
   if (!tuning) context.linears->EndMeasuring();

@@ -41,6 +41,7 @@ void* CreateEvent(int index);
 void DestroyEvent(void* event) noexcept;
 void RecordEvent(Stream::CudaContext& context, void* event);
 void WaitForEvent(void* event);
+bool EventIsPassed(void* event);
 
 void SetTuning(Stream::CudaContext& context, bool tuning);
 
