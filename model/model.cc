@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <optional>
 #include <span>
@@ -72,6 +73,7 @@ struct Model::Parts {
         max_batch_tokens(options.max_batch_tokens),
         arena(options.device),
         began(options.device, sizeof(DeviceTime)),
+        near_end{Fence(options.device), Fence(options.device)},
         indices(stream, options.max_batch_tokens, config.embed_dim) {}
 
   // A batch of up to `rows` rows, the states and sampled tokens of `pool` and `sampled`.
@@ -87,7 +89,8 @@ struct Model::Parts {
   void ReadInputs(const BatchView& batch, Matrix residual);
   // Before Run or the replay of a recording of it, whose batch is `view`.
   void SettlePending(const Batch& batch, const BatchView& view, StatePool& pool);
-  ForwardResult Run(const BatchView& batch, const StatePool& pool);
+  // `near_end`, if given, is recorded before the last quarter of the layers of more than few rows.
+  ForwardResult Run(const BatchView& batch, const StatePool& pool, Fence* near_end = nullptr);
   bool IsSmall(const BatchView& batch);
   Matrix RunSmall(const BatchView& batch, const StatePool& pool);
   std::optional<PickedRows> WantedOfLast(const BatchView& batch) const;
@@ -105,7 +108,9 @@ struct Model::Parts {
   Stream stream;
   int max_batch_tokens;
   ActivationArena arena;
-  Buffer began;  // DeviceTime: when the last step's tokens were looked up
+  Buffer began;                   // DeviceTime: when the last step's tokens were looked up
+  std::array<Fence, 2> near_end;  // of the last two batches that were not recorded, in turn
+  size_t last_near_end = 0;
   BatchIndices indices;
 
   std::vector<RecordedBatch> recorded_decode, recorded_prompts;  // ascending rows
@@ -307,7 +312,7 @@ void Model::Parts::SettlePending(const Batch& batch, const BatchView& view, Stat
   pool.LeavePending(slots.first(leaving));
 }
 
-ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
+ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool, Fence* near_end) {
   if (IsSmall(batch)) return {.logits = RunSmall(batch, pool)};
   const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
   arena.ReturnTo({});
@@ -321,6 +326,7 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool) {
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const bool picks = wanted && i + 1 == layers.size();
+    if (near_end != nullptr && i == layers.size() * 3 / 4) near_end->Record(stream);
     ActivationArena::Mark mark = arena.mark();
     if (i == 0) {
       ApplyNorm(stream, layer.mixer_norm, residual, normed);
@@ -382,7 +388,9 @@ ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
   }
   const BatchView view = m.indices.Upload(m.stream, batch);
   m.SettlePending(batch, view, pool);
-  ForwardResult result = m.Run(view, pool);
+  Fence& near_end = m.near_end[++m.last_near_end % m.near_end.size()];
+  ForwardResult result = m.Run(view, pool, &near_end);
+  result.nears_end = [&near_end] { return near_end.IsPassed(); };
   if (m.embeddings.present()) result.began = m.began.as<DeviceTime>();
   return result;
 }

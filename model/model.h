@@ -43,6 +43,9 @@ struct ForwardResult {
   Matrix logits;  // [logits_rows.size(), vocab]
   Matrix hidden;  // [hidden_rows.size(), D]: after the final norm, what the logits are a product of
   const DeviceTime* began = nullptr;  // when the tokens were looked up
+  // Whether the device has come to the last quarter of the layers; valid until the call of Forward
+  // after the next. Empty for a batch that is too short for anyone to wait for that.
+  std::function<bool()> nears_end;
 };
 
 struct LoadOptions {

@@ -129,6 +129,11 @@ bool ContinuousBatch::CanLaunch() const {
                      [](const Running& running) { return GoesOn(*running.sequence); });
 }
 
+bool ContinuousBatch::StepNearsEnd() const {
+  return !in_flight_.has_value() || in_flight_->batch.num_decode > 0 || !in_flight_->nears_end ||
+         in_flight_->nears_end();
+}
+
 bool ContinuousBatch::MustCollectFirst() const {
   return std::any_of(in_flight_->rows.begin(), in_flight_->rows.end(), [](const Step::Row& row) {
     return !row.sequence->finished() && !row.sequence->CanRunAhead();
@@ -203,9 +208,10 @@ void ContinuousBatch::AddPiece(Running& running, int tokens, Step& step) {
   }
 }
 
-void ContinuousBatch::Launch(const Step& step) {
+void ContinuousBatch::Launch(Step& step) {
   sampler_.Prepare(step.samples);
-  const ForwardResult result = model_.Forward(step.batch, pool_);
+  ForwardResult result = model_.Forward(step.batch, pool_);
+  step.nears_end = std::move(result.nears_end);
   sampler_.Launch(result.logits, result.began);
   hidden_copies_.Launch(result.hidden);
   // One that samples nothing must not be passed either: of a long prompt alone all pieces would be

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -60,6 +61,9 @@ class ContinuousBatch {
   // Whether RunStep would launch a batch. If not, it waits for the one that is on its way, and so
   // would what comes meanwhile.
   bool CanLaunch() const;
+  // Whether there is time no more to wait for others before the next batch is launched: the step on
+  // its way, if any, nears its end, or is one that sequences wait for to go on.
+  bool StepNearsEnd() const;
   // Whether the step on its way, if any, has come to its end.
   bool StepIsDone() const { return !in_flight_.has_value() || sampler_.IsDone(); }
 
@@ -101,12 +105,13 @@ class ContinuousBatch {
     std::vector<std::shared_ptr<Sequence>> prompts_done;  // whose last prompt piece is in the batch
     Clock::time_point composed;
     bool follows;  // another step: there has been work all the time since that one
+    std::function<bool()> nears_end;  // ForwardResult's
   };
   // Whether the next step needs tokens on the host that the step on its way will bring.
   bool MustCollectFirst() const;
   Step Compose();
   void AddPiece(Running& running, int tokens, Step& step);
-  void Launch(const Step& step);
+  void Launch(Step& step);
   void Collect(const Step& step);
   // The device's time between the step and the one before it.
   void ObserveGap(const Step& step);

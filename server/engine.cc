@@ -127,9 +127,10 @@ void Engine::Parts::Tick() {
   waiting.Set(queue.size());
   if (batch.empty()) return;
   // What comes while there is nothing to launch is launched behind the step on its way, not after
-  // that has come to its end.
-  const auto done = [this] { return batch.StepIsDone(); };
-  if (!batch.CanLaunch() && !batch.full() && !queue.WaitUntil(done, kLookOut)) return;
+  // that has come to its end. A batch behind prompts alone is launched when these near their end:
+  // the device is busy until then, and who comes meanwhile is in the batch, not behind it.
+  const auto due = [this] { return batch.CanLaunch() ? batch.StepNearsEnd() : batch.StepIsDone(); };
+  if (!batch.full() && !queue.WaitUntil(due, kLookOut)) return;
   batch.RunStep();
   Deliver();
 }

@@ -291,6 +291,28 @@ TEST_P(EngineTest, ACancelledRequestEndsWithinOneStep) {
   ExpectIdle();
 }
 
+// While prompts alone run on the device, what could be launched behind them waits for others.
+TEST_P(EngineTest, WhoComesWhilePromptsRunJoinsTheNextBatch) {
+  if (!launch_ahead()) GTEST_SKIP() << "nothing runs while the engine waits";
+  model_options_.nears_end_milliseconds = 60000;  // the engine does not wait for so long
+  Start();
+  std::vector<std::shared_ptr<EventLog>> logs;
+  for (int i = 0; i < 3; ++i) {
+    logs.push_back(std::make_shared<EventLog>());
+    ASSERT_TRUE(engine_->Submit({MakeRequest({10 + i, 20}, i == 0 ? 2 : 1, logs.back())}).ok());
+    while (model_options_.steps == 0 ||
+           (i == 1 && model_options_.steps == 1 && engine_->slots_used() < 2)) {
+      std::this_thread::yield();
+    }
+  }
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(logs[i]->Wait().tokens, Expected({10 + i, 20}, i == 0 ? 2 : 1));
+  }
+  // The first prompt; its second token with the other two.
+  EXPECT_EQ(model_options_.steps, 2);
+  ExpectIdle();
+}
+
 TEST_P(EngineTest, ACancelledPromptEndsBeforeItsFirstToken) {
   model_options_.step_milliseconds = 1;
   Start({.slots = 1, .max_batch_tokens = 8});

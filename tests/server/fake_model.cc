@@ -135,8 +135,16 @@ ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
   const auto matrix = [](std::vector<float>& values, size_t rows, int64_t columns) {
     return Matrix{values.data(), DType::kF32, static_cast<int64_t>(rows), columns, columns};
   };
-  return {matrix(parts_->logits, batch.logits_rows.size(), testing::kFakeVocab),
-          matrix(parts_->hidden, batch.hidden_rows.size(), testing::kFakeHidden), &parts_->began};
+  ForwardResult result = {matrix(parts_->logits, batch.logits_rows.size(), testing::kFakeVocab),
+                          matrix(parts_->hidden, batch.hidden_rows.size(), testing::kFakeHidden),
+                          &parts_->began};
+  if (options.nears_end_milliseconds > 0) {
+    result.nears_end = [end = std::chrono::steady_clock::now() +
+                              std::chrono::milliseconds(options.nears_end_milliseconds)] {
+      return std::chrono::steady_clock::now() >= end;
+    };
+  }
+  return result;
 }
 
 void Model::Prepare(StatePool&, const int*, int, int) {}
