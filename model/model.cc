@@ -413,7 +413,8 @@ void Model::Prepare(StatePool& pool, const int* sampled, int max_decode, int max
   m.stream.Synchronize();
 }
 
-// max_batch_tokens tokens as prompts of as many sequences. `hidden`: all hidden states are wanted.
+// max_batch_tokens tokens as prompts of as many sequences. `hidden`: all hidden states are wanted;
+// else not all rows are, for which the last layer takes more memory (WantedOfLast).
 void Model::Parts::RunLargest(StatePool& pool, int sequences, int max_logits_rows, bool hidden) {
   Batch batch;
   batch.tokens.assign(max_batch_tokens, 0);
@@ -422,6 +423,7 @@ void Model::Parts::RunLargest(StatePool& pool, int sequences, int max_logits_row
     batch.cu_seqlens.push_back(static_cast<int>(int64_t{max_batch_tokens} * i / sequences));
     if (i < sequences) batch.slots.push_back(i);
   }
+  if (!hidden) max_logits_rows = std::min(max_logits_rows, max_batch_tokens - 1);
   for (int row = 0; row < max_batch_tokens; ++row) {
     if (row < max_logits_rows && config.vocab_size > 0) batch.logits_rows.push_back(row);
     if (hidden) batch.hidden_rows.push_back(row);
