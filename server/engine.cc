@@ -131,6 +131,7 @@ void Engine::Parts::Tick() {
   // the device is busy until then, and who comes meanwhile is in the batch, not behind it.
   const auto due = [this] { return batch.CanLaunch() ? batch.StepNearsEnd() : batch.StepIsDone(); };
   if (!batch.full() && !queue.WaitUntil(due, kLookOut)) return;
+  if (!batch.full() && batch.CanLaunch() && !batch.StepNearsEnd()) return;  // of a long step
   batch.RunStep();
   Deliver();
 }

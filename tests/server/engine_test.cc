@@ -294,22 +294,34 @@ TEST_P(EngineTest, ACancelledRequestEndsWithinOneStep) {
 // While prompts alone run on the device, what could be launched behind them waits for others.
 TEST_P(EngineTest, WhoComesWhilePromptsRunJoinsTheNextBatch) {
   if (!launch_ahead()) GTEST_SKIP() << "nothing runs while the engine waits";
-  model_options_.nears_end_milliseconds = 60000;  // the engine does not wait for so long
+  model_options_.far_from_end = true;
   Start();
-  std::vector<std::shared_ptr<EventLog>> logs;
-  for (int i = 0; i < 3; ++i) {
-    logs.push_back(std::make_shared<EventLog>());
-    ASSERT_TRUE(engine_->Submit({MakeRequest({10 + i, 20}, i == 0 ? 2 : 1, logs.back())}).ok());
-    while (model_options_.steps == 0 ||
-           (i == 1 && model_options_.steps == 1 && engine_->slots_used() < 2)) {
-      std::this_thread::yield();
-    }
-  }
-  for (int i = 0; i < 3; ++i) {
-    EXPECT_EQ(logs[i]->Wait().tokens, Expected({10 + i, 20}, i == 0 ? 2 : 1));
-  }
-  // The first prompt; its second token with the other two.
-  EXPECT_EQ(model_options_.steps, 2);
+  const auto first = std::make_shared<EventLog>(), second = std::make_shared<EventLog>(),
+             third = std::make_shared<EventLog>();
+  ASSERT_TRUE(engine_->Submit({MakeRequest({10, 20}, 2, first)}).ok());
+  while (model_options_.steps == 0) std::this_thread::yield();
+  std::this_thread::sleep_for(milliseconds(150));  // longer than the engine looks without a pause
+  ASSERT_TRUE(
+      engine_->Submit({MakeRequest({11, 20}, 1, second), MakeRequest({12, 20}, 1, third)}).ok());
+  while (engine_->slots_used() < 3) std::this_thread::yield();
+  EXPECT_EQ(model_options_.steps, 1);
+  model_options_.far_from_end = false;
+  EXPECT_EQ(first->Wait().tokens, Expected({10, 20}, 2));
+  EXPECT_EQ(second->Wait().tokens, Expected({11, 20}, 1));
+  EXPECT_EQ(third->Wait().tokens, Expected({12, 20}, 1));
+  EXPECT_EQ(model_options_.steps, 2);  // the prompt; its second token with the other two
+  ExpectIdle();
+}
+
+TEST_P(EngineTest, NobodyWaitsForTheEndOfAStepThatDecodes) {
+  Start();
+  int tokens = 0;
+  const auto log = std::make_shared<EventLog>(1, [&](const Event& event) {
+    tokens += static_cast<int>(event.tokens.size());
+    if (tokens == 2) model_options_.far_from_end = true;  // on the engine's thread
+  });
+  ASSERT_TRUE(engine_->Submit({MakeRequest({10, 20}, 50, log)}).ok());
+  EXPECT_EQ(log->Wait().tokens, Expected({10, 20}, 50));
   ExpectIdle();
 }
 

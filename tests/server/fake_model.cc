@@ -138,12 +138,7 @@ ForwardResult Model::Forward(const Batch& batch, StatePool& pool) {
   ForwardResult result = {matrix(parts_->logits, batch.logits_rows.size(), testing::kFakeVocab),
                           matrix(parts_->hidden, batch.hidden_rows.size(), testing::kFakeHidden),
                           &parts_->began};
-  if (options.nears_end_milliseconds > 0) {
-    result.nears_end = [end = std::chrono::steady_clock::now() +
-                              std::chrono::milliseconds(options.nears_end_milliseconds)] {
-      return std::chrono::steady_clock::now() >= end;
-    };
-  }
+  result.nears_end = [&options] { return !options.far_from_end; };
   return result;
 }
 

@@ -22,9 +22,8 @@ struct FakeModelOptions {
   int max_batch_tokens = 64;   // a larger batch is an error
   int max_logits_rows = 1024;  // likewise
   std::atomic<int> step_milliseconds = 0;
-  std::atomic<int> fail_at_step = -1;  // the step, counted from 0, that throws a DeviceError
-  // So long after a step of prompts alone began it nears its end; 0: that is not told.
-  std::atomic<int> nears_end_milliseconds = 0;
+  std::atomic<int> fail_at_step = -1;      // the step, counted from 0, that throws a DeviceError
+  std::atomic<bool> far_from_end = false;  // what ForwardResult::nears_end denies
   // The logits that follow this token, and the hidden state at it, are NaN.
   std::atomic<int> poisoned_token = -1;
   std::atomic<int> steps = 0;  // counts
