@@ -33,7 +33,7 @@ class Mixer {
         WeightReader& weights);
 
   // out [T, D] = mixer(x [T, D]), updating the states of the batch's slots. With `wanted`, which
-  // may be none, only these rows of what that would be: out [count, D].
+  // may be none, only these rows of what that would be: out [count, D]. `out` may lie where x does.
   void Forward(Stream& stream, ActivationArena& arena, const BatchView& batch,
                const StatePool::LayerState& state, DType state_dtype, Matrix x,
                const std::optional<PickedRows>& wanted, Matrix out) const;

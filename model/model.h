@@ -43,8 +43,8 @@ struct ForwardResult {
   Matrix logits;  // [logits_rows.size(), vocab]
   Matrix hidden;  // [hidden_rows.size(), D]: after the final norm, what the logits are a product of
   const DeviceTime* began = nullptr;  // when the tokens were looked up
-  // Whether the device has come to the last quarter of the layers; valid until the call of Forward
-  // after the next. Empty for a batch that is too short for anyone to wait for that.
+  // Whether the device has come to the last quarter of the layers, or of few rows to the batch;
+  // valid until the call of Forward after the next. Empty for a batch that was recorded.
   std::function<bool()> nears_end;
 };
 

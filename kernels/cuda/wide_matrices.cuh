@@ -10,9 +10,10 @@
 //
 //   X_ww = D_w        X_jw = sum over m = w ... j - 1 of W_jm X_mw,  W_jm = D_j A_jm
 //
-// and W_jm is warp m's to make. The D, a warp each, are substituted forward in f32, a lane a
-// column; everything else are products of tf32, of which X comes out transposed, and thus as the
-// operand of the next one. Two barriers: for the D, and for the W of other columns.
+// and W_jm is warp m's to make. Of the D, a warp each, the diagonal quarters are substituted
+// forward in f32 (InvertDiagonalBlock); everything else are products of tf32, of which X comes out
+// transposed, and thus as the operand of the next one. Two barriers: for the D, and for the W of
+// other columns.
 #pragma once
 
 #include "kernels/cuda/wide_block.cuh"
@@ -69,7 +70,7 @@ __device__ __forceinline__ Block BlockOf(const float (&product)[8][4], int colum
   return block;
 }
 
-// A warp's rows of P to a triangle, in which they lie behind each other.
+// A warp's rows of P to a triangle: in one place, those of warps 2 and 3 in two.
 __device__ __forceinline__ void MakeAttention(const float (&qk)[8][4], const float* sums,
                                               float scale, char* triangle) {
   const int row = threadIdx.x / 32 % 4;
