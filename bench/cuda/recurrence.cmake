@@ -60,15 +60,13 @@ fla_add_emulated(recurrence_emulated
     kernels/cuda/wide_triangle.cuh
     bench/cuda/recurrence_inputs.h
   STAND_INS bulk_copy.cuh chained.cuh chunk_tile.cuh special_functions.cuh warpgroup.cuh
-  SOURCES kernels/cuda/segment_plan.cc kernels/state_replay.cc)
+  SOURCES kernels/cuda/prefill_plan.cc kernels/cuda/segment_plan.cc kernels/state_replay.cc)
 target_sources(chunk_attention_check_emulated PRIVATE
   ${PROJECT_SOURCE_DIR}/kernels/reference/chunk_attention.cc)
 target_sources(replay_check_emulated PRIVATE
   ${PROJECT_SOURCE_DIR}/kernels/reference/recurrence.cc)
 if(BUILD_TESTING OR FLA_TESTS)
   add_test(NAME recurrence_check_emulated COMMAND recurrence_check_emulated 32 1 small)
-  # Seed 6 has the delta rule by two slices.
-  add_test(NAME recurrence_slices_check_emulated COMMAND recurrence_check_emulated 32 6 small)
   add_test(NAME recurrence_step_check_emulated COMMAND recurrence_check_emulated 96 1 small step)
   add_test(NAME replay_check_emulated COMMAND replay_check_emulated 24 1)
   add_test(NAME chunk_attention_check_emulated COMMAND chunk_attention_check_emulated 10 1)

@@ -1,8 +1,8 @@
 // Compares RecurrentStep and ChunkedPrefill on the GPU with a double-precision loop over tokens, on
-// random shapes, ragged lengths, strided rows and decays from none to total. Exit code 1 if any
-// case is out of bounds.
+// a few fixed shapes and then on random ones, with ragged lengths, strided rows and decays from
+// none to total. Exit code 1 if any case is out of bounds.
 //
-//   recurrence_check [cases] [seed] [small] [step]
+//   recurrence_check [random cases] [seed] [small] [step]
 //                    small: for slow tools and recurrence_emulator; step: no prefills
 #include <algorithm>
 #include <cmath>
@@ -443,8 +443,35 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   return c;
 }
 
+// Prefills of kinds that random ones seldom are: chunks of 64 tokens whose sequence is cut, so that
+// its last segment's are made late, and blocks of two slices.
+std::vector<Case> FixedCases() {
+  Case c;
+  c.spec.decay = Decay::kPerToken;
+  c.spec.update = Update::kDelta;
+  c.spec.heads = c.spec.q_heads = c.spec.k_heads = c.spec.v_heads = c.spec.decay_heads = 2;
+  c.spec.key_dim = c.spec.value_dim = 128;
+  c.spec.scale = 1.0f / std::sqrt(128.0f);
+  c.decay_mean = c.decay_deviation = 0.05f;
+  c.lengths = {300};
+  c.num_slots = 4;
+  std::vector<Case> cases;
+  c.segment_tokens = 64;
+  cases.push_back(c);
+  c.window_tokens = 192;
+  cases.push_back(c);
+  c.multiprocessors = 1;  // two slices
+  cases.push_back(c);
+  c.window_tokens = c.segment_tokens = 0;
+  c.lengths = {300, 70};
+  cases.push_back(c);
+  c.spec.update = Update::kAdditive;
+  cases.push_back(c);
+  return cases;
+}
+
 int Main(int argc, char** argv) {
-  const int cases = argc > 1 ? std::atoi(argv[1]) : 256;
+  const int random_cases = argc > 1 ? std::atoi(argv[1]) : 256;
   std::mt19937 random(argc > 2 ? std::atoi(argv[2]) : 1);
   bool small = false, only_steps = false;
   for (int i = 3; i < argc; ++i) {
@@ -453,8 +480,10 @@ int Main(int argc, char** argv) {
   }
   int failed = 0, tiles = 0, loads = 0;
   double worst[2][2] = {};  // [bf16][out, state]
+  const std::vector<Case> fixed = only_steps ? std::vector<Case>() : FixedCases();
+  const int num_fixed = fixed.size(), cases = random_cases + num_fixed;
   for (int i = 0; i < cases; ++i) {
-    const Case c = RandomCase(i, small, only_steps, random);
+    const Case c = i < num_fixed ? fixed[i] : RandomCase(i - num_fixed, small, only_steps, random);
     const uint32_t seed = random();
     const Errors errors = !c.bf16        ? RunCase<float, float>(c, seed)
                           : c.bf16_state ? RunCase<__nv_bfloat16, __nv_bfloat16>(c, seed)

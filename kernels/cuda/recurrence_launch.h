@@ -108,6 +108,7 @@ constexpr WideRecord MakeWideRecord(bool delta) {
   return {0, triangle, 2 * triangle, 2 * triangle + 4 * 2 * kWideChunk};
 }
 WideRecord WideRecordOf(const RecurrenceSpec& spec);
+int64_t RecordBytes(const RecurrenceSpec& spec, bool wide);  // of either
 
 // Where the segments of a prefill window keep what the scan's two passes tell each other: see
 // scan_segment.cuh. [slots, H] f32 of each; what a rule has no use for is null.
@@ -130,6 +131,9 @@ struct ChunkWorkspace {
 // kLocal: what every segment does to a state, no outputs. kFinal: outputs, and states to the pool;
 // the only pass where sequences are not cut.
 enum class ScanPass { kLocal, kFinal };
+
+// Whether every row starts on 16 bytes.
+bool Aligned(const Matrix& m);
 
 // Of the current GPU: multiprocessors, and the most shared memory that a block can have.
 int Multiprocessors();

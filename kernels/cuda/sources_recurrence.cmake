@@ -4,6 +4,7 @@ target_sources(fla_kernels PRIVATE
   cuda/chunk_attention.cu
   cuda/chunk_attention_finish.cu
   cuda/chunk_attention_scan.cu
+  cuda/prefill_plan.cc
   cuda/recurrence.cu
   cuda/recurrence_launch.cu
   cuda/step_f32.cu

@@ -64,12 +64,12 @@ __device__ __forceinline__ void LoadPanels(uint32_t target, const void* data, in
 template <int kPanels>
 __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 6)
     WidePrepareKernel(const RecurrenceParams p, const RecurrenceProjections from,
-                      const TokenWindow window, const int first_slot,
+                      const TokenWindow window, const ChunkSlots slots,
                       const ChunkWorkspace workspace, const int group_size) {
   extern __shared__ __align__(1024) char shared[];
   if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   const int head_groups = p.heads / group_size;
-  const int64_t index = static_cast<int64_t>(first_slot) * head_groups + blockIdx.x;
+  const int64_t index = static_cast<int64_t>(slots.begin) * head_groups + blockIdx.x;
   const ChunkWork work = FindWork<kWideChunk>(p, window, index, head_groups, group_size);
   if (work.num_tokens == 0) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -162,8 +162,8 @@ void Launch(const RecurrenceParams& p, const RecurrenceProjections& from, TokenW
                              cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes(kPanels)),
         "cudaFuncSetAttribute");
   Check(LaunchChained(kernel, static_cast<unsigned>(count * (p.heads / group_size) + 1), kThreads,
-                      SharedBytes(kPanels), stream, workspace.beside_scan, p, from, window,
-                      slots.begin, workspace, group_size),
+                      SharedBytes(kPanels), stream, workspace.beside_scan, p, from, window, slots,
+                      workspace, group_size),
         "WidePrepareKernel");
 }
 
