@@ -134,6 +134,12 @@ bool ContinuousBatch::StepNearsEnd() const {
          in_flight_->nears_end();
 }
 
+bool ContinuousBatch::StepIsDone() const {
+  if (!in_flight_.has_value()) return true;
+  return in_flight_->rows.empty() ? passed_[collected_ % passed_.size()].IsPassed()
+                                  : sampler_.IsDone();
+}
+
 bool ContinuousBatch::MustCollectFirst() const {
   return std::any_of(in_flight_->rows.begin(), in_flight_->rows.end(), [](const Step::Row& row) {
     return !row.sequence->finished() && !row.sequence->CanRunAhead();

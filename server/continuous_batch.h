@@ -61,11 +61,11 @@ class ContinuousBatch {
   // Whether RunStep would launch a batch. If not, it waits for the one that is on its way, and so
   // would what comes meanwhile.
   bool CanLaunch() const;
-  // Whether there is time no more to wait for others before the next batch is launched: the step on
+  // Whether the next batch should be launched now rather than wait for more requests: the step on
   // its way, if any, nears its end, or is one that sequences wait for to go on.
   bool StepNearsEnd() const;
   // Whether the step on its way, if any, has come to its end.
-  bool StepIsDone() const { return !in_flight_.has_value() || sampler_.IsDone(); }
+  bool StepIsDone() const;
 
   // Launches one batch, if any sequence is to go on, and appends what came out: of it, or,
   // launching ahead, of the batch before. Throws DeviceError.

@@ -129,9 +129,12 @@ void Engine::Parts::Tick() {
   // What comes while there is nothing to launch is launched behind the step on its way, not after
   // that has come to its end. A batch behind prompts alone is launched when these near their end:
   // the device is busy until then, and who comes meanwhile is in the batch, not behind it.
-  const auto due = [this] { return batch.CanLaunch() ? batch.StepNearsEnd() : batch.StepIsDone(); };
-  if (!batch.full() && !queue.WaitUntil(due, kLookOut)) return;
-  if (!batch.full() && batch.CanLaunch() && !batch.StepNearsEnd()) return;  // of a long step
+  if (!batch.full()) {
+    const bool can_launch = batch.CanLaunch();
+    const auto due = [&] { return can_launch ? batch.StepNearsEnd() : batch.StepIsDone(); };
+    if (!queue.WaitUntil(due, kLookOut)) return;
+    if (can_launch && !due()) return;  // of a long step
+  }
   batch.RunStep();
   Deliver();
 }
