@@ -1,8 +1,6 @@
 // A batch as the layers see it: its index arrays in device memory.
 #pragma once
 
-#include <optional>
-
 #include "kernels/tensor.h"
 
 namespace fla {

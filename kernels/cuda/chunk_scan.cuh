@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(32 * (kMaxScanWarps<kWidth> + 1),
   constexpr int kSplits = kSteps >= 8 && kWidth == 1 ? 2 : 1;
   constexpr bool kOutputs = kPass == ScanPass::kFinal;
   extern __shared__ __align__(128) char shared[];
-  BeginNextKernel();  // of the next window
+  BeginNextKernel();  // a first kernel: ChunkWorkspace::beside_scan
   const ScanWork work =
       FindScanWork<kPass, kDelta, kChunk>(p, window, workspace.segments, 16 * kWidth * slices);
   if (work.begin >= work.end) return AwaitPreviousKernel();

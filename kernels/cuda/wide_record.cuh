@@ -11,7 +11,8 @@ namespace fla::cuda {
 //
 // Two slices read triangles with zeros in front, by products of 64 columns. They issue a third less
 // of them, which counts where two warpgroups share the tensor cores; one slice, which waits for
-// each product, has those of 32 columns, which end sooner, and with the room of zeros more stages.
+// each product, has those of 32 columns, which end sooner, and, without zeros, room for one more
+// stage.
 template <int kPanels, int kSlices, bool kDelta>
 struct WideStage {
   static constexpr WideRecord kRecord = MakeWideRecord(kDelta);

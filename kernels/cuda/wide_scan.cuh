@@ -31,7 +31,8 @@ constexpr int WideThreads() {
   return kWarpgroup * (kSlices + WideLoaders<WideStage<kPanels, kSlices, kDelta>, kPass>(kSlices));
 }
 
-// Of a warp's lane, of columns of a 64 x 64 matrix in one part or two: O^T or U^T.
+// A lane's elements of O^T or U^T, [16 rows of its warp, 64 tokens], with the tokens in one part or
+// in two.
 template <int kParts>
 using TokenSums = float[kParts][8 / kParts][4];
 // Where products with a triangle are summed: those of all columns in the registers of `whole`,
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
   constexpr int kParts = Stage::kZeroBytes > 0 ? 1 : 2, kPartTiles = 8 / kParts;
   using TriangleSums = TokenSums<kParts>;
   extern __shared__ __align__(1024) char shared[];
-  BeginNextKernel();  // of the next window
+  BeginNextKernel();  // a first kernel: ChunkWorkspace::beside_scan
   const ScanWork work =
       FindScanWork<kPass, kDelta, kWideChunk>(p, window, workspace.segments, kWideSlice * kSlices);
   if (work.begin >= work.end) return;

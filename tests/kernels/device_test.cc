@@ -104,10 +104,12 @@ TEST_P(DeviceTest, FenceWaitsForCopiesToAndFromHostBuffers) {
   Buffer buffer(device(), source.size());
   Fence fence(device());
   fence.Wait();  // nothing was recorded
+  EXPECT_TRUE(fence.IsPassed());
   stream.CopyToDevice(buffer.data(), source.data(), source.size());
   stream.CopyToHost(target.data(), buffer.data(), target.size());
   fence.Record(stream);
   fence.Wait();
+  EXPECT_TRUE(fence.IsPassed());
   EXPECT_EQ(std::memcmp(source.data(), target.data(), source.size()), 0);
 }
 

@@ -1,5 +1,5 @@
-// When a prefill goes in windows whose first kernel runs beside the scan of the one before: a
-// function of the shape, so no GPU is needed.
+// When a prefill goes in windows, and which chunks are made beside a scan, the next window's or the
+// last segment's: a function of the shape, so no GPU is needed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
