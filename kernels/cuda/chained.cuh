@@ -109,4 +109,21 @@ cudaError_t LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
                                std::forward<Arguments>(arguments)...);
 }
 
+// Of a kernel whose blocks wait for each other: either all of them run or none does.
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchCooperative(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+                              cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
 }  // namespace fla::cuda

@@ -515,18 +515,8 @@ void LaunchStepProgram(const ProgramParams& params, int blocks, cudaStream_t str
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
         "cudaFuncSetAttribute");
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(kComputeThreads + 32);
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  // Blocks wait for each other: either all of them run or none does.
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  Check(cudaLaunchKernelEx(&config, kernel, params), "StepProgramKernel");
+  Check(LaunchCooperative(kernel, dim3(blocks), dim3(kComputeThreads + 32), shared, stream, params),
+        "StepProgramKernel");
 }
 
 }  // namespace fla::cuda

@@ -31,4 +31,12 @@ cudaError_t LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
   return cudaSuccess;
 }
 
+// One block after the other: a kernel runs whose first block needs no other, and so on.
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchCooperative(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t,
+                              cudaStream_t, Arguments&&... arguments) {
+  emulator::Launch([=] { kernel(arguments...); }, grid, block);
+  return cudaSuccess;
+}
+
 }  // namespace fla::cuda
