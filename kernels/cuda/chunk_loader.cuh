@@ -1,9 +1,7 @@
 // The scan's loading warp: brings a sequence's chunks from memory into a ring of stages.
 #pragma once
 
-#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_tile.cuh"
-#include "kernels/cuda/ring_position.cuh"
 #include "kernels/cuda/scan_segment.cuh"
 
 namespace fla::cuda {
@@ -46,16 +44,11 @@ class ChunkLoader {
   };
 
  public:
-  __device__ __forceinline__ ChunkLoader(const RecurrenceParams& p, const ChunkWorkspace& workspace,
-                                         const ScanWork& work, int num_chunks, int slices)
-      : tokens_(work.end - work.begin),
-        value_tokens_(work.is_map ? 0 : tokens_),
-        num_chunks_(num_chunks),
-        slices_(slices),
-        heads_(p.heads) {
+  // Of V, `slices` tiles of 16 columns.
+  __device__ __forceinline__ ChunkLoader(const RecurrenceParams& p, const ScanWork& work,
+                                         int slices)
+      : tokens_left_(work.end - work.begin), has_values_(!work.is_map) {
     const int lane = threadIdx.x % 32, h = work.head;
-    const int64_t number = static_cast<int64_t>(work.chunk_slot) * p.heads + h;
-    record_ = workspace.records + number * Stage::kRecord.bytes + 16 * lane;
     const int64_t token = work.begin + lane % 8;
     const auto rows = [&](const void* x, int64_t stride, int first_column) {
       return Rows{
@@ -70,50 +63,43 @@ class ChunkLoader {
     safe_ = static_cast<const __nv_bfloat16*>(p.q);
   }
 
-  // Loads all chunks, each as soon as its stage is empty. `full` and `empty` are the barriers of
-  // stage 0, `first_stage` its memory.
-  __device__ __forceinline__ void Run(int stages, uint32_t full, uint32_t empty,
-                                      uint32_t first_stage) {
-    const int lane = threadIdx.x % 32;
+  __device__ __forceinline__ bool HasNext() const { return tokens_left_ > 0; }
+
+  // Begins to load the next chunk, whose record is given, to a stage; its barrier `full` tells when
+  // it is there.
+  __device__ __forceinline__ void LoadNext(const char* record, uint32_t stage, uint32_t full) {
+    const int lane = threadIdx.x % 32, tokens_left = tokens_left_ - lane % 8;
     const uint32_t row = lane / 8 * kColumns + lane % 8 * 16;
-    AwaitPreviousKernel();  // for its records
-    RingPosition position;
-    for (int chunk = 0; chunk < num_chunks_; ++chunk) {
-      Wait(empty + 8 * position.stage, position.parity ^ 1);
-      const uint32_t stage = first_stage + position.stage * Stage::Bytes(slices_);
-      constexpr ChunkRecord kRecord = Stage::kRecord;
-      if constexpr (kPass == ScanPass::kFinal) {
-        CopyRecord<0, kRecord.bytes>(stage);
-      } else {
-        CopyRecord<kRecord.transform, kRecord.query>(stage);
-        CopyRecord<kRecord.key_end, kRecord.bytes>(stage);
-      }
-      const int behind = chunk * kChunk + lane % 8, tokens_left = tokens_ - behind;
-      if constexpr (!kChannel) {
-        if constexpr (kPass == ScanPass::kFinal) {
-          CopyRows<kMaxK / 8>(stage + Stage::kQuery + row, q_, key_groups_, tokens_left);
-        }
-        CopyRows<kMaxK / 8>(stage + Stage::kKeyEnd + row, k_, key_groups_, tokens_left);
-        q_.Advance();
-        k_.Advance();
-      }
-      CopyRows<2 * kMaxStageTiles>(stage + Stage::kValue + row, v_, value_groups_,
-                                   value_tokens_ - behind);
-      v_.Advance();
-      record_ += static_cast<int64_t>(heads_) * Stage::kRecord.bytes;
-      ArriveAfterCopies(full + 8 * position.stage);
-      position.Advance(stages);
+    constexpr ChunkRecord kRecord = Stage::kRecord;
+    if constexpr (kPass == ScanPass::kFinal) {
+      CopyRecord<0, kRecord.bytes>(record, stage);
+    } else {
+      CopyRecord<kRecord.transform, kRecord.query>(record, stage);
+      CopyRecord<kRecord.key_end, kRecord.bytes>(record, stage);
     }
+    if constexpr (!kChannel) {
+      if constexpr (kPass == ScanPass::kFinal) {
+        CopyRows<kMaxK / 8>(stage + Stage::kQuery + row, q_, key_groups_, tokens_left);
+      }
+      CopyRows<kMaxK / 8>(stage + Stage::kKeyEnd + row, k_, key_groups_, tokens_left);
+      q_.Advance();
+      k_.Advance();
+    }
+    CopyRows<2 * kMaxStageTiles>(stage + Stage::kValue + row, v_, value_groups_,
+                                 has_values_ ? tokens_left : 0);
+    v_.Advance();
+    ArriveAfterCopies(full);
+    tokens_left_ -= kChunk;
   }
 
  private:
   // Bytes [kBegin, kEnd) of the record.
   template <int kBegin, int kEnd>
-  __device__ __forceinline__ void CopyRecord(uint32_t stage) const {
+  static __device__ __forceinline__ void CopyRecord(const char* record, uint32_t stage) {
     const int first = 16 * (threadIdx.x % 32);
 #pragma unroll
     for (int i = kBegin; i < kEnd; i += 512) {
-      if (i + first < kEnd) CopyAsync(stage + first + i, record_ + i, true);
+      if (i + first < kEnd) CopyAsync(stage + first + i, record + first + i, true);
     }
   }
 
@@ -132,10 +118,9 @@ class ChunkLoader {
     }
   }
 
-  const int tokens_, value_tokens_;  // of M there are no values: 0
-  const int num_chunks_, slices_, heads_;
+  int tokens_left_;                // from the next chunk on
+  const bool has_values_;          // M has none: they are 0
   int key_groups_, value_groups_;  // of 8 columns, from this lane's first one on
-  const char* record_;
   Rows q_, k_, v_;
   const __nv_bfloat16* safe_;  // an address for copies of nothing
 };

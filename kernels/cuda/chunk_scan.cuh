@@ -26,6 +26,7 @@
 
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_loader.cuh"
+#include "kernels/cuda/ring_position.cuh"
 
 namespace fla::cuda {
 
@@ -44,50 +45,26 @@ inline constexpr int kMaxScanWarps = kMaxStageTiles / kWidth;
 template <int kWidth, bool kDelta, ScanPass kPass>
 inline constexpr int kMinScanBlocks = kWidth == 2 && !(kDelta && kPass == ScanPass::kFinal) ? 2 : 1;
 
+// What a warp below slices * kParts does. `shared`: barriers, exchange, stages; `position`: in
+// these, of the first chunk and then of the one behind the last.
 template <int kMaxK, int kParts, int kWidth, bool kDelta, bool kChannel, ScanPass kPass>
-__global__ void __launch_bounds__(32 * (kMaxScanWarps<kWidth> + 1),
-                                  kMinScanBlocks<kWidth, kDelta, kPass>)
-    ChunkScanKernel(const RecurrenceParams p, const TokenWindow window,
-                    const ChunkWorkspace workspace, const int slices, const int stages) {
+__device__ __forceinline__ void ScanChunks(const RecurrenceParams& p,
+                                           const SegmentWorkspace& segments, const ScanWork& work,
+                                           int slices, int stages, char* shared,
+                                           RingPosition& position) {
   using Stage = ScanStage<kMaxK, kDelta, kChannel>;
   constexpr int kPartK = kMaxK / kParts, kTiles = kPartK / 8, kSteps = kTiles / 2;
   // Accumulators of one sum: shorter chains.
   constexpr int kSplits = kSteps >= 8 && kWidth == 1 ? 2 : 1;
   constexpr bool kOutputs = kPass == ScanPass::kFinal;
-  extern __shared__ __align__(128) char shared[];
-  BeginNextKernel();  // a first kernel: ChunkWorkspace::beside_scan
-  const ScanWork work =
-      FindScanWork<kPass, kDelta, kChunk>(p, window, workspace.segments, 16 * kWidth * slices);
-  if (work.begin >= work.end) return AwaitPreviousKernel();
   const int num_chunks = (work.end - work.begin + kChunk - 1) / kChunk;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
+  const int thread = static_cast<int>(Kept(threadIdx.x));
+  const int warp = thread / 32, lane = thread % 32, r = lane / 4, t = lane % 4;
   const int slice = warp / kParts, part = warp % kParts, K = p.key_dim;
   const int column = work.column + 16 * kWidth * slice;
   const int stage_bytes = Stage::Bytes(kWidth * slices);
   const int stages_offset = kScanBarrierBytes + ExchangeBytes<kParts, kWidth>(slices);
-  const uint32_t full = SharedAddress(shared), empty = full + 8 * kMaxScanStages;
-
-  // Channels behind K of q and k stay zero in every stage.
-  if (!kChannel && K < kMaxK) {
-    for (int i = 4 * threadIdx.x; i < stages * stage_bytes; i += 4 * blockDim.x) {
-      *reinterpret_cast<uint32_t*>(shared + stages_offset + i) = 0;
-    }
-  }
-  if (threadIdx.x == 0) {
-    const int columns = work.num_columns - work.column;
-    const int readers = min(slices, (columns / 16 + kWidth - 1) / kWidth) * kParts;
-    for (int i = 0; i < stages; ++i) {
-      InitBarrier(full + 8 * i, 32);
-      InitBarrier(empty + 8 * i, 32 * readers);
-    }
-  }
-  __syncthreads();
-  if (slice == slices) {
-    ChunkLoader<kMaxK, kDelta, kChannel, kPass> loader(p, workspace, work, num_chunks,
-                                                       kWidth * slices);
-    loader.Run(stages, full, empty, full + stages_offset);
-    return;
-  }
+  const uint32_t full = Kept(SharedAddress(shared)), empty = full + 8 * kMaxScanStages;
   if (column >= work.num_columns) return;
 
   // Element (v = column + 16 w + r + 8 * (e / 2), k = part * kPartK + 8 * tile + 2 t + e % 2) of
@@ -107,7 +84,7 @@ __global__ void __launch_bounds__(32 * (kMaxScanWarps<kWidth> + 1),
       }
     }
   };
-  const ScanState<kPass, kDelta> home(p, workspace.segments, work, column + r);
+  const ScanState<kPass, kDelta> home(p, segments, work, column + r);
   home.Load(for_each_element);
 
   // Byte offsets of this lane's row in ldmatrix: of operands whose rows are the product's columns
@@ -126,7 +103,6 @@ __global__ void __launch_bounds__(32 * (kMaxScanWarps<kWidth> + 1),
               static_cast<int64_t>(work.begin + r) * p.out_stride + work.head * p.value_dim +
               column + 2 * t;
   int tokens_left = work.end - work.begin - r;
-  RingPosition position;
   for (int chunk = 0; chunk < num_chunks; ++chunk) {
     Wait(full + 8 * position.stage, position.parity);
     const int stage_offset = stages_offset + position.stage * stage_bytes;
@@ -373,6 +349,60 @@ __global__ void __launch_bounds__(32 * (kMaxScanWarps<kWidth> + 1),
   }
 
   home.Store(for_each_element);
+}
+
+// Barriers of the ring, by one thread.
+template <int kParts, int kWidth>
+__device__ __forceinline__ void InitScanBarriers(const ScanWork& work, int slices, int stages,
+                                                 uint32_t full) {
+  const int columns = work.num_columns - work.column;
+  const int readers = min(slices, (columns / 16 + kWidth - 1) / kWidth) * kParts;
+  for (int i = 0; i < stages; ++i) {
+    InitBarrier(full + 8 * i, 32);
+    InitBarrier(full + 8 * (kMaxScanStages + i), 32 * readers);
+  }
+}
+
+template <int kMaxK, int kParts, int kWidth, bool kDelta, bool kChannel, ScanPass kPass>
+__global__ void __launch_bounds__(32 * (kMaxScanWarps<kWidth> + 1),
+                                  kMinScanBlocks<kWidth, kDelta, kPass>)
+    ChunkScanKernel(const RecurrenceParams p, const TokenWindow window,
+                    const ChunkWorkspace workspace, const int slices, const int stages) {
+  using Stage = ScanStage<kMaxK, kDelta, kChannel>;
+  extern __shared__ __align__(128) char shared[];
+  BeginNextKernel();  // a first kernel: ChunkWorkspace::beside_scan
+  const ScanWork work = FindScanWork<kPass, kDelta, kChunk>(p, window, workspace.segments,
+                                                            16 * kWidth * slices, blockIdx);
+  if (work.begin >= work.end) return AwaitPreviousKernel();
+  const int stage_bytes = Stage::Bytes(kWidth * slices);
+  const int stages_offset = kScanBarrierBytes + ExchangeBytes<kParts, kWidth>(slices);
+  const uint32_t full = SharedAddress(shared);
+
+  // Channels behind K of q and k stay zero in every stage.
+  if (!kChannel && p.key_dim < kMaxK) {
+    for (int i = 4 * threadIdx.x; i < stages * stage_bytes; i += 4 * blockDim.x) {
+      *reinterpret_cast<uint32_t*>(shared + stages_offset + i) = 0;
+    }
+  }
+  if (threadIdx.x == 0) InitScanBarriers<kParts, kWidth>(work, slices, stages, full);
+  __syncthreads();
+  RingPosition position;
+  if (threadIdx.x / 32 < slices * kParts) {
+    return ScanChunks<kMaxK, kParts, kWidth, kDelta, kChannel, kPass>(
+        p, workspace.segments, work, slices, stages, shared, position);
+  }
+  ChunkLoader<kMaxK, kDelta, kChannel, kPass> loader(p, work, kWidth * slices);
+  const int64_t number = static_cast<int64_t>(work.chunk_slot) * p.heads + work.head;
+  const char* record = workspace.records + number * Stage::kRecord.bytes;
+  const uint32_t empty = full + 8 * kMaxScanStages;
+  AwaitPreviousKernel();  // for its records
+  while (loader.HasNext()) {
+    Wait(empty + 8 * position.stage, position.parity ^ 1);
+    loader.LoadNext(record, full + stages_offset + position.stage * stage_bytes,
+                    full + 8 * position.stage);
+    record += static_cast<int64_t>(p.heads) * Stage::kRecord.bytes;
+    position.Advance(stages);
+  }
 }
 
 template <int kMaxK, int kParts, int kWidth, bool kDelta, bool kChannel, ScanPass kPass>

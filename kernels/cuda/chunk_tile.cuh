@@ -37,6 +37,13 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// `x`, which the compiler shall keep in a register where it would make it again in every round of a
+// loop.
+__device__ __forceinline__ uint32_t Kept(uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Four 8x8 b16 matrices; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void LoadMatrices(uint32_t (&m)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -19,19 +19,23 @@ __device__ __forceinline__ SequenceInWindow FindSequence(const int* cu_seqlens, 
   return {begin, end, (begin - window.begin) / tokens + n};
 }
 
-// The sequence that the piece of slot `slot` is of, if there is one.
-__device__ __forceinline__ int FindSequenceOfSlot(const RecurrenceParams& p, TokenWindow window,
-                                                  int slot, int tokens) {
-  int low = 0, high = p.num_sequences;  // first slots increase: find the last that is <= slot
-  while (high - low > 1) {
+// The one of sequences [low, high) that the piece of slot `slot` is of, if there is one.
+__device__ __forceinline__ int FindSequenceOfSlot(const int* cu_seqlens, int low, int high,
+                                                  TokenWindow window, int slot, int tokens) {
+  while (high - low > 1) {  // first slots increase: find the last that is <= slot
     const int middle = (low + high) / 2;
-    if (FindSequence(p.cu_seqlens, middle, window, tokens).first_slot <= slot) {
+    if (FindSequence(cu_seqlens, middle, window, tokens).first_slot <= slot) {
       low = middle;
     } else {
       high = middle;
     }
   }
   return low;
+}
+
+__device__ __forceinline__ int FindSequenceOfSlot(const RecurrenceParams& p, TokenWindow window,
+                                                  int slot, int tokens) {
+  return FindSequenceOfSlot(p.cu_seqlens, 0, p.num_sequences, window, slot, tokens);
 }
 
 struct ChunkWork {

@@ -7,6 +7,7 @@
 // time over the chunk's rows, which the second time come from the L1 cache.
 #pragma once
 
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_triangles.cuh"
 #include "kernels/cuda/head_norm.cuh"
 

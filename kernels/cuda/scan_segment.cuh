@@ -57,13 +57,15 @@ struct ScanWork : Segment {
   bool is_map;              // they are those of M
 };
 
-// Grid (blocks of `width` columns, of the state then of M; H; sequences or slots of segments).
-template <ScanPass kPass, bool kDelta, int kChunkTokens>
+// Of block `index` in a grid (blocks of `width` columns, of the state then of M; H; sequences or
+// slots of segments).
+template <ScanPass kPass, bool kDelta, int kChunkTokens, typename Index>
 __device__ __forceinline__ ScanWork FindScanWork(const RecurrenceParams& p, TokenWindow window,
-                                                 const SegmentWorkspace& segments, int width) {
-  ScanWork work = {FindSegment<kChunkTokens>(p, window, segments, blockIdx.z)};
-  const int block = blockIdx.x, state_blocks = (p.value_dim + width - 1) / width;
-  work.head = blockIdx.y;
+                                                 const SegmentWorkspace& segments, int width,
+                                                 const Index& index) {
+  ScanWork work = {FindSegment<kChunkTokens>(p, window, segments, index.z)};
+  const int block = index.x, state_blocks = (p.value_dim + width - 1) / width;
+  work.head = index.y;
   work.is_map = kPass == ScanPass::kLocal && kDelta && block >= state_blocks;
   work.column = (work.is_map ? block - state_blocks : block) * width;
   work.num_columns = work.is_map ? p.key_dim : p.value_dim;

@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
   using TriangleSums = TokenSums<kParts>;
   extern __shared__ __align__(1024) char shared[];
   BeginNextKernel();  // a first kernel: ChunkWorkspace::beside_scan
-  const ScanWork work =
-      FindScanWork<kPass, kDelta, kWideChunk>(p, window, workspace.segments, kWideSlice * kSlices);
+  const ScanWork work = FindScanWork<kPass, kDelta, kWideChunk>(p, window, workspace.segments,
+                                                                kWideSlice * kSlices, blockIdx);
   if (work.begin >= work.end) return;
   const int slice = threadIdx.x / kWarpgroup;
   const uint32_t full = SharedAddress(shared), empty = full + kBarriersOfAKind;

@@ -46,6 +46,8 @@ inline void MultiplyAdd(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, ui
   emulator::SyncWarp();
 }
 
+inline uint32_t Kept(uint32_t x) { return x; }
+
 inline uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(static_cast<const char*>(pointer) - shared);
 }
