@@ -11,6 +11,7 @@ endforeach()
 # The same checks of the same kernels where there is no GPU.
 fla_add_emulated(recurrence_emulated
   KERNELS
+    kernels/cuda/channel_prefill.cu
     kernels/cuda/chunk_attention_finish.cu
     kernels/cuda/chunk_attention_scan.cu
     kernels/cuda/chunk_prepare.cu
@@ -59,7 +60,8 @@ fla_add_emulated(recurrence_emulated
     kernels/cuda/wide_scan.cuh
     kernels/cuda/wide_triangle.cuh
     bench/cuda/recurrence_inputs.h
-  STAND_INS bulk_copy.cuh chained.cuh chunk_tile.cuh special_functions.cuh warpgroup.cuh
+  STAND_INS bulk_copy.cuh chained.cuh chunk_tile.cuh record_ring.cuh special_functions.cuh
+    warpgroup.cuh
   SOURCES kernels/cuda/prefill_plan.cc kernels/cuda/segment_plan.cc kernels/state_replay.cc)
 target_sources(chunk_attention_check_emulated PRIVATE
   ${PROJECT_SOURCE_DIR}/kernels/reference/chunk_attention.cc)

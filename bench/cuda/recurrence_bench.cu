@@ -3,12 +3,15 @@
 //
 //   recurrence_bench [prefill] [step] [split|whole] [narrow] [one|two] [uncut] [ahead|behind]
 //                    [width=1|2] [segments=TOKENS] [slices=N] [window=TOKENS]
+//                    [fused=1|2] [places=N]
 //                    [projected|softplus] [only=TEXT] [tokens=N]
 //                                          prefill and step if neither is named; the other words
-//                                          change prefill's plan; `projected`: from a layer's
-//                                          projections, where there are kernels for that (KDA's
-//                                          with a lower bound, or without); `only`: rows with TEXT
-//                                          in them; `tokens`: prompts of one sequence, made so long
+//                                          change prefill's plan (`ahead` and `behind` make it two
+//                                          kernels, `fused` one where it can be); `projected`: from
+//                                          a layer's projections, where there are kernels for that
+//                                          (KDA's with a lower bound, or without); `only`: rows
+//                                          with TEXT in them; `tokens`: prompts of one sequence,
+//                                          made so long
 //   recurrence_bench step [tiles|loads|any] [shuffled] [sequences=N,...] [only=TEXT] [f32]
 //                    [replay] [copied]
 //                                          by one kernel only, where it can; slots in random order;
@@ -184,8 +187,9 @@ struct Overrides {
   bool f32 = false;       // states only
   bool uncut = false;
   bool projected = false, softplus = false;
-  int segment_tokens = 0, slices = 0, width = 0, window_tokens = 0;  // 0: as planned
-  std::vector<int> sequences = {1, 8, 32, 64, 128, 256, 1024};       // of a step
+  int segment_tokens = 0, slices = 0, width = 0, window_tokens = 0, fused = 0,
+      places = 0;                                               // 0: as planned
+  std::vector<int> sequences = {1, 8, 32, 64, 128, 256, 1024};  // of a step
   bool replay = false, copied = false;
   int tokens = 0;  // of a prompt; 0: as the row says
   std::string only;
@@ -288,7 +292,18 @@ void BenchPrefill(const Overrides& overrides) {
     if (overrides.ahead || overrides.behind) {
       plan.ahead = overrides.ahead;
       plan.late = false;
+      plan.tracks = 0;
     }
+    if (overrides.window_tokens + overrides.segment_tokens + overrides.width > 0) {
+      plan.tracks = 0;
+    }
+    if (overrides.fused > 0 && CanFuse(args)) {
+      plan.slice_width = overrides.fused;
+      plan.record_places = 32;
+      plan.tracks =
+          std::min(Multiprocessors() / FusedBlocks(args, overrides.fused), args.num_sequences);
+    }
+    if (overrides.places > 0) plan.record_places = overrides.places;
     if (overrides.window_tokens > 0) plan.window_tokens = overrides.window_tokens;
     if (overrides.segment_tokens > 0) plan.segment_tokens = overrides.segment_tokens;
     if (overrides.width > 0) plan.slice_width = overrides.width;
@@ -315,7 +330,7 @@ void BenchPrefill(const Overrides& overrides) {
       const ChunkWorkspace workspace = {scratch.data()};
       const ChunkSlots slots = {
           0, SlotsOfWindow(window, args.num_sequences, plan.wide ? kWideChunk : kChunk)};
-      if (plan.wide && shape.update == Update::kAdditive) return;
+      if (plan.tracks > 0 || (plan.wide && shape.update == Update::kAdditive)) return;
       if (plan.wide) {
         LaunchWidePrepare(params, args.projections, window, slots, workspace, stream);
       } else {
@@ -325,10 +340,10 @@ void BenchPrefill(const Overrides& overrides) {
     });
     std::printf(
         "prefill %-30s %8.4f ms  (prepare %.4f for %d of %d tokens; windows of %d, workspace %.0f "
-        "MB; segments of %d, blocks of %d slices of width %d by %d)\n",
+        "MB; segments of %d, blocks of %d slices of width %d by %d%s)\n",
         shape.name, both, prepare, window.end, static_cast<int>(args.q.rows), plan.window_tokens,
         scratch.size() * 1e-6, plan.segment_tokens, plan.slices_per_block, plan.slice_width,
-        plan.key_parts);
+        plan.key_parts, plan.tracks > 0 ? ", one kernel" : "");
     std::fflush(stdout);
   }
 }
@@ -525,6 +540,8 @@ int main(int argc, char** argv) {
     number("slices", overrides.slices);
     number("window", overrides.window_tokens);
     number("width", overrides.width);
+    number("fused", overrides.fused);
+    number("places", overrides.places);
     if (word.starts_with("sequences="))
       overrides.sequences = fla::cuda::bench::ParseInts(word.substr(10));
     number("tokens", overrides.tokens);

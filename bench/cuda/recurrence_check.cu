@@ -18,6 +18,10 @@
 namespace fla::cuda::bench {
 namespace {
 
+// No chunk of a small prefill waits for its record's place, for the emulator runs one block at a
+// time.
+constexpr int kMaxSmallChunks = 64;
+
 struct Case {
   RecurrenceSpec spec;
   std::vector<int> lengths;
@@ -32,6 +36,8 @@ struct Case {
   bool projected = false;  // prefill: from RecurrenceProjections, with these norms and gates
   HeadNorm q_norm = HeadNorm::kNone, k_norm = HeadNorm::kNone;
   GateKind gates = GateKind::kLogSigmoid;
+  int fused = 0;  // prefill by one kernel of this slice_width, where it can
+  int record_places = 1, max_tracks = 1;
   int multiprocessors = 132, window_tokens = 0, segment_tokens = 0;
 };
 
@@ -54,9 +60,11 @@ std::string Describe(const Case& c) {
                          std::to_string(static_cast<int>(c.k_norm)) + " gates " +
                          std::to_string(static_cast<int>(c.gates))
                    : "") +
-      " skipped " + std::to_string(c.skipped) + " multiprocessors " +
-      std::to_string(c.multiprocessors) + " window " + std::to_string(c.window_tokens) +
-      " segments " + std::to_string(c.segment_tokens) + " lengths";
+      " fused " + std::to_string(c.fused) + " places " + std::to_string(c.record_places) +
+      " tracks " + std::to_string(c.max_tracks) + " skipped " + std::to_string(c.skipped) +
+      " multiprocessors " + std::to_string(c.multiprocessors) + " window " +
+      std::to_string(c.window_tokens) + " segments " + std::to_string(c.segment_tokens) +
+      " lengths";
   for (int length : c.lengths) text += " " + std::to_string(length);
   return text;
 }
@@ -337,6 +345,16 @@ Errors RunCase(const Case& c, uint32_t seed) {
       plan.key_parts = std::max(1, MaxKeyDim(s.key_dim) / 128);
       plan.slices_per_block = std::min(plan.slices_per_block, 4 / plan.key_parts);
     }
+    plan.tracks = 0;
+    if (IsHopper() && c.fused > 0 && CanFuse(args)) {
+      const int most = std::min<int>(Multiprocessors() / FusedBlocks(args, c.fused), N);
+      plan.tracks = std::min(most, c.max_tracks);
+    }
+    if (plan.tracks > 0) {
+      plan.slice_width = c.fused;
+      plan.record_places = c.record_places;
+      plan.wide = plan.late = false;
+    }
     const size_t bytes = PrefillScratchBytes(args, plan);
     const DeviceArray<char> scratch(bytes);
     if (bytes > 0) Check(cudaMemset(scratch.data(), 0xff, bytes), "poison");
@@ -430,6 +448,9 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
   c.window_tokens = pick({0, 0, 48, 160});
   c.segment_tokens = pick({0, 16, 32, 48, 128});
   c.wide_slices = random() % 2 == 0;
+  c.fused = random() % 3;
+  c.record_places = small ? kMaxSmallChunks : pick({1, 2, 8, 24});
+  c.max_tracks = 1 + random() % 4;
   c.num_slots = c.lengths.size() + 2;
   c.padding = loads ? pick({0, 8, 16}) : pick({0, 0, 8, 16, 2, 3});
   c.projected = random() % 2 && !c.step && c.bf16 && CanProject(s);
@@ -444,8 +465,8 @@ Case RandomCase(int index, bool small, bool only_steps, std::mt19937& random) {
 }
 
 // Prefills of kinds that random ones seldom are: chunks of 64 tokens whose sequence is cut, so that
-// its last segment's are made late, and blocks of two slices.
-std::vector<Case> FixedCases() {
+// its last segment's are made late, blocks of two slices, and one kernel.
+std::vector<Case> FixedCases(bool small) {
   Case c;
   c.spec.decay = Decay::kPerToken;
   c.spec.update = Update::kDelta;
@@ -467,6 +488,15 @@ std::vector<Case> FixedCases() {
   cases.push_back(c);
   c.spec.update = Update::kAdditive;
   cases.push_back(c);
+  c.spec.decay = Decay::kPerChannel;
+  c.record_places = small ? kMaxSmallChunks : 1;
+  for (Update update : {Update::kAdditive, Update::kDelta}) {
+    for (int slice_width : {1, 2}) {
+      c.spec.update = update;
+      c.fused = slice_width;
+      cases.push_back(c);
+    }
+  }
   return cases;
 }
 
@@ -480,7 +510,7 @@ int Main(int argc, char** argv) {
   }
   int failed = 0, tiles = 0, loads = 0;
   double worst[2][2] = {};  // [bf16][out, state]
-  const std::vector<Case> fixed = only_steps ? std::vector<Case>() : FixedCases();
+  const std::vector<Case> fixed = only_steps ? std::vector<Case>() : FixedCases(small);
   const int num_fixed = fixed.size(), cases = random_cases + num_fixed;
   for (int i = 0; i < cases; ++i) {
     const Case c = i < num_fixed ? fixed[i] : RandomCase(i - num_fixed, small, only_steps, random);

@@ -116,7 +116,46 @@ void PlanWindows(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& p
   }
 }
 
+// One kernel where its blocks of columns nearly fill the GPU: those of narrow slices, else of wide
+// ones, whose warps take so many registers that where they are everywhere too few make records.
+// Not for tracks of unlike lengths, nor of many short sequences, which begin one after the other.
+void PlanTracks(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& plan) {
+  constexpr int kMinTokens = 512, kMinTokensInTurn = 1280, kPlaces = 32;
+  if (!CanFuse(args)) return;
+  for (const int slice_width : {1, 2}) {
+    const int blocks = FusedBlocks(args, slice_width);
+    const int tracks = std::min(multiprocessors / blocks, args.num_sequences);
+    const int tenths = 10 * tracks * blocks / multiprocessors;
+    if (tenths < 7 || (slice_width == 2 && tenths > 8)) continue;
+    const int min_tokens = tracks < args.num_sequences ? kMinTokensInTurn : kMinTokens;
+    if (args.q.rows < int64_t{min_tokens} * args.num_sequences) continue;
+    int longest = 0;
+    for (int t = 0; t < tracks; ++t) longest = std::max(longest, SlotsOfTrack(args, t, tracks));
+    if (int64_t{kChunk} * 5 * tracks * longest > 6 * args.q.rows) continue;
+    plan.tracks = tracks;
+    plan.slice_width = slice_width;
+    plan.record_places = kPlaces;
+    return;
+  }
+}
+
 }  // namespace
+
+bool CanFuse(const RecurrenceArgs& args) {
+  constexpr int kMaxTokens = 1 << 24;  // all chunks of all heads are counted in an int
+  return args.spec.decay == Decay::kPerChannel && MaxKeyDim(args.spec.key_dim) == 128 &&
+         args.num_sequences <= kMaxFusedSequences && args.q.rows <= kMaxTokens;
+}
+int FusedBlocks(const RecurrenceArgs& args, int slice_width) {
+  return DivideUp(args.spec.value_dim, 64 * slice_width) * args.spec.heads;
+}
+int SlotsOfTrack(const RecurrenceArgs& args, int track, int tracks) {
+  const auto first_slot = [&](int t) {
+    const int n = static_cast<int>(int64_t{args.num_sequences} * t / tracks);
+    return args.cu_seqlens_host[n] / kChunk + n;
+  };
+  return first_slot(track + 1) - first_slot(track);
+}
 
 bool HasWideKernels(const RecurrenceSpec& spec) { return spec.decay != Decay::kPerChannel; }
 
@@ -149,7 +188,8 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
     plan.slices_per_block = segments.slices_per_block;
     plan.late = hopper && args.num_sequences == 1 && spec.update == Update::kDelta;
   } else if (hopper) {
-    PlanWindows(args, multiprocessors, plan);
+    PlanTracks(args, multiprocessors, plan);
+    if (plan.tracks == 0) PlanWindows(args, multiprocessors, plan);
   }
   return plan;
 }

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/recurrence_launch.h"
 #include "kernels/cuda/segment_plan.h"
 #include "kernels/cuda/step_launch.h"
@@ -80,6 +81,28 @@ SegmentWorkspace SegmentsAt(char* target, const RecurrenceArgs& args, const Pref
     segments.decays = behind;
   }
   return segments;
+}
+
+// What a plan's one kernel keeps at `target`: records, then numbers, bytes of each.
+struct RingWorkspace {
+  RecordRing ring;
+  size_t records, numbers;
+};
+RingWorkspace RingAt(char* target, const RecurrenceArgs& args, const PrefillPlan& plan) {
+  RecordRing ring = {};
+  const int64_t pairs = int64_t{plan.tracks} * args.spec.heads;
+  ring.tracks = plan.tracks;
+  ring.places = plan.record_places;
+  ring.readers = FusedBlocks(args, plan.slice_width) / args.spec.heads;
+  for (int t = 0; t < plan.tracks; ++t) {
+    ring.max_slots = std::max(ring.max_slots, SlotsOfTrack(args, t, plan.tracks));
+  }
+  const size_t records = RoundUp(pairs * ring.places * RecordBytes(args.spec, /*wide=*/false));
+  const int64_t emptied = pairs * ring.readers * RecordRing::kApart, filled = pairs * ring.places;
+  ring.taken = reinterpret_cast<int*>(target + records);
+  ring.emptied = ring.taken + RecordRing::kApart;
+  ring.filled = ring.emptied + emptied;
+  return {ring, records, (RecordRing::kApart + emptied + filled) * sizeof(int)};
 }
 
 template <ScanPass kPass>
@@ -263,14 +286,21 @@ void LaunchRecurrent(const RecurrenceParams& params, DType dtype, const StepPlan
 size_t PrefillScratchBytes(const RecurrenceArgs& args, const PrefillPlan& plan) {
   if (args.q.dtype == DType::kF32) return 0;
   const RecurrenceSpec& spec = args.spec;
+  const size_t packed_bytes =
+      PackedBytes(args.q) + PackedBytes(args.k) + PackedBytes(args.v) +
+      (HasPackedGates(spec) ? PackedBytes(args.projections.log_decay.x) : 0);
+  if (plan.tracks > 0) {
+    // At least what two kernels take, by which a batch of other lengths goes: what is taken at load
+    // shall do for all.
+    const RingWorkspace workspace = RingAt(nullptr, args, plan);
+    return packed_bytes + std::max(workspace.records + workspace.numbers, RecordsBytes(args, plan));
+  }
   const int64_t segment_bytes =
       plan.segment_tokens == 0
           ? 0
           : SegmentSlots(args, plan) * sizeof(float) *
                 SegmentNumbers(spec.key_dim, spec.value_dim, spec.update == Update::kDelta);
-  return PackedBytes(args.q) + PackedBytes(args.k) + PackedBytes(args.v) +
-         (HasPackedGates(spec) ? PackedBytes(args.projections.log_decay.x) : 0) +
-         RecordsBytes(args, plan) * (plan.ahead ? 2 : 1) + segment_bytes;
+  return packed_bytes + RecordsBytes(args, plan) * (plan.ahead ? 2 : 1) + segment_bytes;
 }
 
 void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, void* scratch,
@@ -293,6 +323,14 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
 
   const ChunkRecord record = ChunkRecordOf(args.spec);
   const Update update = args.spec.update;
+  if (plan.tracks > 0) {
+    Require(CanFuse(args) && FusedBlocks(args, plan.slice_width) * plan.tracks <= Multiprocessors(),
+            "tracks: no kernel for these heads, or not for so many");
+    const RingWorkspace workspace = RingAt(target, args, plan);
+    Check(cudaMemsetAsync(workspace.ring.taken, 0, workspace.numbers, stream), "cudaMemsetAsync");
+    return LaunchChannelPrefill(params, from, update, {target}, workspace.ring, plan.slice_width,
+                                stream);
+  }
   const SegmentWorkspace segments =
       SegmentsAt(target + RecordsBytes(args, plan) * (plan.ahead ? 2 : 1), args, plan);
   const int64_t tokens = args.q.rows;

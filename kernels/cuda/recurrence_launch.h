@@ -128,6 +128,20 @@ struct ChunkWorkspace {
   SegmentWorkspace segments;
 };
 
+// The records of a prefill by one kernel (channel_prefill.cu), which never are all there, and what
+// its blocks tell each other.
+struct RecordRing {
+  static constexpr int kApart = 32;  // ints between numbers that many warps look at
+  int tracks;                        // sequences N t / tracks .. N (t + 1) / tracks - 1 are track t
+  int places;     // of a track and head: the record of its chunk i has place i % places
+  int readers;    // blocks of columns of a head, each of which reads all its records
+  int max_slots;  // of chunks of a track
+  // Zero before the kernel:
+  int* taken;    // chunks of tracks and heads that warps have taken, to make their records
+  int* emptied;  // [tracks, H, readers, kApart]: chunks whose records have been read
+  int* filled;   // [tracks, H, places]: 1 + the chunk whose record is there
+};
+
 // kLocal: what every segment does to a state, no outputs. kFinal: outputs, and states to the pool;
 // the only pass where sequences are not cut.
 enum class ScanPass { kLocal, kFinal };
@@ -153,6 +167,10 @@ struct PrefillPlan {
                // cut sequences beside its local pass, so that the workspace has two of them
   int segment_tokens;  // a multiple of the chunk: the scan cuts longer sequences into segments of
                        // so many tokens, with slice_width 2; 0: it does not
+  int tracks;  // decay per channel on Hopper, where CanFuse: one kernel instead of two and no
+               // windows, so many sequences side by side; of the above slice_width counts alone.
+               // 0: not so
+  int record_places;  // of a track and head, at least 1
   bool late;  // of one sequence that is cut, not ahead: the last segment's chunks, which the local
               // pass does not walk, are made beside it (sm_90)
 };
@@ -160,6 +178,14 @@ struct PrefillPlan {
 // be cut into segments.
 PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool hopper,
                         bool may_cut = true);
+// Whether there is one kernel for such a prefill.
+inline constexpr int kMaxFusedSequences = 512;
+bool CanFuse(const RecurrenceArgs& args);
+// Blocks of columns of a sequence in it, one a multiprocessor: with the number of tracks, at most
+// as many as there are.
+int FusedBlocks(const RecurrenceArgs& args, int slice_width);
+// Slots of chunks that track `track` of `tracks` has (RecordRing).
+int SlotsOfTrack(const RecurrenceArgs& args, int track, int tracks);
 // Whether the scan of one prompt's bf16 activations on Hopper leaves idle more of the
 // multiprocessors than the half that late columns take (prefill.h).
 bool ScanLeavesRoom(const RecurrenceSpec& spec, int tokens, int multiprocessors);
@@ -214,6 +240,10 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
 void LaunchChunkPrepare(const RecurrenceParams& params, const RecurrenceProjections& from,
                         Update update, const ChunkRecord& record, TokenWindow window,
                         ChunkSlots slots, const ChunkWorkspace& workspace, cudaStream_t stream);
+// Both as one kernel, of a plan that says so.
+void LaunchChannelPrefill(const RecurrenceParams& params, const RecurrenceProjections& from,
+                          Update update, const ChunkWorkspace& workspace, const RecordRing& ring,
+                          int slice_width, cudaStream_t stream);
 // Delta rule only.
 void LaunchWidePrepare(const RecurrenceParams& params, const RecurrenceProjections& from,
                        TokenWindow window, ChunkSlots slots, const ChunkWorkspace& workspace,

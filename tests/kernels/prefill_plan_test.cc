@@ -1,5 +1,5 @@
-// When a prefill goes in windows, and which chunks are made beside a scan, the next window's or the
-// last segment's: a function of the shape, so no GPU is needed.
+// When a prefill goes by one kernel or in windows, and which chunks are made beside a scan, the
+// next window's or the last segment's: a function of the shape, so no GPU is needed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -39,13 +39,42 @@ PrefillPlan Plan(const Shape& shape) {
 
 TEST(PlanPrefill, OneLongPromptGoesInWindows) {
   for (int length : {4096, 8192, 65536}) {
-    const PrefillPlan plan = Plan({Decay::kPerChannel, Update::kDelta, 64, {length}});
+    const PrefillPlan plan = Plan({Decay::kPerChannel, Update::kDelta, 128, {length}});
     EXPECT_TRUE(plan.ahead);
     EXPECT_EQ(plan.window_tokens % kWideChunk, 0);
     EXPECT_LE(plan.window_tokens, 4096);
     EXPECT_GE(length, 2 * plan.window_tokens);
   }
   EXPECT_TRUE(Plan({Decay::kPerToken, Update::kDelta, 32, {8192}}).ahead);
+}
+
+// Blocks of 64 columns of as many sequences side by side as the GPU has room for, or of 128.
+TEST(PlanPrefill, ManyHeadsOfADecayPerChannelGoByOneKernel) {
+  for (const Update update : {Update::kDelta, Update::kAdditive}) {
+    for (const std::vector<int>& lengths : {std::vector<int>{8192}, {3000, 700, 2000, 1}}) {
+      const PrefillPlan plan = Plan({Decay::kPerChannel, update, 64, lengths});
+      EXPECT_EQ(plan.tracks, 1);
+      EXPECT_EQ(plan.slice_width, 1);
+      EXPECT_FALSE(plan.ahead);
+      EXPECT_EQ(plan.segment_tokens, 0);
+    }
+  }
+  const PrefillPlan wide = Plan({Decay::kPerChannel, Update::kDelta, 96, {8192}});
+  EXPECT_EQ(wide.tracks, 1);
+  EXPECT_EQ(wide.slice_width, 2);
+  EXPECT_EQ(Plan({Decay::kPerChannel, Update::kDelta, 16, {4096, 4096, 4096, 4096}}).tracks, 4);
+  EXPECT_EQ(Plan({Decay::kPerChannel, Update::kDelta, 16, std::vector<int>(8, 2048)}).tracks, 4);
+
+  // Warps of 128 columns on nearly all multiprocessors, or of any on half of them; tracks of unlike
+  // lengths; short sequences; another GPU; another decay.
+  EXPECT_EQ(Plan({Decay::kPerChannel, Update::kDelta, 128, {8192}}).tracks, 0);
+  EXPECT_EQ(Plan({Decay::kPerChannel, Update::kDelta, 32, {8192}}).tracks, 0);
+  EXPECT_EQ(Plan({Decay::kPerChannel, Update::kDelta, 16, {8192, 4096, 1024, 1024}}).tracks, 0);
+  EXPECT_EQ(Plan({Decay::kPerChannel, Update::kDelta, 64, std::vector<int>(8, 1024)}).tracks, 0);
+  Shape shape = {Decay::kPerChannel, Update::kDelta, 64, {8192}};
+  shape.hopper = false;
+  EXPECT_EQ(Plan(shape).tracks, 0);
+  EXPECT_EQ(Plan({Decay::kPerToken, Update::kDelta, 64, {8192}}).tracks, 0);
 }
 
 TEST(PlanPrefill, NoWindowsWhereNothingRunsBesideTheScan) {
