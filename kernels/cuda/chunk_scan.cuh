@@ -84,7 +84,8 @@ __device__ __forceinline__ void ScanChunks(const RecurrenceParams& p,
       }
     }
   };
-  const ScanState<kPass, kDelta> home(p, segments, work, column + r);
+  const bool whole = column + 16 * kWidth <= work.num_columns && K == kMaxK;
+  const ScanState<kPass, kDelta> home(p, segments, work, part * kPartK + 2 * t, column + r, whole);
   home.Load(for_each_element);
 
   // Byte offsets of this lane's row in ldmatrix: of operands whose rows are the product's columns

@@ -86,13 +86,22 @@ inline unsigned ScanPieces(const RecurrenceParams& p, TokenWindow window,
 
 // Brings a thread's elements of the state (or M) and takes them away. `for_each` calls visit(float&
 // element, bool inside, int channel, int further) for each of them, `further` the column behind
-// the thread's first one, `column`.
+// the thread's first one, `column`; no channel is before `channel`. `whole`: all of them are
+// inside.
+//
+// A block does this once, and most of what it costs is to fetch the instructions. So where states
+// are whole, addresses are a multiplication or an addition apart.
 template <ScanPass kPass, bool kDelta>
 class ScanState {
  public:
   __device__ __forceinline__ ScanState(const RecurrenceParams& p, const SegmentWorkspace& segments,
-                                       const ScanWork& work, int column)
-      : p_(p), segments_(segments), work_(work), column_(column) {}
+                                       const ScanWork& work, int channel, int column, bool whole)
+      : p_(p),
+        segments_(segments),
+        work_(work),
+        channel_(channel),
+        column_(column),
+        whole_(whole) {}
 
   template <typename ForEach>
   __device__ __forceinline__ void Load(const ForEach& for_each) const {
@@ -105,16 +114,9 @@ class ScanState {
     const bool pool = kPass == ScanPass::kLocal || !IsCut();
     const int64_t offset = pool ? PoolOffset() : SegmentOffset();
     if (pool && p_.bf16_state) {
-      const auto* const x = static_cast<const __nv_bfloat16*>(p_.state) + offset;
-      for_each([&](float& s, bool inside, int channel, int further) {
-        s = inside ? __bfloat162float(x[channel * p_.value_dim + further]) : 0.0f;
-      });
+      LoadFrom(static_cast<const __nv_bfloat16*>(p_.state) + offset, for_each);
     } else {
-      const float* const x =
-          (pool ? static_cast<const float*>(p_.state) : segments_.states) + offset;
-      for_each([&](float& s, bool inside, int channel, int further) {
-        s = inside ? x[channel * p_.value_dim + further] : 0.0f;
-      });
+      LoadFrom((pool ? static_cast<const float*>(p_.state) : segments_.states) + offset, for_each);
     }
   }
 
@@ -133,19 +135,41 @@ class ScanState {
     }
     if (IsCut() && !work_.is_last) return;
     if (p_.bf16_state) {
-      auto* const x = static_cast<__nv_bfloat16*>(p_.state) + PoolOffset();
-      for_each([&](float& s, bool inside, int channel, int further) {
-        if (inside) x[channel * p_.value_dim + further] = __float2bfloat16(s);
-      });
+      StoreTo(static_cast<__nv_bfloat16*>(p_.state) + PoolOffset(), for_each);
     } else {
-      float* const x = static_cast<float*>(p_.state) + PoolOffset();
-      for_each([&](float& s, bool inside, int channel, int further) {
-        if (inside) x[channel * p_.value_dim + further] = s;
-      });
+      StoreTo(static_cast<float*>(p_.state) + PoolOffset(), for_each);
     }
   }
 
  private:
+  // x: of channel 0 of `column_`.
+  template <typename T, typename ForEach>
+  __device__ __forceinline__ void LoadFrom(const T* x, const ForEach& for_each) const {
+    if (whole_) {
+      const T* const first = x + channel_ * p_.value_dim;
+      for_each([&](float& s, bool, int channel, int further) {
+        s = static_cast<float>(first[int64_t{channel - channel_} * p_.value_dim + further]);
+      });
+    } else {
+      for_each([&](float& s, bool inside, int channel, int further) {
+        s = inside ? static_cast<float>(x[channel * p_.value_dim + further]) : 0.0f;
+      });
+    }
+  }
+  template <typename T, typename ForEach>
+  __device__ __forceinline__ void StoreTo(T* x, const ForEach& for_each) const {
+    if (whole_) {
+      T* const first = x + channel_ * p_.value_dim;
+      for_each([&](float& s, bool, int channel, int further) {
+        first[int64_t{channel - channel_} * p_.value_dim + further] = static_cast<T>(s);
+      });
+    } else {
+      for_each([&](float& s, bool inside, int channel, int further) {
+        if (inside) x[channel * p_.value_dim + further] = static_cast<T>(s);
+      });
+    }
+  }
+
   __device__ __forceinline__ bool IsCut() const { return !work_.is_first || !work_.is_last; }
   __device__ __forceinline__ int64_t SegmentNumber() const {
     return static_cast<int64_t>(work_.slot) * p_.heads + work_.head;
@@ -163,7 +187,8 @@ class ScanState {
   const RecurrenceParams& p_;
   const SegmentWorkspace& segments_;
   const ScanWork& work_;
-  const int column_;
+  const int channel_, column_;
+  const bool whole_;
 };
 
 }  // namespace fla::cuda

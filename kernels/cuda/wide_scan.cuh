@@ -114,7 +114,8 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
         }
       }
     };
-    const ScanState<kPass, kDelta> home(p, workspace.segments, work, column + r);
+    const bool whole = column + 16 <= work.num_columns && p.key_dim == 64 * kPanels;
+    const ScanState<kPass, kDelta> home(p, workspace.segments, work, 2 * t, column + r, whole);
     home.Load(for_each_element);
     // S^T in bf16, the operand: in registers, or as panels behind the stages.
     uint32_t operand[kSharedState ? 1 : kSteps][4];
