@@ -371,9 +371,17 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
     workspace.beside_scan = true;
     launch_prepare(begin, late_slots(begin), workspace);
   };
-  // Of the only window, whose first kernel is an ordinary one. The delta rule's did not gain by it.
-  const bool beside_first = IsHopper() && !plan.wide && update == Update::kAdditive && !cut &&
-                            plan.window_tokens >= tokens;
+  // Of the only window, whose first kernel is an ordinary one: a scan of narrow chunks by the
+  // additive rule (the delta rule's did not gain by it), of wide ones where every block of both
+  // kernels has a multiprocessor for itself.
+  const auto has_room = [&] {
+    const int64_t columns = DivideUp(args.spec.value_dim, 64 * plan.slices_per_block);
+    const int64_t blocks = columns * args.num_sequences + late_slots(0).end;
+    return blocks * args.spec.heads < Multiprocessors();
+  };
+  const bool beside_first =
+      IsHopper() && !cut && plan.window_tokens >= tokens &&
+      (plan.wide ? update == Update::kDelta && has_room() : update == Update::kAdditive);
   prepare(0);
   for (int64_t begin = 0; begin < tokens; begin += plan.window_tokens) {
     const TokenWindow window = window_at(begin);

@@ -260,8 +260,8 @@ struct ScanLaunch {
   const PrefillPlan& plan;
   TokenWindow window;
   const ChunkWorkspace& workspace;
-  bool beside_first;  // kChunk: it begins beside the window's first kernel, which began when all
-                      // before it had ended; nothing but that one's records is waited for
+  bool beside_first;  // it begins beside the window's first kernel, which began when all before it
+                      // had ended; nothing but that one's records is waited for
   cudaStream_t stream;
 };
 template <bool kDelta, ScanPass kPass>

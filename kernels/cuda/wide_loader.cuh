@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/bulk_copy.cuh"
+#include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/ring_position.cuh"
 #include "kernels/cuda/scan_segment.cuh"
 #include "kernels/cuda/wide_record.cuh"
@@ -153,6 +154,8 @@ class WideLoader {
     };
     copy(Stage::kKey, maps_.k, h / p.k_group, 0, kPanels);
     copy(Stage::kValue, maps_.v, h / p.v_group, ValueColumn(), kSlices);
+    if constexpr (kOutputs) copy(Stage::kQuery, maps_.q, h / p.q_group, 0, kPanels);
+    AwaitPreviousKernel();  // for its records
     if constexpr (kDecayBytes > 0) {
       CopyToShared(to.decays, record_ + kRecord.decay, kDecayBytes, to.landed);
     }
@@ -164,15 +167,13 @@ class WideLoader {
       CopyToShared(to.stage + Stage::kAttention, record_ + kRecord.attention, kAttentionBytes,
                    to.landed);
     }
-    if constexpr (kOutputs) {
-      copy(Stage::kQuery, maps_.q, h / p.q_group, 0, kPanels);
-    }
   }
 
   // The sequence's last tokens, from its token `first` on, with zeros behind them.
   __device__ __forceinline__ void CopyLastChunk(const Target& to, int first) const {
     const RecurrenceParams& p = params_;
     const int h = work_.head;
+    AwaitPreviousKernel();
     CopyLinear<kAttentionBytes>(to.stage + Stage::kAttention, record_ + kRecord.attention);
     CopyLinear<kTransformBytes>(to.stage + Stage::kTransform, record_ + kRecord.transform);
     CopyLinear<kDecayBytes>(to.decays, record_ + kRecord.decay);

@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(WideThreads<kPanels, kSlices, kDelta, kPass>()
   BeginNextKernel();  // a first kernel: ChunkWorkspace::beside_scan
   const ScanWork work = FindScanWork<kPass, kDelta, kWideChunk>(p, window, workspace.segments,
                                                                 kWideSlice * kSlices, blockIdx);
-  if (work.begin >= work.end) return;
+  if (work.begin >= work.end) return AwaitPreviousKernel();
   const int slice = threadIdx.x / kWarpgroup;
   const uint32_t full = SharedAddress(shared), empty = full + kBarriersOfAKind;
   if constexpr (Stage::kZeroBytes > 0) {
@@ -379,9 +379,9 @@ void LaunchWideScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) {
   const WideMaps maps = {map(p.q, p.q_stride, p.q_group, p.key_dim),
                          map(p.k, p.k_stride, p.k_group, p.key_dim),
                          map(p.v, p.v_stride, p.v_group, p.value_dim)};
-  WideScanKernel<kPanels, kSlices, kDelta, kPass>
-      <<<grid, kThreads, bytes, launch.stream>>>(p, maps, launch.window, launch.workspace, stages);
-  CheckLaunch("WideScanKernel");
+  Check(LaunchChained(kernel, grid, kThreads, bytes, launch.stream, launch.beside_first, p, maps,
+                      launch.window, launch.workspace, stages),
+        "WideScanKernel");
 }
 
 template <bool kDelta, ScanPass kPass>
