@@ -299,9 +299,8 @@ void BenchPrefill(const Overrides& overrides) {
     }
     if (overrides.fused > 0 && CanFuse(args)) {
       plan.slice_width = overrides.fused;
-      plan.record_places = 32;
-      plan.tracks =
-          std::min(Multiprocessors() / FusedBlocks(args, overrides.fused), args.num_sequences);
+      plan.record_places = kRecordPlaces;
+      plan.tracks = MostTracks(args, overrides.fused, Multiprocessors());
     }
     if (overrides.places > 0) plan.record_places = overrides.places;
     if (overrides.window_tokens > 0) plan.window_tokens = overrides.window_tokens;

@@ -347,8 +347,7 @@ Errors RunCase(const Case& c, uint32_t seed) {
     }
     plan.tracks = 0;
     if (IsHopper() && c.fused > 0 && CanFuse(args)) {
-      const int most = std::min<int>(Multiprocessors() / FusedBlocks(args, c.fused), N);
-      plan.tracks = std::min(most, c.max_tracks);
+      plan.tracks = std::min(MostTracks(args, c.fused, Multiprocessors()), c.max_tracks);
     }
     if (plan.tracks > 0) {
       plan.slice_width = c.fused;

@@ -120,12 +120,11 @@ void PlanWindows(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& p
 // ones, whose warps take so many registers that where they are everywhere too few make records.
 // Not for tracks of unlike lengths, nor of many short sequences, which begin one after the other.
 void PlanTracks(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& plan) {
-  constexpr int kMinTokens = 512, kMinTokensInTurn = 1280, kPlaces = 32;
+  constexpr int kMinTokens = 512, kMinTokensInTurn = 1280;
   if (!CanFuse(args)) return;
   for (const int slice_width : {1, 2}) {
-    const int blocks = FusedBlocks(args, slice_width);
-    const int tracks = std::min(multiprocessors / blocks, args.num_sequences);
-    const int tenths = 10 * tracks * blocks / multiprocessors;
+    const int tracks = MostTracks(args, slice_width, multiprocessors);
+    const int tenths = 10 * tracks * FusedBlocks(args, slice_width) / multiprocessors;
     if (tenths < 7 || (slice_width == 2 && tenths > 8)) continue;
     const int min_tokens = tracks < args.num_sequences ? kMinTokensInTurn : kMinTokens;
     if (args.q.rows < int64_t{min_tokens} * args.num_sequences) continue;
@@ -134,7 +133,7 @@ void PlanTracks(const RecurrenceArgs& args, int multiprocessors, PrefillPlan& pl
     if (int64_t{kChunk} * 5 * tracks * longest > 6 * args.q.rows) continue;
     plan.tracks = tracks;
     plan.slice_width = slice_width;
-    plan.record_places = kPlaces;
+    plan.record_places = kRecordPlaces;
     return;
   }
 }
@@ -148,6 +147,9 @@ bool CanFuse(const RecurrenceArgs& args) {
 }
 int FusedBlocks(const RecurrenceArgs& args, int slice_width) {
   return DivideUp(args.spec.value_dim, 64 * slice_width) * args.spec.heads;
+}
+int MostTracks(const RecurrenceArgs& args, int slice_width, int multiprocessors) {
+  return std::min(multiprocessors / FusedBlocks(args, slice_width), args.num_sequences);
 }
 int SlotsOfTrack(const RecurrenceArgs& args, int track, int tracks) {
   const auto first_slot = [&](int t) {

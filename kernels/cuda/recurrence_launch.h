@@ -181,9 +181,12 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
 // Whether there is one kernel for such a prefill.
 inline constexpr int kMaxFusedSequences = 512;
 bool CanFuse(const RecurrenceArgs& args);
-// Blocks of columns of a sequence in it, one a multiprocessor: with the number of tracks, at most
-// as many as there are.
+// Places that a plan gives the records of a track and head.
+inline constexpr int kRecordPlaces = 32;
+// Blocks of columns of a sequence in it, one a multiprocessor, and how many tracks there is room
+// for.
 int FusedBlocks(const RecurrenceArgs& args, int slice_width);
+int MostTracks(const RecurrenceArgs& args, int slice_width, int multiprocessors);
 // Slots of chunks that track `track` of `tracks` has (RecordRing).
 int SlotsOfTrack(const RecurrenceArgs& args, int track, int tracks);
 // Whether the scan of one prompt's bf16 activations on Hopper leaves idle more of the
