@@ -5,6 +5,7 @@
 #include "kernels/check.h"
 
 #ifdef FLA_WITH_CUDA
+#include "kernels/cuda/between_recurrences.h"
 #include "kernels/cuda/prefill.h"
 #endif
 
@@ -31,6 +32,27 @@ bool LateLinear([[maybe_unused]] Stream& stream, Matrix x, Matrix weight, int64_
 void AwaitLate([[maybe_unused]] Stream& stream) {
 #ifdef FLA_WITH_CUDA
   if (stream.device().is_cuda()) cuda::AwaitLate(stream);
+#endif
+}
+
+bool TakesBetweenRecurrences([[maybe_unused]] Stream& stream, const BetweenRecurrencesArgs& args) {
+  const auto product = [](const Matrix& x, const Matrix& weight, const Matrix& out, int parts = 1) {
+    FLA_CHECK(x.cols == weight.cols && weight.rows == parts * out.cols && out.rows == x.rows);
+  };
+  product(args.x, args.output, args.residual);
+  product(args.normed, args.gate_up, args.inner, 2);
+  product(args.inner, args.down, args.residual);
+  product(args.normed, args.next, args.out);
+#ifdef FLA_WITH_CUDA
+  if (stream.device().is_cuda()) return cuda::TakesBetweenRecurrences(stream, args);
+#endif
+  return false;
+}
+
+void BetweenRecurrences(Stream& stream, const BetweenRecurrencesArgs& args) {
+  FLA_CHECK(TakesBetweenRecurrences(stream, args));
+#ifdef FLA_WITH_CUDA
+  cuda::BetweenRecurrences(stream, args);
 #endif
 }
 

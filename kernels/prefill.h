@@ -7,6 +7,7 @@
 #pragma once
 
 #include "kernels/device.h"
+#include "kernels/ops.h"
 #include "kernels/tensor.h"
 
 namespace fla {
@@ -19,5 +20,30 @@ bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out);
 // Nothing else may be late meanwhile.
 bool LateLinear(Stream& stream, Matrix x, Matrix weight, int64_t late, Matrix out);
 void AwaitLate(Stream& stream);
+
+// All projections from what a layer's recurrence leaves to what the next one's reads, of few
+// tokens: Linear, AddRmsNorm, LinearSwiGlu, Linear, AddRmsNorm, Linear, as
+//   residual += x output^T,                normed = RmsNorm(residual) by `norm`
+//   inner = silu(normed gates^T) * (normed ups^T)
+//   residual += inner down^T,              normed = RmsNorm(residual) by `next_norm`
+//   out = normed next^T
+// The sums that go to the residual stream are not rounded before.
+struct BetweenRecurrencesArgs {
+  Matrix x;         // [T, V] bf16
+  Matrix output;    // [D, V]
+  Matrix residual;  // [T, D] f32
+  const float* norm = nullptr;
+  float eps = 0.0f;
+  Matrix gate_up;  // [2 I, D], gates first
+  Matrix down;     // [D, I]
+  const float* next_norm = nullptr;
+  Matrix next;           // [P, D]
+  Matrix normed, inner;  // [T, D] and [T, I] bf16: scratch
+  Matrix out;            // [T, P] bf16
+};
+// Whether the stream's device has it for such arguments; elsewhere it must not be called. The data
+// of activations is not read.
+bool TakesBetweenRecurrences(Stream& stream, const BetweenRecurrencesArgs& args);
+void BetweenRecurrences(Stream& stream, const BetweenRecurrencesArgs& args);
 
 }  // namespace fla

@@ -111,19 +111,52 @@ cudaError_t LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
 
 // Of a kernel whose blocks wait for each other: either all of them run or none does.
 template <typename... Parameters, typename... Arguments>
-cudaError_t LaunchCooperative(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
-                              cudaStream_t stream, Arguments&&... arguments) {
+cudaError_t LaunchCooperativeClusters(void (*kernel)(Parameters...), dim3 grid, dim3 cluster,
+                                      dim3 block, size_t shared, cudaStream_t stream,
+                                      Arguments&&... arguments) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = stream;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  cudaLaunchAttribute& together = attributes[config.numAttrs++];
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  if (cluster.x > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = cluster.x;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+  }
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchCooperative(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+                              cudaStream_t stream, Arguments&&... arguments) {
+  return LaunchCooperativeClusters(kernel, grid, dim3(1), block, shared, stream,
+                                   std::forward<Arguments>(arguments)...);
+}
+
+// How many clusters of such blocks the current GPU runs at once.
+template <typename... Parameters>
+int MostClusters(void (*kernel)(Parameters...), int cluster, int threads, size_t shared) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(cluster);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
   cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = 1;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = cluster;
+  attribute.val.clusterDim.y = 1;
+  attribute.val.clusterDim.z = 1;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+  int clusters = 0;
+  const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+  return status == cudaSuccess ? clusters : 0;
 }
 
 }  // namespace fla::cuda

@@ -30,14 +30,18 @@ struct Stream::CudaContext {
   int num_multiprocessors = 0;
   bool can_chain = false;  // the GPU can begin a kernel before the one before it has ended
   bool tuning = false;     // a Tuning lives
-  bool chained = false;    // kernels of chained.cuh shall: while a step is being recorded
+  // Kernels whose blocks wait for each other may begin block by block: no other stream's may, so
+  // that no two of them keep each other out. One stream of a GPU at a time may say so.
+  bool waits_alone = false;
+  bool chained = false;  // kernels of chained.cuh shall: while a step is being recorded
   cudaStream_t stream = nullptr;
   // For what runs beside it, on multiprocessors that its kernels leave (prefill.h).
   cudaStream_t beside = nullptr;
   cudaEvent_t forked = nullptr, joined = nullptr;
   cublasLtHandle_t cublas = nullptr;
-  Buffer workspace;  // of cuBLASLt
+  Buffer workspace;  // of cuBLASLt, and of kernels between its products
   Buffer bias;       // [kMaxBiasLength] bf16: the bias of the call in flight
+  Buffer arrivals;   // by which a kernel's blocks wait for each other (grid_barrier.cuh)
   std::unique_ptr<cuda::LinearPlans> linears;  // chosen algorithms
   // Of the step that is being recorded; null where there is none, or no GPU that could run it.
   std::unique_ptr<cuda::StepCollector> collector;

@@ -1,6 +1,8 @@
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +15,16 @@
 #include "kernels/cuda/step_collector.h"
 
 namespace fla {
+namespace {
+
+// Of each GPU, whether a stream has taken CudaContext::waits_alone.
+std::atomic<bool> waiter_taken[64];
+
+bool TakeWaiter(int index) {
+  return index < static_cast<int>(std::size(waiter_taken)) && !waiter_taken[index].exchange(true);
+}
+
+}  // namespace
 
 Stream::CudaContext::CudaContext(int device_index) : index(device_index) {
   cuda::Check(cudaSetDevice(index), "cudaSetDevice");
@@ -24,6 +36,8 @@ Stream::CudaContext::CudaContext(int device_index) : index(device_index) {
   can_chain = major >= 9;
   workspace = Buffer({Device::Kind::kCuda, index}, kWorkspaceBytes);
   bias = Buffer({Device::Kind::kCuda, index}, kMaxBiasLength * SizeOf(DType::kBF16));
+  arrivals = Buffer({Device::Kind::kCuda, index}, sizeof(unsigned));
+  cuda::Check(cudaMemset(arrivals.data(), 0, arrivals.size()), "cudaMemset");
   linears = std::make_unique<cuda::LinearPlans>();
   try {
     Create();
@@ -47,6 +61,7 @@ void Stream::CudaContext::Create() {
                 "cudaEventCreateWithFlags");
   }
   cuda::Check(cublasLtCreate(&cublas), "cublasLtCreate");
+  waits_alone = TakeWaiter(index);
 }
 
 void Stream::CudaContext::Destroy() noexcept {
@@ -64,6 +79,7 @@ Stream::CudaContext::~CudaContext() {
   cudaStreamSynchronize(beside);
   cudaStreamSynchronize(stream);  // the workspaces go next
   Destroy();
+  if (waits_alone) waiter_taken[index] = false;
 }
 
 namespace cuda {

@@ -25,13 +25,13 @@ __device__ __forceinline__ uint32_t AlignedForPanels(uint32_t address) {
   return (address + kPanelAlignment - 1) & ~(kPanelAlignment - 1u);
 }
 
-// Begins sums (+)= x W^T of the stage at `stage` and the warpgroup's tokens, kTiles * 8 rows of W.
-// The stage before has been multiplied when it returns; this one is under way.
+// Begins sums (+)= x W^T of a stage's panels and the warpgroup's tokens, kTiles * 8 rows of W. The
+// stage before has been multiplied when it returns; this one is under way.
 template <int kTiles>
-__device__ __forceinline__ void MultiplyStage(uint32_t stage, int group, bool adds,
-                                              float (&sums)[kTiles][4]) {
-  const uint64_t a = RowsDescriptor(stage + group * kGroupTokens * kRowBytes);
-  const uint64_t b = RowsDescriptor(stage + kInputBytes);
+__device__ __forceinline__ void MultiplyPanels(uint32_t inputs, uint32_t weights, int group,
+                                               bool adds, float (&sums)[kTiles][4]) {
+  const uint64_t a = RowsDescriptor(inputs + group * kGroupTokens * kRowBytes);
+  const uint64_t b = RowsDescriptor(weights);
   BeginProducts();
 #pragma unroll
   for (int k = 0; k < kRun / 16; ++k) {
@@ -39,6 +39,11 @@ __device__ __forceinline__ void MultiplyStage(uint32_t stage, int group, bool ad
   }
   CommitProducts();
   WaitForProducts<1>();
+}
+template <int kTiles>
+__device__ __forceinline__ void MultiplyStage(uint32_t stage, int group, bool adds,
+                                              float (&sums)[kTiles][4]) {
+  MultiplyPanels(stage, stage + kInputBytes, group, adds, sums);
 }
 
 }  // namespace fla::cuda

@@ -23,6 +23,7 @@ target_sources(fla_kernels PRIVATE
 
 # Hopper's own instructions, whatever the chips that the rest is built for.
 add_library(fla_kernels_hopper OBJECT
+  cuda/between_recurrences.cu
   cuda/channel_prefill.cu
   cuda/cluster_linear.cu
   cuda/prefill_linear.cu
