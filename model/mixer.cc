@@ -481,7 +481,7 @@ void Mixer::Forward(Stream& stream, ActivationArena& arena, const BatchView& bat
   if (part_gate) {
     Linear(stream, x, input_projection_.Rows(0, gate), nullptr, packed.Columns(0, gate));
   } else if (!late_gate) {
-    Linear(stream, x, input_projection_, input_bias_, packed);
+    Project(stream, x, packed);
   }
   OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
   if (late_gate) AwaitLate(stream);
@@ -496,7 +496,27 @@ void Mixer::Forward(Stream& stream, ActivationArena& arena, const BatchView& bat
     }
   }
   if (norm.normalize || norm.gate.present()) OutputNorm(stream, norm);
-  Linear(stream, norm.out, output_projection_, output_bias_, out);
+  ProjectHeads(stream, norm.out, out);
+}
+
+void Mixer::Project(Stream& stream, Matrix x, Matrix packed) const {
+  Linear(stream, x, input_projection_, input_bias_, packed);
+}
+
+Matrix Mixer::Heads(Stream& stream, ActivationArena& arena, const BatchView& batch,
+                    const StatePool::LayerState& state, DType state_dtype, Matrix packed,
+                    const std::optional<PickedRows>& wanted) const {
+  OutputNormArgs norm = Mix(stream, arena, batch, state, state_dtype, packed);
+  if (wanted) {
+    if (wanted->count == 0) return {};
+    norm = Pick(stream, arena, *wanted, norm);
+  }
+  if (norm.normalize || norm.gate.present()) OutputNorm(stream, norm);
+  return norm.out;
+}
+
+void Mixer::ProjectHeads(Stream& stream, Matrix heads, Matrix out) const {
+  Linear(stream, heads, output_projection_, output_bias_, out);
 }
 
 void Mixer::Step(Stream& stream, ActivationArena& arena, const BatchView& batch,

@@ -38,7 +38,19 @@ class Mixer {
                const StatePool::LayerState& state, DType state_dtype, Matrix x,
                const std::optional<PickedRows>& wanted, Matrix out) const;
 
-  // The same for a batch of few rows, activations in bf16: sum += mixer(RmsNorm(x)). `sum` may be
+  // The parts of Forward, for whom runs projections together with what lies around them: packed
+  // [T, P] = the input projection of x; what the output projection multiplies, [T, V] or the rows
+  // of `wanted`; and its product, out.
+  void Project(Stream& stream, Matrix x, Matrix packed) const;
+  Matrix Heads(Stream& stream, ActivationArena& arena, const BatchView& batch,
+               const StatePool::LayerState& state, DType state_dtype, Matrix packed,
+               const std::optional<PickedRows>& wanted) const;
+  void ProjectHeads(Stream& stream, Matrix heads, Matrix out) const;
+  bool has_biases() const { return input_bias_ != nullptr || output_bias_ != nullptr; }
+  const Matrix& input_projection() const { return input_projection_; }
+  const Matrix& output_projection() const { return output_projection_; }
+
+  // Forward for a batch of few rows, activations in bf16: sum += mixer(RmsNorm(x)). `sum` may be
   // x.
   void Step(Stream& stream, ActivationArena& arena, const BatchView& batch,
             const StatePool::LayerState& state, DType state_dtype, const NormedResidual& x,

@@ -10,6 +10,7 @@
 
 #include "kernels/decode.h"
 #include "kernels/ops.h"
+#include "kernels/prefill.h"
 #include "model/activation_arena.h"
 #include "model/batch_indices.h"
 #include "model/checkpoint_layout.h"
@@ -91,6 +92,11 @@ struct Model::Parts {
   void SettlePending(const Batch& batch, const BatchView& view, StatePool& pool);
   // `near_end`, if given, is recorded before the last quarter of the layers of more than few rows.
   ForwardResult Run(const BatchView& batch, const StatePool& pool, Fence* near_end = nullptr);
+  // The op from layer `index`'s recurrence, which leaves `heads`, to the next one's, which reads
+  // `packed`; takes scratch from the arena.
+  BetweenRecurrencesArgs SeamOf(size_t index, Matrix heads, Matrix residual, Matrix normed,
+                                Matrix packed);
+  bool HasSeams(const BatchView& batch, Matrix residual, Matrix normed);
   bool IsSmall(const BatchView& batch);
   Matrix RunSmall(const BatchView& batch, const StatePool& pool);
   std::optional<PickedRows> WantedOfLast(const BatchView& batch) const;
@@ -312,6 +318,40 @@ void Model::Parts::SettlePending(const Batch& batch, const BatchView& view, Stat
   pool.LeavePending(slots.first(leaving));
 }
 
+BetweenRecurrencesArgs Model::Parts::SeamOf(size_t index, Matrix heads, Matrix residual,
+                                            Matrix normed, Matrix packed) {
+  const Layer &layer = layers[index], &next = layers[index + 1];
+  return {.x = heads,
+          .output = layer.mixer.output_projection(),
+          .residual = residual,
+          .norm = layer.mlp_norm.weight,
+          .eps = config.norm_eps,
+          .gate_up = layer.feed_forward.in,
+          .down = layer.feed_forward.down,
+          .next_norm = next.mixer_norm.weight,
+          .next = next.mixer.input_projection(),
+          .normed = normed,
+          .inner = arena.Take(residual.rows, config.intermediate_size, dtype),
+          .out = packed};
+}
+
+// Whether the layers can be joined by SeamOf's op. All are of one kind and size.
+bool Model::Parts::HasSeams(const BatchView& batch, Matrix residual, Matrix normed) {
+  // Between the states of many sequences memory has no rest for it to use.
+  if (!stream.device().is_cuda() || batch.num_decode > 0 || layers.size() < 2 ||
+      norm.kind != NormKind::kRms || config.feed_forward != FeedForwardKind::kSwiGlu ||
+      layers[0].mixer.has_biases()) {
+    return false;
+  }
+  const ActivationArena::Mark mark = arena.mark();
+  const Mixer& mixer = layers[0].mixer;
+  const Matrix heads = arena.Take(residual.rows, mixer.output_projection().cols, dtype);
+  const Matrix packed = arena.Take(residual.rows, mixer.input_projection().rows, dtype);
+  const bool takes = TakesBetweenRecurrences(stream, SeamOf(0, heads, residual, normed, packed));
+  arena.ReturnTo(mark);
+  return takes;
+}
+
 ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool, Fence* near_end) {
   if (IsSmall(batch)) return {.logits = RunSmall(batch, pool)};
   const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
@@ -323,14 +363,20 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool, F
   Matrix delta = arena.Take(tokens, hidden, dtype), normed = delta;
   const std::optional<PickedRows> wanted = WantedOfLast(batch);
   ReadInputs(batch, residual);
+  // Where layers are joined, what a recurrence reads comes with what the one before it adds.
+  Matrix packed;
+  if (HasSeams(batch, residual, normed)) {
+    packed = arena.Take(tokens, layers[0].mixer.input_projection().rows, dtype);
+  }
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
-    const bool picks = wanted && i + 1 == layers.size();
+    const bool last = i + 1 == layers.size(), picks = wanted && last;
     if (near_end != nullptr && i == layers.size() * 3 / 4) near_end->Record(stream);
     ActivationArena::Mark mark = arena.mark();
     if (i == 0) {
       ApplyNorm(stream, layer.mixer_norm, residual, normed);
-    } else {
+      if (packed.present()) layer.mixer.Project(stream, normed, packed);
+    } else if (!packed.present()) {
       AddAndNorm(stream, layer.mixer_norm, residual, delta, normed);
     }
     if (picks) {
@@ -340,8 +386,20 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool, F
       GatherRows(stream, all, wanted->rows, residual);
       mark = arena.mark();
     }
-    layer.mixer.Forward(stream, arena, batch, pool.layer(static_cast<int>(i)), pool.state_dtype(),
-                        normed, picks ? wanted : std::nullopt, delta);
+    const StatePool::LayerState& state = pool.layer(static_cast<int>(i));
+    const std::optional<PickedRows> picked = picks ? wanted : std::nullopt;
+    if (packed.present()) {
+      const Matrix heads =
+          layer.mixer.Heads(stream, arena, batch, state, pool.state_dtype(), packed, picked);
+      if (!last) {
+        BetweenRecurrences(stream, SeamOf(i, heads, residual, normed, packed));
+        arena.ReturnTo(mark);
+        continue;
+      }
+      if (residual.rows > 0) layer.mixer.ProjectHeads(stream, heads, delta);
+    } else {
+      layer.mixer.Forward(stream, arena, batch, state, pool.state_dtype(), normed, picked, delta);
+    }
     arena.ReturnTo(mark);
     if (residual.rows == 0) return {};
     normed = delta;

@@ -1,0 +1,129 @@
+// Layers wide enough for a GPU to run all projections between two recurrences as one kernel.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+#include "model/state_pool.h"
+#include "tests/testing/checkpoint_writer.h"
+#include "tests/testing/compare.h"
+#include "tests/testing/golden_checkpoint.h"
+#include "tests/testing/temporary_folder.h"
+
+namespace fla {
+namespace {
+
+using testing::StoredBytes;
+
+constexpr int kHidden = 1536, kInner = 4096, kHeads = 4, kKeyDim = 256, kValueDim = 512,
+              kVocab = 256, kLayers = 3;
+
+// Uniform, with that deviation about that mean.
+StoredBytes Uniform(std::minstd_rand& random, std::vector<int64_t> shape, float deviation,
+                    float mean = 0.0f) {
+  int64_t count = 1;
+  for (const int64_t size : shape) count *= size;
+  std::string bytes(count * sizeof(BFloat16), '\0');
+  std::uniform_real_distribution<float> values(mean - 1.732f * deviation,
+                                               mean + 1.732f * deviation);
+  for (int64_t i = 0; i < count; ++i) {
+    const BFloat16 value(values(random));
+    std::memcpy(bytes.data() + i * sizeof value, &value, sizeof value);
+  }
+  return {"BF16", std::move(shape), std::move(bytes)};
+}
+
+void WriteModel(const testing::TemporaryFolder& folder) {
+  nlohmann::json config = testing::GoldenConfig("gated_deltanet");
+  config["hidden_size"] = kHidden;
+  config["intermediate_size"] = kInner;
+  config["num_heads"] = kHeads;
+  config["head_dim"] = kKeyDim;
+  config["num_hidden_layers"] = kLayers;
+  config["vocab_size"] = kVocab;
+  folder.Write("config.json", config.dump());
+  std::minstd_rand random(5);
+  std::map<std::string, StoredBytes> tensors;
+  const auto linear = [&](const std::string& name, int64_t rows, int64_t cols) {
+    tensors[name] = Uniform(random, {rows, cols}, 1.0f / std::sqrt(static_cast<float>(cols)));
+  };
+  const auto norm = [&](const std::string& name, int64_t size) {
+    tensors[name] = Uniform(random, {size}, 0.2f, 1.0f);
+  };
+  for (int layer = 0; layer < kLayers; ++layer) {
+    const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+    for (const char name : {'q', 'k', 'v'}) {
+      const int64_t channels = kHeads * (name == 'v' ? kValueDim : kKeyDim);
+      linear(prefix + "attn." + name + "_proj.weight", channels, kHidden);
+      tensors[prefix + "attn." + name + "_conv1d.weight"] = Uniform(random, {channels, 1, 4}, 0.5f);
+    }
+    linear(prefix + "attn.g_proj.weight", kHeads * kValueDim, kHidden);
+    linear(prefix + "attn.a_proj.weight", kHeads, kHidden);
+    linear(prefix + "attn.b_proj.weight", kHeads, kHidden);
+    linear(prefix + "attn.o_proj.weight", kHidden, kHeads * kValueDim);
+    tensors[prefix + "attn.A_log"] = Uniform(random, {kHeads}, 0.5f);
+    tensors[prefix + "attn.dt_bias"] = Uniform(random, {kHeads}, 0.5f, -3.0f);
+    norm(prefix + "attn.o_norm.weight", kValueDim);
+    norm(prefix + "attn_norm.weight", kHidden);
+    norm(prefix + "mlp_norm.weight", kHidden);
+    linear(prefix + "mlp.gate_proj.weight", kInner, kHidden);
+    linear(prefix + "mlp.up_proj.weight", kInner, kHidden);
+    linear(prefix + "mlp.down_proj.weight", kHidden, kInner);
+  }
+  norm("model.norm.weight", kHidden);
+  linear("model.embeddings.weight", kVocab, kHidden);
+  linear("lm_head.weight", kVocab, kHidden);
+  folder.Write("model.safetensors", testing::SafetensorsOfStored(tensors));
+}
+
+// A prompt in one piece, which takes the kernel where there is one, leads to the logits and states
+// that it leads to in pieces, which are too short for it; recorded and not.
+TEST(JoinedLayers, AreTheirOpsOneByOne) {
+  const Device device = ParseDevice("auto");
+  if (!device.is_cuda()) GTEST_SKIP() << "no GPU; a CPU has no such kernel";
+  const testing::TemporaryFolder folder;
+  WriteModel(folder);
+  const auto model = Model::Load(
+      {.path = folder.path(), .device = device, .dtype = DType::kBF16, .max_batch_tokens = 256});
+  StatePool pool(model->stream(), model->config(), 2);
+  // The logits behind the prompt, and behind a token more.
+  const auto run = [&](const std::vector<int>& pieces) {
+    pool.Acquire(model->stream());
+    const int slot = pool.Acquire(model->stream());
+    std::vector<float> last;
+    int position = 0;
+    for (const int tokens : pieces) {
+      Batch batch{{}, {slot}, {0, tokens}, {position}, 0, {tokens - 1}};
+      for (int t = 0; t < tokens; ++t) batch.tokens.push_back((position + t) * 37 % kVocab);
+      const Matrix logits = model->Forward(batch, pool).logits;
+      last.resize(2 * kVocab);
+      std::copy(last.begin() + kVocab, last.end(), last.begin());
+      model->stream().CopyToHost(last.data() + kVocab, logits.data, kVocab * sizeof(float));
+      model->stream().Synchronize();
+      position += tokens;
+    }
+    for (const int used : {0, 1}) pool.Release(used);
+    return last;
+  };
+  const auto expect_equal = [&] {
+    for (const int tokens : {65, 100, 128}) {
+      EXPECT_LT((testing::RelativeError<float, float>(run({tokens, 1}), run({64, tokens - 64, 1}))),
+                2e-2)
+          << tokens;
+    }
+  };
+  expect_equal();
+  const Buffer sampled(device, 2 * sizeof(int));
+  model->Prepare(pool, sampled.as<int>(), 2, 2);
+  expect_equal();
+}
+
+}  // namespace
+}  // namespace fla
