@@ -1,4 +1,4 @@
-// Linear through cuBLASLt, but for few rows by eight-bit weights.
+// Linear through cuBLASLt, but for few rows by eight-bit weights, or by few inputs.
 #include <algorithm>
 #include <string>
 
@@ -7,6 +7,7 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/linear_plans.h"
+#include "kernels/cuda/low_rank_linear.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/widen_weight.h"
 
@@ -101,6 +102,7 @@ void MultiplyByFp8(Stream& stream, Matrix x, Matrix weight, const float* bias, M
 void Linear(Stream& stream, Matrix x, Matrix weight, const float* bias, Matrix out) {
   if (x.rows == 0 || weight.rows == 0) return;
   if (weight.dtype == DType::kF8E4M3) return MultiplyByFp8(stream, x, weight, bias, out);
+  if (LowRankLinear(stream, x, weight, bias, out)) return;
   Multiply(stream, x, weight, bias, out);
 }
 

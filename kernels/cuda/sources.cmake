@@ -13,6 +13,7 @@ target_sources(fla_kernels PRIVATE
   cuda/heads.cu
   cuda/linear.cu
   cuda/linear_plans.cc
+  cuda/low_rank_linear.cu
   cuda/norm.cu
   cuda/normalizer.cu
   cuda/sampling.cu

@@ -87,7 +87,7 @@ TEST_P(CudaOps, RmsNorms) {
 }
 
 TEST_P(CudaOps, Linear) {
-  for (int64_t in : {4 * unit(), 24 * unit()}) {
+  for (const int in : {4 * unit(), 24 * unit(), 16, 64, 128}) {
     for (int64_t out_cols : {3 * unit(), 40 * unit()}) {
       const Input x = Random(random_, rows(), in), weight = Random(random_, out_cols, in);
       const Input bias = Random(random_, 1, out_cols);
