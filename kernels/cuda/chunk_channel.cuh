@@ -89,33 +89,60 @@ __device__ __forceinline__ void StoreScaled(char* target, const float (&x)[8],
   *reinterpret_cast<uint4*>(target) = packed;
 }
 
-template <bool kDelta, bool kProjected>
+// What warps of a block that share a chunk and head, each with its channels, add up.
+template <int kWarps>
+struct PartScratch {
+  static constexpr int kSums = 30;
+  float squares[kWarps][4][32];
+  float sums[kWarps][kSums][32];
+};
+template <>
+struct PartScratch<1> {};
+
+// By kWarps warps, all of the block, each with every kWarps-th 32 channels; 1: by the warp alone.
+template <bool kDelta, bool kProjected, int kWarps>
 __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const ChunkRecord& layout,
                                                const RecurrenceProjections& from,
                                                const ChunkWork& work,
                                                const ChunkWorkspace& workspace,
-                                               WarpScratch& scratch) {
+                                               WarpScratch& scratch, PartScratch<kWarps>& parts) {
   const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4, h = work.first_head;
   const int64_t row = work.first_token + r;
   const int q_column = h / p.q_group * p.key_dim, k_column = h / p.k_group * p.key_dim;
   const int decay_head = h / p.decay_group;
   const int64_t decay_stride = static_cast<int64_t>(p.decay_heads) * p.key_dim;
   const float* const log_decay = p.log_decay + row * decay_stride + decay_head * p.key_dim;
+  const int part = kWarps > 1 ? threadIdx.x / 32 : 0;
   // On their way while the norms are made.
   if (kProjected && HasNorm(from)) {
     ChannelGates::Prefetch(from.log_decay, work.first_token, decay_head, p.key_dim,
                            work.num_tokens);
   }
   const ChannelGates gates(from.log_decay, row, decay_head, p.key_dim);
-  const RowFactors factors =
-      kProjected ? FindNorms(p, from, work, q_column, k_column) : RowFactors();
+  RowFactors factors;
+  if (kProjected && HasNorm(from)) {
+    float squares[4];
+    FindSquares(p, work, q_column, k_column, 32 * part, 32 * kWarps, squares);
+    if constexpr (kWarps > 1) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) parts.squares[part][i][lane] = squares[i];
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        squares[i] = parts.squares[0][i][lane];
+#pragma unroll
+        for (int warp = 1; warp < kWarps; ++warp) squares[i] += parts.squares[warp][i][lane];
+      }
+    }
+    factors = FactorsOf(from, squares);
+  }
   const int64_t number = static_cast<int64_t>(work.slot) * p.heads + h;
   char* const record = workspace.records + number * layout.bytes;
 
   float level1[2][4] = {}, level2[2][4] = {}, level4[2][4] = {}, level8[1][4] = {};
   float diagonal[2] = {};
 #pragma unroll 1
-  for (int c = 8 * t; c < layout.max_k; c += 32) {
+  for (int c = 8 * t + 32 * part; c < layout.max_k; c += 32 * kWarps) {
     const bool inside = c < p.key_dim;
     uint32_t q[2][4], k[2][4];
     uint4 gate[2];
@@ -171,6 +198,30 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
       target[1] = make_float4(prefix[1][4], prefix[1][5], prefix[1][6], prefix[1][7]);
     }
   }
+  if constexpr (kWarps > 1) {
+    // f(i, the lane's i-th sum)
+    const auto for_sums = [&](auto f) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          f(12 * half + i, level1[half][i]);
+          f(12 * half + 4 + i, level2[half][i]);
+          f(12 * half + 8 + i, level4[half][i]);
+        }
+        f(28 + half, diagonal[half]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) f(24 + i, level8[0][i]);
+    };
+    if (part > 0) for_sums([&](int i, float sum) { parts.sums[part][i][lane] = sum; });
+    __syncthreads();
+    if (part > 0) return;
+    for_sums([&](int i, float& sum) {
+#pragma unroll
+      for (int warp = 1; warp < kWarps; ++warp) sum += parts.sums[warp][i][lane];
+    });
+  }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     diagonal[half] += __shfl_xor_sync(~0u, diagonal[half], 1);
@@ -202,6 +253,16 @@ __device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const 
   if constexpr (kProjected) ScaleTriangles<kDelta>(factors, attention, lower);
   StoreTriangles<kDelta>(scratch, record, layout, attention, lower,
                          kDelta ? LoadBeta(p, from, work, h) : 0.0f);
+}
+
+template <bool kDelta, bool kProjected>
+__device__ __forceinline__ void PrepareChannel(const RecurrenceParams& p, const ChunkRecord& layout,
+                                               const RecurrenceProjections& from,
+                                               const ChunkWork& work,
+                                               const ChunkWorkspace& workspace,
+                                               WarpScratch& scratch) {
+  PartScratch<1> none;
+  PrepareChannel<kDelta, kProjected, 1>(p, layout, from, work, workspace, scratch, none);
 }
 
 }  // namespace fla::cuda

@@ -2,7 +2,9 @@
 //
 // A warp a (chunk, head) at a time, two in a block, the chunks in order; grid: any, and a last
 // block that only waits (ChunkWorkspace::beside_scan). What a warp does: chunk_scalar.cuh for decay
-// none, per head or per token, chunk_channel.cuh for decay per channel.
+// none, per head or per token, chunk_channel.cuh for decay per channel. Of the latter a short
+// prompt, which leaves multiprocessors idle, has a block of four warps for each (chunk, head),
+// which part its channels.
 #include "kernels/cuda/chained.cuh"
 #include "kernels/cuda/chunk_channel.cuh"
 #include "kernels/cuda/chunk_scalar.cuh"
@@ -13,6 +15,8 @@ namespace {
 
 constexpr int kWarps = 2;
 constexpr int kMinBlocks = 6;  // an SM, which bounds registers
+constexpr int kPartWarps = 4;
+constexpr int kMaxPartBlocks = 2;  // an SM, of a short prompt
 
 // group_size: neighbouring heads with the same queries and keys; 1 per channel.
 template <bool kDelta, bool kChannel, bool kProjected>
@@ -40,6 +44,32 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
   }
 }
 
+// grid (chunks and heads + 1), block (32 * kPartWarps)
+template <bool kDelta>
+__global__ void __launch_bounds__(32 * kPartWarps, kMaxPartBlocks)
+    ChunkPreparePartsKernel(const RecurrenceParams p, const RecurrenceProjections from,
+                            const ChunkRecord layout, const TokenWindow window,
+                            const ChunkSlots slots, const ChunkWorkspace workspace) {
+  __shared__ WarpScratch scratch;
+  __shared__ PartScratch<kPartWarps> parts;
+  BeginNextKernel();  // ScanLaunch::beside_first
+  if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
+  const int64_t index = static_cast<int64_t>(slots.begin) * p.heads + blockIdx.x;
+  const ChunkWork work = FindWork(p, window, index, p.heads, 1);
+  if (work.num_tokens == 0) return;
+  PrepareChannel<kDelta, true, kPartWarps>(p, layout, from, work, workspace, scratch, parts);
+}
+
+template <bool kDelta>
+void LaunchParts(const RecurrenceParams& p, const RecurrenceProjections& from,
+                 const ChunkRecord& record, TokenWindow window, ChunkSlots slots,
+                 const ChunkWorkspace& workspace, cudaStream_t stream) {
+  Check(LaunchChained(ChunkPreparePartsKernel<kDelta>, (slots.end - slots.begin) * p.heads + 1,
+                      32 * kPartWarps, 0, stream, workspace.beside_scan, p, from, record, window,
+                      slots, workspace),
+        "ChunkPreparePartsKernel");
+}
+
 template <bool kDelta, bool kChannel, bool kProjected>
 void Launch(const RecurrenceParams& p, const RecurrenceProjections& from, const ChunkRecord& record,
             TokenWindow window, ChunkSlots slots, const ChunkWorkspace& workspace,
@@ -62,7 +92,14 @@ void LaunchChunkPrepare(const RecurrenceParams& p, const RecurrenceProjections& 
   auto launch = delta ? Launch<true, false, false> : Launch<false, false, false>;
   if (p.decay == Decay::kPerChannel) {
     launch = delta ? Launch<true, true, false> : Launch<false, true, false>;
-    if (from.present()) launch = delta ? Launch<true, true, true> : Launch<false, true, true>;
+    if (from.present()) {
+      const int64_t count = int64_t{slots.end - slots.begin} * p.heads;
+      if (count <= kMaxPartBlocks * Multiprocessors()) {
+        launch = delta ? LaunchParts<true> : LaunchParts<false>;
+      } else {
+        launch = delta ? Launch<true, true, true> : Launch<false, true, true>;
+      }
+    }
   }
   launch(p, from, record, window, slots, workspace, stream);
 }

@@ -85,16 +85,16 @@ struct RowFactors {
   float q[2] = {1.0f, 1.0f}, k[2] = {1.0f, 1.0f};
 };
 
-__device__ __forceinline__ RowFactors FindNorms(const RecurrenceParams& p,
-                                                const RecurrenceProjections& from,
-                                                const ChunkWork& work, int q_column, int k_column) {
-  RowFactors factors;
-  if (!HasNorm(from)) return factors;
+// Sums of squares of channels first + 8 t and on, every `step`: of q in rows r and r + 8, then of
+// k.
+__device__ __forceinline__ void FindSquares(const RecurrenceParams& p, const ChunkWork& work,
+                                            int q_column, int k_column, int first, int step,
+                                            float (&squares)[4]) {
   const int lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
   const int64_t row = work.first_token + r;
   float qq[2][4] = {}, kk[2][4] = {};
 #pragma unroll 2
-  for (int c = 8 * t; c < p.key_dim + 8 * t; c += 32) {
+  for (int c = first + 8 * t; c < p.key_dim + 8 * t; c += step) {
     uint32_t q[2][4], k[2][4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -117,8 +117,18 @@ __device__ __forceinline__ RowFactors FindNorms(const RecurrenceParams& p,
   TakeDiagonal(kk[0], kk[1], k_squares);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    factors.q[half] = L2NormFactor(from.q_norm, q_squares[half], from.norm_eps);
-    factors.k[half] = L2NormFactor(from.k_norm, k_squares[half], from.norm_eps);
+    squares[half] = q_squares[half];
+    squares[2 + half] = k_squares[half];
+  }
+}
+
+__device__ __forceinline__ RowFactors FactorsOf(const RecurrenceProjections& from,
+                                                const float (&squares)[4]) {
+  RowFactors factors;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    factors.q[half] = L2NormFactor(from.q_norm, squares[half], from.norm_eps);
+    factors.k[half] = L2NormFactor(from.k_norm, squares[2 + half], from.norm_eps);
   }
   return factors;
 }
