@@ -21,6 +21,9 @@ bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out);
 bool LateLinear(Stream& stream, Matrix x, Matrix weight, int64_t late, Matrix out);
 void AwaitLate(Stream& stream);
 
+// Most tokens of BetweenRecurrences on any device.
+inline constexpr int kMaxTokensBetweenRecurrences = 128;
+
 // All projections from what a layer's recurrence leaves to what the next one's reads, of few
 // tokens: Linear, AddRmsNorm, LinearSwiGlu, Linear, AddRmsNorm, Linear, as
 //   residual += x output^T,                normed = RmsNorm(residual) by `norm`

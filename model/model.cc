@@ -96,7 +96,7 @@ struct Model::Parts {
   // `packed`; takes scratch from the arena.
   BetweenRecurrencesArgs SeamOf(size_t index, Matrix heads, Matrix residual, Matrix normed,
                                 Matrix packed);
-  bool HasSeams(const BatchView& batch, Matrix residual, Matrix normed);
+  bool HasSeams(const BatchView& batch);
   bool IsSmall(const BatchView& batch);
   Matrix RunSmall(const BatchView& batch, const StatePool& pool);
   std::optional<PickedRows> WantedOfLast(const BatchView& batch) const;
@@ -336,26 +336,32 @@ BetweenRecurrencesArgs Model::Parts::SeamOf(size_t index, Matrix heads, Matrix r
 }
 
 // Whether the layers can be joined by SeamOf's op. All are of one kind and size.
-bool Model::Parts::HasSeams(const BatchView& batch, Matrix residual, Matrix normed) {
+bool Model::Parts::HasSeams(const BatchView& batch) {
   // Between the states of many sequences memory has no rest for it to use.
-  if (!stream.device().is_cuda() || batch.num_decode > 0 || layers.size() < 2 ||
-      norm.kind != NormKind::kRms || config.feed_forward != FeedForwardKind::kSwiGlu ||
-      layers[0].mixer.has_biases()) {
+  if (!stream.device().is_cuda() || batch.num_tokens > kMaxTokensBetweenRecurrences ||
+      batch.num_decode > 0 || layers.size() < 2 || norm.kind != NormKind::kRms ||
+      config.feed_forward != FeedForwardKind::kSwiGlu || layers[0].mixer.has_biases()) {
     return false;
   }
   const ActivationArena::Mark mark = arena.mark();
+  const auto take = [&](int64_t columns, DType of) {
+    return arena.Take(batch.num_tokens, columns, of);
+  };
   const Mixer& mixer = layers[0].mixer;
-  const Matrix heads = arena.Take(residual.rows, mixer.output_projection().cols, dtype);
-  const Matrix packed = arena.Take(residual.rows, mixer.input_projection().rows, dtype);
+  const Matrix heads = take(mixer.output_projection().cols, dtype);
+  const Matrix residual = take(config.hidden_size, DType::kF32);
+  const Matrix normed = take(config.hidden_size, dtype);
+  const Matrix packed = take(mixer.input_projection().rows, dtype);
   const bool takes = TakesBetweenRecurrences(stream, SeamOf(0, heads, residual, normed, packed));
   arena.ReturnTo(mark);
   return takes;
 }
 
 ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool, Fence* near_end) {
-  if (IsSmall(batch)) return {.logits = RunSmall(batch, pool)};
-  const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
   arena.ReturnTo({});
+  const bool joined = HasSeams(batch);
+  if (!joined && IsSmall(batch)) return {.logits = RunSmall(batch, pool)};
+  const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
   // The residual stream is f32 whatever the dtype: its rounding would add up over the layers.
   Matrix residual = arena.Take(tokens, hidden, DType::kF32);
   // What the last block adds, and what the next one reads: that lies in the same memory, so that
@@ -365,7 +371,7 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool, F
   ReadInputs(batch, residual);
   // Where layers are joined, what a recurrence reads comes with what the one before it adds.
   Matrix packed;
-  if (HasSeams(batch, residual, normed)) {
+  if (joined) {
     packed = arena.Take(tokens, layers[0].mixer.input_projection().rows, dtype);
   }
   for (size_t i = 0; i < layers.size(); ++i) {

@@ -1,4 +1,4 @@
-// All projections from one recurrence to the next for 65 to 128 tokens on Hopper, as one kernel: a
+// All projections from one recurrence to the next for 33 to 128 tokens on Hopper, as one kernel: a
 // short prompt's. They are bound by the reading of their weights, and as kernels of their own they
 // cannot read while one of them ends and the next begins.
 //
@@ -37,7 +37,7 @@ namespace {
 constexpr int kHalves = 2;
 constexpr int kThreads = kConsumers + 2 * 32;
 constexpr int kWeightWarp = kConsumers / 32;  // the other one brings x
-constexpr int kTokens = kMaxClusterTokens;
+constexpr int kTokens = kMaxTokensBetweenRecurrences;
 static_assert(kTokens == kGroups * kGroupTokens);
 constexpr int kBlocks = kSeamBlocks;
 constexpr int kShareTokens = kTokens / kBlocks;  // of x that a block brings
@@ -117,6 +117,11 @@ __device__ __forceinline__ void ForTiles(const SeamParams& p, int half, bool nar
   }
 }
 
+// Warpgroups that have tokens.
+__device__ __forceinline__ int GroupsOf(const SeamParams& p) {
+  return p.tokens > kGroupTokens ? kGroups : 1;
+}
+
 template <int kNextRows>
 __device__ __forceinline__ void LoadWeights(const SeamParams& p, const Rings& rings) {
   RingPosition at;
@@ -150,7 +155,7 @@ __device__ __forceinline__ void LoadWeights(const SeamParams& p, const Rings& ri
 }
 
 __device__ __forceinline__ void LoadInputs(const SeamParams& p, const Rings& rings) {
-  const int share = blockIdx.x % kBlocks;
+  const int share = blockIdx.x % kBlocks, groups = GroupsOf(p);
   RingPosition at;
   PrefetchTileMap(p.halves[0].x);
   PrefetchTileMap(p.halves[1].x);
@@ -171,7 +176,8 @@ __device__ __forceinline__ void LoadInputs(const SeamParams& p, const Rings& rin
       for (int run = first; run < end; ++run, at.Advance(kStages)) {
         const uint32_t full = rings.full_stages + 8 * at.stage;
         Wait(rings.free_stages + 8 * at.stage, at.parity ^ 1);
-        ArriveExpecting(full, kInputBytes);
+        ArriveExpecting(full, groups * kGroupTokens * kRowBytes);
+        if (share * kShareTokens >= groups * kGroupTokens) continue;
         CopyPanelToBlocks(rings.Stage(at.stage) + share * kShareBytes, map, share * kShareTokens,
                           run * kRun, full, (1 << kBlocks) - 1, kReadByAll);
       }
@@ -198,6 +204,7 @@ struct Consumer {
   // registers for no longer than they live.)
   template <int kTiles>
   __device__ __forceinline__ void Multiply(int runs, float (&sums)[kTiles][4]) {
+    if (Group() >= GroupsOf(p)) return PassBy(runs);
     int last_slot = 0, last_stage = 0;
 #pragma unroll 1
     for (int run = 0; run < runs; ++run) {
@@ -213,6 +220,18 @@ struct Consumer {
     WaitForProducts<0>();
     Settle(sums);
     if (runs > 0) Release(last_slot, last_stage);
+  }
+
+  // As a group without tokens.
+  __device__ __forceinline__ void PassBy(int runs) {
+#pragma unroll 1
+    for (int run = 0; run < runs; ++run) {
+      Wait(rings.full_slots + 8 * slot.stage, slot.parity);
+      Wait(rings.full_stages + 8 * stage.stage, stage.parity);
+      Release(slot.stage, stage.stage);
+      slot.Advance(kSlots);
+      stage.Advance(kStages);
+    }
   }
 
   __device__ __forceinline__ void MultiplyNarrow(int half) {
@@ -517,7 +536,7 @@ static_assert(sizeof(float) * kSeamMaxParts * kTokens * kSeamMaxColumns <=
 
 bool TakesBetweenRecurrences(Stream& stream, const BetweenRecurrencesArgs& args) {
   const int64_t tokens = args.x.rows;
-  if (tokens < kMinClusterTokens || tokens > kMaxClusterTokens || !IsHopper()) return false;
+  if (tokens < kMinSeamTokens || tokens > kTokens || !IsHopper()) return false;
   for (const Matrix& matrix : {args.x, args.output, args.gate_up, args.down, args.next, args.normed,
                                args.inner, args.out}) {
     if (matrix.dtype != DType::kBF16 || !Vectorizable(matrix.cols, {matrix})) return false;

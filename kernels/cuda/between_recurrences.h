@@ -13,6 +13,7 @@ inline constexpr int kSeamBlocks = 4;       // of a cluster
 inline constexpr int kSeamNarrowRows = 96;  // of a tile onto the residual stream
 inline constexpr int kSeamPairedRows = 96;  // of gate and up: eight gates, eight ups, eight gates
 inline constexpr int kSeamMaxParts = 5;     // of a narrow product's inputs
+inline constexpr int kMinSeamTokens = 33;   // fewer: stream_linear.cu, whose tiles fit them
 inline constexpr int kSeamMaxColumns = 2048;
 
 struct SeamPlan {

@@ -138,17 +138,15 @@ TEST_P(CudaBetweenRecurrences, AsItsOps) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CudaBetweenRecurrences,
-                         ::testing::Values(Shape{65, 1536, 328, 4000, 5208},
-                                           Shape{128, 2048, 3072, 5632, 9232},
-                                           Shape{100, 1544, 360, 4104, 8008}),
-                         [](const ::testing::TestParamInfo<Shape>& shape) {
-                           return "T" + std::to_string(shape.param.tokens) + "D" +
-                                  std::to_string(shape.param.hidden) + "V" +
-                                  std::to_string(shape.param.value) + "I" +
-                                  std::to_string(shape.param.inner) + "P" +
-                                  std::to_string(shape.param.next);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    All, CudaBetweenRecurrences,
+    ::testing::Values(Shape{65, 1536, 328, 4000, 5208}, Shape{40, 1544, 360, 4104, 8008},
+                      Shape{128, 2048, 3072, 5632, 9232}, Shape{100, 1544, 360, 4104, 8008}),
+    [](const ::testing::TestParamInfo<Shape>& shape) {
+      return "T" + std::to_string(shape.param.tokens) + "D" + std::to_string(shape.param.hidden) +
+             "V" + std::to_string(shape.param.value) + "I" + std::to_string(shape.param.inner) +
+             "P" + std::to_string(shape.param.next);
+    });
 
 // Of two streams, whose kernels both want nearly all multiprocessors: neither waits for ever for
 // blocks that the other keeps out.
