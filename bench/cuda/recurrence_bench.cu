@@ -318,6 +318,7 @@ void BenchPrefill(const Overrides& overrides) {
       plan.key_parts = std::max(1, MaxKeyDim(shape.key_dim) / (overrides.split ? 64 : 128));
       plan.slices_per_block = std::min(plan.slices_per_block, 8 / plan.key_parts);
     }
+    PlanShortPrompt(args, Multiprocessors(), IsHopper() && !overrides.narrow, plan);
     const DeviceArray<char> scratch(PrefillScratchBytes(args, plan));
     const double both = MedianMilliseconds(
         4, [&](cudaStream_t stream) { LaunchChunkedPrefill(args, plan, scratch.data(), stream); });
@@ -334,7 +335,7 @@ void BenchPrefill(const Overrides& overrides) {
         LaunchWidePrepare(params, args.projections, window, slots, workspace, stream);
       } else {
         LaunchChunkPrepare(params, args.projections, shape.update, ChunkRecordOf(args.spec), window,
-                           slots, workspace, stream);
+                           slots, workspace, plan.part_channels, stream);
       }
     });
     std::printf(

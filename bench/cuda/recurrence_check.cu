@@ -354,6 +354,7 @@ Errors RunCase(const Case& c, uint32_t seed) {
       plan.record_places = c.record_places;
       plan.wide = plan.late = false;
     }
+    PlanShortPrompt(args, c.multiprocessors, c.hopper && IsHopper(), plan);
     const size_t bytes = PrefillScratchBytes(args, plan);
     const DeviceArray<char> scratch(bytes);
     if (bytes > 0) Check(cudaMemset(scratch.data(), 0xff, bytes), "poison");

@@ -16,7 +16,7 @@ namespace {
 constexpr int kWarps = 2;
 constexpr int kMinBlocks = 6;  // an SM, which bounds registers
 constexpr int kPartWarps = 4;
-constexpr int kMaxPartBlocks = 2;  // an SM, of a short prompt
+constexpr int kMinPartBlocks = kMaxPartBlocks;
 
 // group_size: neighbouring heads with the same queries and keys; 1 per channel.
 template <bool kDelta, bool kChannel, bool kProjected>
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
                        const ChunkRecord layout, const TokenWindow window, const ChunkSlots slots,
                        const ChunkWorkspace workspace, const int group_size) {
   __shared__ WarpScratch scratch[kWarps];
-  BeginNextKernel();  // ScanLaunch::beside_first
+  BeginNextKernel();  // PrefillPlan::beside_first
   if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   const int head_groups = p.heads / group_size;
   const int64_t begin = static_cast<int64_t>(slots.begin) * head_groups,
@@ -46,13 +46,13 @@ __global__ void __launch_bounds__(32 * kWarps, kMinBlocks)
 
 // grid (chunks and heads + 1), block (32 * kPartWarps)
 template <bool kDelta>
-__global__ void __launch_bounds__(32 * kPartWarps, kMaxPartBlocks)
+__global__ void __launch_bounds__(32 * kPartWarps, kMinPartBlocks)
     ChunkPreparePartsKernel(const RecurrenceParams p, const RecurrenceProjections from,
                             const ChunkRecord layout, const TokenWindow window,
                             const ChunkSlots slots, const ChunkWorkspace workspace) {
   __shared__ WarpScratch scratch;
   __shared__ PartScratch<kPartWarps> parts;
-  BeginNextKernel();  // ScanLaunch::beside_first
+  BeginNextKernel();  // PrefillPlan::beside_first
   if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   const int64_t index = static_cast<int64_t>(slots.begin) * p.heads + blockIdx.x;
   const ChunkWork work = FindWork(p, window, index, p.heads, 1);
@@ -87,19 +87,13 @@ void Launch(const RecurrenceParams& p, const RecurrenceProjections& from, const 
 
 void LaunchChunkPrepare(const RecurrenceParams& p, const RecurrenceProjections& from, Update update,
                         const ChunkRecord& record, TokenWindow window, ChunkSlots slots,
-                        const ChunkWorkspace& workspace, cudaStream_t stream) {
+                        const ChunkWorkspace& workspace, bool part_channels, cudaStream_t stream) {
   const bool delta = update == Update::kDelta;
   auto launch = delta ? Launch<true, false, false> : Launch<false, false, false>;
   if (p.decay == Decay::kPerChannel) {
     launch = delta ? Launch<true, true, false> : Launch<false, true, false>;
-    if (from.present()) {
-      const int64_t count = int64_t{slots.end - slots.begin} * p.heads;
-      if (count <= kMaxPartBlocks * Multiprocessors()) {
-        launch = delta ? LaunchParts<true> : LaunchParts<false>;
-      } else {
-        launch = delta ? Launch<true, true, true> : Launch<false, true, true>;
-      }
-    }
+    if (from.present()) launch = delta ? Launch<true, true, true> : Launch<false, true, true>;
+    if (from.present() && part_channels) launch = delta ? LaunchParts<true> : LaunchParts<false>;
   }
   launch(p, from, record, window, slots, workspace, stream);
 }

@@ -424,7 +424,7 @@ void LaunchChunkScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) 
   const dim3 grid(ScanColumnBlocks(p, kPass, kDelta, 16 * kWidth * slices), p.heads,
                   ScanPieces(p, launch.window, launch.workspace.segments));
   Check(LaunchChained(kernel, grid, 32 * (slices * kParts + 1), bytes, launch.stream,
-                      launch.beside_first, p, launch.window, launch.workspace, slices, stages),
+                      launch.plan.beside_first, p, launch.window, launch.workspace, slices, stages),
         "ChunkScanKernel");
 }
 

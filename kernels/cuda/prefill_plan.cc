@@ -177,7 +177,10 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
   plan.window_tokens = EvenWindow(args.q.rows, max_window);
 
   PlanBlocks(args, multiprocessors, plan);
-  if (!may_cut) return plan;
+  if (!may_cut) {
+    PlanShortPrompt(args, multiprocessors, hopper, plan);
+    return plan;
+  }
   const std::vector<int> cu_seqlens = LongestWindow(args, plan.window_tokens);
   const SegmentPlan segments =
       PlanSegments({spec.heads, spec.key_dim, spec.value_dim, spec.update == Update::kDelta,
@@ -193,7 +196,28 @@ PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool ho
     PlanTracks(args, multiprocessors, plan);
     if (plan.tracks == 0) PlanWindows(args, multiprocessors, plan);
   }
+  PlanShortPrompt(args, multiprocessors, hopper, plan);
   return plan;
+}
+
+void PlanShortPrompt(const RecurrenceArgs& args, int multiprocessors, bool hopper,
+                     PrefillPlan& plan) {
+  const RecurrenceSpec& spec = args.spec;
+  plan.beside_first = plan.part_channels = false;
+  if (plan.window_tokens < args.q.rows) return;
+  const int64_t slots = SlotsOfWindow({0, static_cast<int>(args.q.rows)}, args.num_sequences,
+                                      plan.wide ? kWideChunk : kChunk);
+  plan.part_channels = spec.decay == Decay::kPerChannel && plan.tracks == 0 &&
+                       slots * spec.heads <= int64_t{kMaxPartBlocks} * multiprocessors;
+  if (!hopper || plan.segment_tokens > 0) return;
+  if (plan.wide) {
+    // Every block of both kernels has a multiprocessor for itself.
+    const int64_t columns = DivideUp(spec.value_dim, 64 * plan.slices_per_block);
+    plan.beside_first = spec.update == Update::kDelta &&
+                        (columns * args.num_sequences + slots) * spec.heads < multiprocessors;
+  } else {
+    plan.beside_first = spec.update == Update::kAdditive;  // the delta rule's did not gain by it
+  }
 }
 
 bool ScanLeavesRoom(const RecurrenceSpec& spec, int tokens, int multiprocessors) {

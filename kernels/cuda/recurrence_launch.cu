@@ -348,7 +348,8 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
   const int chunk = plan.wide ? kWideChunk : kChunk;
   const auto launch_prepare = [&](int64_t begin, ChunkSlots slots, ChunkWorkspace workspace) {
     if (!plan.wide) {
-      LaunchChunkPrepare(params, from, update, record, window_at(begin), slots, workspace, stream);
+      LaunchChunkPrepare(params, from, update, record, window_at(begin), slots, workspace,
+                         plan.part_channels, stream);
     } else if (update == Update::kDelta) {
       LaunchWidePrepare(params, from, window_at(begin), slots, workspace, stream);
     }
@@ -371,22 +372,11 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
     workspace.beside_scan = true;
     launch_prepare(begin, late_slots(begin), workspace);
   };
-  // Of the only window, whose first kernel is an ordinary one: a scan of narrow chunks by the
-  // additive rule (the delta rule's did not gain by it), of wide ones where every block of both
-  // kernels has a multiprocessor for itself.
-  const auto has_room = [&] {
-    const int64_t columns = DivideUp(args.spec.value_dim, 64 * plan.slices_per_block);
-    const int64_t blocks = columns * args.num_sequences + late_slots(0).end;
-    return blocks * args.spec.heads < Multiprocessors();
-  };
-  const bool beside_first =
-      IsHopper() && !cut && plan.window_tokens >= tokens &&
-      (plan.wide ? update == Update::kDelta && has_room() : update == Update::kAdditive);
   prepare(0);
   for (int64_t begin = 0; begin < tokens; begin += plan.window_tokens) {
     const TokenWindow window = window_at(begin);
     const ChunkWorkspace workspace = workspace_of(begin);
-    const ScanLaunch launch = {plan, window, workspace, beside_first, stream};
+    const ScanLaunch launch = {plan, window, workspace, stream};
     if (cut) {
       if (segments.decays) LaunchSegmentDecays(params, record, window, workspace, stream);
       LaunchScan<ScanPass::kLocal>(params, update, launch);

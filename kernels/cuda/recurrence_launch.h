@@ -173,11 +173,20 @@ struct PrefillPlan {
   int record_places;  // of a track and head, at least 1
   bool late;  // of one sequence that is cut, not ahead: the last segment's chunks, which the local
               // pass does not walk, are made beside it (sm_90)
+  bool beside_first;   // of one window, not cut: its scan begins beside its first kernel (sm_90)
+  bool part_channels;  // decay per channel: a chunk and head is made by warps that share its
+                       // channels
 };
+// Blocks of such warps on a multiprocessor, at most.
+inline constexpr int kMaxPartBlocks = 2;
 // `hopper`: compute capability 9.0, which the wide kernels are made for. `may_cut`: sequences may
 // be cut into segments.
 PrefillPlan PlanPrefill(const RecurrenceArgs& args, int multiprocessors, bool hopper,
                         bool may_cut = true);
+// Decides beside_first and part_channels, by the others: what a short prompt's kernels do with
+// multiprocessors that they leave idle. For whom changes what PlanPrefill chose.
+void PlanShortPrompt(const RecurrenceArgs& args, int multiprocessors, bool hopper,
+                     PrefillPlan& plan);
 // Whether there is one kernel for such a prefill.
 inline constexpr int kMaxFusedSequences = 512;
 bool CanFuse(const RecurrenceArgs& args);
@@ -239,10 +248,11 @@ void LaunchChunkedPrefill(const RecurrenceArgs& args, const PrefillPlan& plan, v
                           cudaStream_t stream);
 
 // The kernels of a prefill window. Rows of q, k, v and of gates per channel are 16-byte aligned,
-// bf16.
+// bf16. `part_channels`, the plan's, is of no effect where there are no projections.
 void LaunchChunkPrepare(const RecurrenceParams& params, const RecurrenceProjections& from,
                         Update update, const ChunkRecord& record, TokenWindow window,
-                        ChunkSlots slots, const ChunkWorkspace& workspace, cudaStream_t stream);
+                        ChunkSlots slots, const ChunkWorkspace& workspace, bool part_channels,
+                        cudaStream_t stream);
 // Both as one kernel, of a plan that says so.
 void LaunchChannelPrefill(const RecurrenceParams& params, const RecurrenceProjections& from,
                           Update update, const ChunkWorkspace& workspace, const RecordRing& ring,
@@ -260,11 +270,10 @@ void LaunchSegmentCombine(const RecurrenceParams& params, Update update, TokenWi
 
 // A pass of the scan, by chunks of kChunk or kWideChunk tokens.
 struct ScanLaunch {
-  const PrefillPlan& plan;
+  const PrefillPlan& plan;  // beside_first: the first kernel began when all before it had ended, so
+                            // that nothing but its records is waited for
   TokenWindow window;
   const ChunkWorkspace& workspace;
-  bool beside_first;  // it begins beside the window's first kernel, which began when all before it
-                      // had ended; nothing but that one's records is waited for
   cudaStream_t stream;
 };
 template <bool kDelta, ScanPass kPass>

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, kPanels == 4 ? 3 : 6)
                       const TokenWindow window, const ChunkSlots slots,
                       const ChunkWorkspace workspace, const int group_size) {
   extern __shared__ __align__(1024) char shared[];
-  BeginNextKernel();  // ScanLaunch::beside_first
+  BeginNextKernel();  // PrefillPlan::beside_first
   if (blockIdx.x == gridDim.x - 1) return AwaitPreviousKernel();
   const int head_groups = p.heads / group_size;
   const int64_t index = static_cast<int64_t>(slots.begin) * head_groups + blockIdx.x;

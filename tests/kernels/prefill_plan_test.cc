@@ -164,6 +164,30 @@ bool LeavesRoom(int heads, int key_dim, int value_dim, int tokens) {
 }
 
 // As it was measured (README.md, "Beside the recurrence").
+// A short prompt's scan begins beside its first kernel where blocks of both have a multiprocessor
+// each; channels are parted where there are no more than two blocks a multiprocessor.
+TEST(PlanPrefill, ShortPromptsTakeWhatIsIdle) {
+  const auto wide = [](int heads, int length) {
+    return Plan({Decay::kPerToken, Update::kDelta, heads, {length}});
+  };
+  EXPECT_TRUE(wide(16, 128).beside_first);
+  EXPECT_FALSE(wide(40, 128).beside_first);
+  EXPECT_FALSE(wide(16, 1024).beside_first);
+  EXPECT_FALSE(
+      Plan({Decay::kPerToken, Update::kDelta, 16, {128}, DType::kF32, false}).beside_first);
+  EXPECT_FALSE(Plan({Decay::kPerToken, Update::kAdditive, 16, {128}}).beside_first);
+
+  const auto channels = [](Update update, int length) {
+    return Plan({Decay::kPerChannel, update, 16, {length}});
+  };
+  EXPECT_TRUE(channels(Update::kDelta, 128).part_channels);
+  EXPECT_FALSE(channels(Update::kDelta, 128).beside_first);
+  EXPECT_TRUE(channels(Update::kAdditive, 128).part_channels);
+  EXPECT_TRUE(channels(Update::kAdditive, 128).beside_first);
+  EXPECT_FALSE(channels(Update::kDelta, 512).part_channels);
+  EXPECT_FALSE(wide(16, 128).part_channels);
+}
+
 TEST(PlanPrefill, FewHeadsLeaveRoom) {
   for (int tokens : {512, 2048, 8192}) {
     EXPECT_TRUE(LeavesRoom(6, 256, 512, tokens)) << tokens;
