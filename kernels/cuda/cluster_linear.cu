@@ -1,5 +1,6 @@
-// Linear and SwiGlu of 65 to 128 tokens on Hopper: a short prompt's, bound by the reading of its
-// weights and, as each tile of these wants all of x, by L2.
+// Linear and SwiGlu of 65 to 128 rows on Hopper: of a decode step, or of a short prompt that
+// between_recurrences.cu has no tiles for. Bound by the reading of its weights and, as each tile of
+// these wants all of x, by L2.
 //
 // A tile is all tokens by 96 rows of the weight, so that a model of 2048 channels has about as many
 // as multiprocessors. The blocks of a cluster have neighbouring tiles and share x: each has the
