@@ -379,8 +379,8 @@ void LaunchWideScanKernel(const RecurrenceParams& p, const ScanLaunch& launch) {
   const WideMaps maps = {map(p.q, p.q_stride, p.q_group, p.key_dim),
                          map(p.k, p.k_stride, p.k_group, p.key_dim),
                          map(p.v, p.v_stride, p.v_group, p.value_dim)};
-  Check(LaunchChained(kernel, grid, kThreads, bytes, launch.stream, launch.plan.beside_first, p, maps,
-                      launch.window, launch.workspace, stages),
+  Check(LaunchChained(kernel, grid, kThreads, bytes, launch.stream, launch.plan.beside_first, p,
+                      maps, launch.window, launch.workspace, stages),
         "WideScanKernel");
 }
 
