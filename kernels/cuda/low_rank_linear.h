@@ -1,4 +1,4 @@
-// Linear of few rows and few inputs (low_rank_linear.cu).
+// Linear of few inputs (low_rank_linear.cu).
 #pragma once
 
 #include "kernels/device.h"
@@ -6,7 +6,8 @@
 
 namespace fla::cuda {
 
-inline constexpr int kMaxLowRankRows = 256;
+// Of more inputs only few rows.
+inline constexpr int kMaxNarrowInputs = 32, kMaxLowRankRows = 256;
 
 // As Linear, whose checks have been made; false, and nothing done, where the shape is not for it.
 // The weight must not be written by what the stream has been given just before.
