@@ -101,6 +101,18 @@ __device__ __forceinline__ void CopyPairedPanelToShared(uint32_t target, const T
       : "memory");
 }
 
+// The same to the same place in each of the cluster's `blocks`, as CopyPanelToBlocks.
+__device__ __forceinline__ void CopyPairedPanelToBlocks(uint32_t target, const TileMap& map,
+                                                        int row, int column, uint32_t barrier,
+                                                        uint16_t blocks, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3, %3, %4}], [%5], %6, %7;" ::"r"(
+          target),
+      "l"(&map.map), "r"(column), "r"(0), "r"(row / 8), "r"(barrier), "h"(blocks), "l"(policy)
+      : "memory");
+}
+
 // The tile of a map of MakePanelsMap (row of a half where it is paired) or MakeFloatPanelMap whose
 // first row and first panel are given.
 __device__ __forceinline__ void CopyPanelsToShared(uint32_t target, const TileMap& map, int row,

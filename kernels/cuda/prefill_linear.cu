@@ -6,12 +6,17 @@
 // stages; two warpgroups multiply, 64 tokens each. Weights are written by no kernel: the first of
 // them are on their way before the kernel waits for the one before it.
 //
+// Of many tokens blocks go in pairs, whose tiles are of the same rows: each brings half of these to
+// both, a third less from L2. A stage is full when x and both halves are there, and empty when the
+// consumers of both blocks are done with it.
+//
 // SwiGlu is computed between the sums in registers and their way to memory: the tile map lays eight
 // gates, eight ups, eight gates, so that a thread has both.
 #include <algorithm>
 
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/chained.cuh"
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/divide_up.h"
 #include "kernels/cuda/elements.cuh"
@@ -32,7 +37,9 @@ constexpr int kTileTokens = kPrefillTileTokens, kTileRows = kPrefillTileRows;
 static_assert(kTileTokens == kGroups * kGroupTokens && kTileRows == 256);  // of a wgmma
 constexpr int kStageBytes = kInputBytes + kTileRows * kRowBytes;
 constexpr int kStages = 4;
-constexpr int kBand = 16;      // tiles of tokens that are walked together
+constexpr int kBand = 32;  // tiles of tokens that are walked together
+// Of which blocks go in pairs. Of fewer the half that the last pair may leave empty weighs more.
+constexpr int64_t kMinPairTokens = 2048;
 constexpr int kOutPanels = 2;  // of a warpgroup, on their way to memory
 constexpr int kShared =
     kPanelAlignment + kStages * kStageBytes + kGroups * kOutPanels * kPanelBytes;
@@ -40,8 +47,8 @@ static_assert(kStageBytes % kPanelAlignment == 0);
 static_assert(kShared <= 227 * 1024 - 256);
 
 struct PrefillLinearParams {
-  int runs;  // stages of a tile
-  int token_tiles, row_tiles;
+  int runs;                    // stages of a tile
+  int token_tiles, row_tiles;  // of a cluster
 };
 
 struct Tile {
@@ -49,11 +56,14 @@ struct Tile {
 };
 
 // Bands of kBand tiles of tokens, within them the rows: what is read at the same time stays in L2.
+// A cluster's blocks have neighbouring tiles of tokens, of which this is the first.
+template <int kBlocks>
 __device__ __forceinline__ Tile TileOf(const PrefillLinearParams& p, int index) {
-  const int band = index / (kBand * p.row_tiles), in_band = index - band * (kBand * p.row_tiles);
-  const int height = min(kBand, p.token_tiles - band * kBand);
-  const int row = in_band / height, token = band * kBand + in_band - row * height;
-  return {token * kTileTokens, row * kTileRows};
+  constexpr int kTall = kBand / kBlocks;
+  const int band = index / (kTall * p.row_tiles), in_band = index - band * (kTall * p.row_tiles);
+  const int height = min(kTall, p.token_tiles - band * kTall);
+  const int row = in_band / height, token = band * kTall + in_band - row * height;
+  return {token * kBlocks * kTileTokens, row * kTileRows};
 }
 
 // Of 16 columns of out the q-th, as operands are packed.
@@ -101,8 +111,8 @@ __device__ __forceinline__ void StoreOutputs(const TileMap& out, Tile tile, int 
   }
 }
 
-// grid (multiprocessors to be used), block (kThreads), shared kShared
-template <bool kSwiGlu>
+// grid (multiprocessors to be used), cluster (kBlocks), block (kThreads), shared kShared
+template <bool kSwiGlu, int kBlocks>
 __global__ void __launch_bounds__(kThreads, 1)
     PrefillLinearKernel(const PrefillLinearParams p, const __grid_constant__ TileMap x,
                         const __grid_constant__ TileMap weights,
@@ -114,42 +124,52 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       InitBarrier(full(stage), 1);
-      InitBarrier(empty(stage), kConsumers / 32);
+      InitBarrier(empty(stage), kBlocks * kConsumers / 32);
     }
     PublishBarriers();
   }
-  __syncthreads();
+  kBlocks > 1 ? SyncCluster() : __syncthreads();
   BeginNextKernel();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int tiles = p.token_tiles * p.row_tiles;
-  const int first = blockIdx.x, step = gridDim.x;  // of tiles
+  const int first = blockIdx.x / kBlocks, step = gridDim.x / kBlocks;  // of tiles
+  const int share = blockIdx.x % kBlocks;
   if (warp == kConsumers / 32) {
     if (lane == 0) {
       PrefetchTileMap(weights);
       PrefetchTileMap(x);
       const auto fetch_weights = [&](const RingPosition& at, Tile tile, int run) {
-        const uint32_t target = ring + at.stage * kStageBytes + kInputBytes;
+        constexpr int kShareRows = kTileRows / kBlocks;
+        const uint32_t target =
+            ring + at.stage * kStageBytes + kInputBytes + share * kShareRows * kRowBytes;
+        const int row =
+            kSwiGlu ? tile.row / 2 + share * kShareRows / 2 : tile.row + share * kShareRows;
         ArriveExpecting(full(at.stage), kStageBytes);
-        if constexpr (kSwiGlu) {
-          CopyPairedPanelToShared(target, weights, tile.row / 2, run * kRun, full(at.stage),
-                                  kReadAgain);
+        if constexpr (kSwiGlu && kBlocks > 1) {
+          CopyPairedPanelToBlocks(target, weights, row, run * kRun, full(at.stage),
+                                  (1 << kBlocks) - 1, kReadAgain);
+        } else if constexpr (kSwiGlu) {
+          CopyPairedPanelToShared(target, weights, row, run * kRun, full(at.stage), kReadAgain);
+        } else if constexpr (kBlocks > 1) {
+          CopyPanelToBlocks(target, weights, row, run * kRun, full(at.stage), (1 << kBlocks) - 1,
+                            kReadAgain);
         } else {
-          CopyPanelToShared(target, weights, tile.row, run * kRun, full(at.stage), kReadAgain);
+          CopyPanelToShared(target, weights, row, run * kRun, full(at.stage), kReadAgain);
         }
       };
       const auto fetch_inputs = [&](const RingPosition& at, Tile tile, int run) {
-        CopyPanelToShared(ring + at.stage * kStageBytes, x, tile.token, run * kRun, full(at.stage),
-                          kReadAgain);
+        CopyPanelToShared(ring + at.stage * kStageBytes, x, tile.token + share * kTileTokens,
+                          run * kRun, full(at.stage), kReadAgain);
       };
       RingPosition ahead, at;
       const int waiting = min(p.runs, kStages);  // stages of weights, which no kernel writes
       for (int run = 0; run < waiting; ++run, ahead.Advance(kStages)) {
-        fetch_weights(ahead, TileOf(p, first), run);
+        fetch_weights(ahead, TileOf<kBlocks>(p, first), run);
       }
       AwaitPreviousKernel();
       int filled = 0;
       for (int index = first; index < tiles; index += step) {
-        const Tile tile = TileOf(p, index);
+        const Tile tile = TileOf<kBlocks>(p, index);
         for (int run = 0; run < p.runs; ++run, ++filled, at.Advance(kStages)) {
           if (filled >= kStages) Wait(empty(at.stage), at.parity ^ 1);
           if (filled >= waiting) fetch_weights(at, tile, run);
@@ -157,16 +177,21 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
     }
+    __syncwarp();
   } else {
     AwaitPreviousKernel();
     const int group = warp / 4;
     const uint32_t panels = ring + kStages * kStageBytes + group * kOutPanels * kPanelBytes;
     const auto release = [&](int stage) {
-      if (lane == 0) Arrive(empty(stage));
+      if constexpr (kBlocks > 1) {
+        if (lane < kBlocks) ArriveAtBlock(lane, empty(stage));
+      } else {
+        if (lane == 0) Arrive(empty(stage));
+      }
     };
     RingPosition at;
     for (int index = first; index < tiles; index += step) {
-      const Tile tile = TileOf(p, index);
+      const Tile tile = TileOf<kBlocks>(p, index);
       float sums[32][4];
       for (int run = 0; run < p.runs; ++run) {
         Wait(full(at.stage), at.parity);
@@ -177,27 +202,30 @@ __global__ void __launch_bounds__(kThreads, 1)
       WaitForProducts<0>();
       Settle(sums);
       release(at.Before(kStages));
-      StoreOutputs<kSwiGlu>(out, tile, group, panels, sums);
+      StoreOutputs<kSwiGlu>(out, {tile.token + share * kTileTokens, tile.row}, group, panels, sums);
     }
     if (threadIdx.x % kGroupThreads == 0) WaitForReads();
+    __syncwarp();
   }
+  if (kBlocks > 1) SyncCluster();  // no block ends while another may still arrive at its barriers
 }
 
 // On `stream`, behind all that is there before; `chained`: it may begin early.
-template <bool kSwiGlu>
+template <bool kSwiGlu, int kBlocks>
 void Launch(cudaStream_t stream, bool chained, const Matrix& x, const Matrix& weight,
             const Matrix& out, int multiprocessors) {
-  const PrefillLinearParams p = {DivideUp(x.cols, kRun), DivideUp(x.rows, kTileTokens),
+  const PrefillLinearParams p = {DivideUp(x.cols, kRun), DivideUp(x.rows, kBlocks * kTileTokens),
                                  DivideUp(weight.rows, kTileRows)};
-  const int blocks = std::min(multiprocessors, p.token_tiles * p.row_tiles);
-  const auto kernel = PrefillLinearKernel<kSwiGlu>;
+  const int blocks = kBlocks * std::min(multiprocessors / kBlocks, p.token_tiles * p.row_tiles);
+  const auto kernel = PrefillLinearKernel<kSwiGlu, kBlocks>;
   Check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
         "cudaFuncSetAttribute");
-  Check(LaunchChained(
-            kernel, dim3(blocks), dim3(kThreads), kShared, stream, chained, p,
+  constexpr int kShareRows = kTileRows / kBlocks;
+  Check(LaunchChainedClusters(
+            kernel, dim3(blocks), dim3(kBlocks), dim3(kThreads), kShared, stream, chained, p,
             MakePanelMap(x, kTileTokens),
-            kSwiGlu ? MakePairedPanelMap(weight, kTileRows) : MakePanelMap(weight, kTileRows),
+            kSwiGlu ? MakePairedPanelMap(weight, kShareRows) : MakePanelMap(weight, kShareRows),
             MakePanelMap(out, kGroupTokens)),
         "PrefillLinearKernel");
 }
@@ -228,8 +256,10 @@ bool LinearSwiGlu(Stream& stream, Matrix x, Matrix weight, Matrix out) {
   const bool chained = stream.cuda()->can_chain && !fp8;
   if (few) {
     LaunchClusterSwiGlu(x, wide, out, cuda_stream, chained);
+  } else if (x.rows >= kMinPairTokens) {
+    Launch<true, 2>(cuda_stream, chained, x, wide, out, multiprocessors);
   } else {
-    Launch<true>(cuda_stream, chained, x, wide, out, multiprocessors);
+    Launch<true, 1>(cuda_stream, chained, x, wide, out, multiprocessors);
   }
   return true;
 }
@@ -243,8 +273,8 @@ bool LateLinear(Stream& stream, Matrix x, Matrix weight, int64_t late, Matrix ou
   const Stream::CudaContext& context = *stream.cuda();
   Check(cudaEventRecord(context.forked, cuda_stream), "cudaEventRecord");
   Check(cudaStreamWaitEvent(context.beside, context.forked, 0), "cudaStreamWaitEvent");
-  Launch<false>(context.beside, false, x, late_weight, late_out,
-                LateMultiprocessors(context.num_multiprocessors));
+  Launch<false, 1>(context.beside, false, x, late_weight, late_out,
+                   LateMultiprocessors(context.num_multiprocessors));
   return true;
 }
 

@@ -122,6 +122,7 @@ INSTANTIATE_TEST_SUITE_P(All, CudaPrefill,
                          ::testing::Values(Shape{2048, 64, 2048}, Shape{2000, 200, 2000},
                                            Shape{1030, 72, 3504}, Shape{1500, 320, 2560},
                                            Shape{3969, 64, 1000}, Shape{16895, 64, 248},
+                                           Shape{2100, 72, 896}, Shape{2312, 328, 1664},
                                            Shape{128, 2048, 1000}, Shape{65, 72, 248},
                                            Shape{100, 200, 2000}, Shape{127, 1088, 40}),
                          [](const ::testing::TestParamInfo<Shape>& shape) {
