@@ -11,8 +11,11 @@ constexpr size_t kMinBlockBytes = size_t{16} << 20;
 }  // namespace
 
 Matrix ActivationArena::Take(int64_t rows, int64_t cols, DType dtype) {
-  const size_t bytes =
-      (static_cast<size_t>(rows * cols) * SizeOf(dtype) + kAlignment - 1) / kAlignment * kAlignment;
+  return {TakeBytes(rows * cols * static_cast<int64_t>(SizeOf(dtype))), dtype, rows, cols, cols};
+}
+
+void* ActivationArena::TakeBytes(int64_t wanted) {
+  const size_t bytes = (static_cast<size_t>(wanted) + kAlignment - 1) / kAlignment * kAlignment;
   while (at_.block < blocks_.size() && at_.offset + bytes > blocks_[at_.block].size()) {
     at_ = {at_.block + 1, 0};
   }
@@ -22,7 +25,7 @@ Matrix ActivationArena::Take(int64_t rows, int64_t cols, DType dtype) {
   }
   char* data = blocks_[at_.block].as<char>() + at_.offset;
   at_.offset += bytes;
-  return {data, dtype, rows, cols, cols};
+  return data;
 }
 
 size_t ActivationArena::bytes() const {

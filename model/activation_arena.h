@@ -20,6 +20,8 @@ class ActivationArena {
 
   // An uninitialised contiguous [rows, cols] matrix, aligned to 256 bytes.
   Matrix Take(int64_t rows, int64_t cols, DType dtype);
+  // So many uninitialised bytes, likewise aligned.
+  void* TakeBytes(int64_t bytes);
 
   struct Mark {
     size_t block = 0;

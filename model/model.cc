@@ -18,6 +18,7 @@
 #include "model/feed_forward.h"
 #include "model/mixer.h"
 #include "model/norm.h"
+#include "model/residual_stream.h"
 #include "model/weights.h"
 
 namespace fla {
@@ -100,6 +101,7 @@ struct Model::Parts {
   bool IsSmall(const BatchView& batch);
   Matrix RunSmall(const BatchView& batch, const StatePool& pool);
   std::optional<PickedRows> WantedOfLast(const BatchView& batch) const;
+  void LookAtNorms();
   Matrix HiddenForLogits(const BatchView& batch, Matrix residual, Matrix delta);
   Matrix WantedHidden(const BatchView& batch, Matrix residual, Matrix delta);
   void RunLargest(StatePool& pool, int sequences, int max_logits_rows, bool hidden);
@@ -128,6 +130,7 @@ struct Model::Parts {
   Matrix input_projection;     // [D, E], absent where E = D
   const float* input_bias = nullptr;
   std::vector<Layer> layers;
+  bool can_fold = false;  // residual streams (LookAtNorms)
   Norm norm;
   Matrix head;  // [vocab, D], the embeddings where tied
   int64_t parameters = 0;
@@ -174,6 +177,14 @@ void Model::Parts::TakeWeights(WeightReader& weights) {
   weight_bytes = weights.bytes();
 }
 
+void Model::Parts::LookAtNorms() {
+  can_fold = dtype == DType::kBF16 && FoldsResiduals(stream, config.hidden_size) &&
+             std::all_of(layers.begin(), layers.end(), [&](const Layer& layer) {
+               return IsFoldable(stream, layer.mixer_norm, config.hidden_size) &&
+                      IsFoldable(stream, layer.mlp_norm, config.hidden_size);
+             });
+}
+
 std::unique_ptr<Model> Model::Load(const LoadOptions& options) {
   ModelConfig config = LoadModelConfig(options.path);
   const Checkpoint checkpoint = OpenCheckpoint(options.path, config);
@@ -182,6 +193,7 @@ std::unique_ptr<Model> Model::Load(const LoadOptions& options) {
                        {options.dtype, options.weight_dtype.value_or(options.dtype)},
                        options.progress);
   parts->TakeWeights(weights);
+  parts->LookAtNorms();
   return std::unique_ptr<Model>(new Model(std::move(parts)));
 }
 
@@ -361,63 +373,53 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool, F
   arena.ReturnTo({});
   const bool joined = HasSeams(batch);
   if (!joined && IsSmall(batch)) return {.logits = RunSmall(batch, pool)};
-  const int64_t tokens = batch.num_tokens, hidden = config.hidden_size;
-  // The residual stream is f32 whatever the dtype: its rounding would add up over the layers.
-  Matrix residual = arena.Take(tokens, hidden, DType::kF32);
-  // What the last block adds, and what the next one reads: that lies in the same memory, so that
-  // fewer bytes pass through the caches. Nothing reads the one once the other is written.
-  Matrix delta = arena.Take(tokens, hidden, dtype), normed = delta;
+  const int64_t tokens = batch.num_tokens;
   const std::optional<PickedRows> wanted = WantedOfLast(batch);
-  ReadInputs(batch, residual);
+  const bool folds = can_fold && wanted && tokens >= kMinFoldedRows;
+  ResidualStream x(stream, arena, tokens, config.hidden_size, dtype, folds);
+  ReadInputs(batch, x.rows());
+  x.Begin(layers[0].mixer_norm);
   // Where layers are joined, what a recurrence reads comes with what the one before it adds.
   Matrix packed;
   if (joined) {
     packed = arena.Take(tokens, layers[0].mixer.input_projection().rows, dtype);
+    layers[0].mixer.Project(stream, x.normed(), packed);
   }
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const bool last = i + 1 == layers.size(), picks = wanted && last;
     if (near_end != nullptr && i == layers.size() * 3 / 4) near_end->Record(stream);
     ActivationArena::Mark mark = arena.mark();
-    if (i == 0) {
-      ApplyNorm(stream, layer.mixer_norm, residual, normed);
-      if (packed.present()) layer.mixer.Project(stream, normed, packed);
-    } else if (!packed.present()) {
-      AddAndNorm(stream, layer.mixer_norm, residual, delta, normed);
-    }
+    if (i > 0 && !joined) x.Add(layer.mixer_norm);
     if (picks) {
-      delta = delta.Rows(0, wanted->count);
-      const Matrix all = residual;
-      residual = arena.Take(wanted->count, hidden, DType::kF32);
-      GatherRows(stream, all, wanted->rows, residual);
+      x.Pick(*wanted);
       mark = arena.mark();
     }
     const StatePool::LayerState& state = pool.layer(static_cast<int>(i));
     const std::optional<PickedRows> picked = picks ? wanted : std::nullopt;
-    if (packed.present()) {
+    if (joined) {
       const Matrix heads =
           layer.mixer.Heads(stream, arena, batch, state, pool.state_dtype(), packed, picked);
       if (!last) {
-        BetweenRecurrences(stream, SeamOf(i, heads, residual, normed, packed));
+        BetweenRecurrences(stream, SeamOf(i, heads, x.rows(), x.normed(), packed));
         arena.ReturnTo(mark);
         continue;
       }
-      if (residual.rows > 0) layer.mixer.ProjectHeads(stream, heads, delta);
+      if (x.rows().rows > 0) layer.mixer.ProjectHeads(stream, heads, x.delta());
     } else {
-      layer.mixer.Forward(stream, arena, batch, state, pool.state_dtype(), normed, picked, delta);
+      layer.mixer.Forward(stream, arena, batch, state, pool.state_dtype(), x.normed(), picked,
+                          x.delta());
     }
     arena.ReturnTo(mark);
-    if (residual.rows == 0) return {};
-    normed = delta;
-
-    AddAndNorm(stream, layer.mlp_norm, residual, delta, normed);
-    layer.feed_forward.Forward(stream, arena, normed, delta);
+    if (picks && wanted->count == 0) return {};
+    x.Add(layer.mlp_norm);
+    layer.feed_forward.Forward(stream, arena, x.normed(), x.delta());
     arena.ReturnTo(mark);
   }
   ForwardResult result;
-  if (batch.num_hidden_rows > 0) result.hidden = WantedHidden(batch, residual, delta);
+  if (batch.num_hidden_rows > 0) result.hidden = WantedHidden(batch, x.rows(), x.delta());
   if (batch.num_logits_rows > 0) {
-    const Matrix last = HiddenForLogits(batch, residual, delta);
+    const Matrix last = HiddenForLogits(batch, x.rows(), x.delta());
     result.logits = arena.Take(last.rows, config.vocab_size, DType::kF32);
     Linear(stream, last, head, nullptr, result.logits);
   }

@@ -1,5 +1,10 @@
 #include "model/norm.h"
 
+#include <algorithm>
+#include <vector>
+
+#include "kernels/folded_residual.h"
+
 namespace fla {
 
 Norm TakeNorm(const ModelConfig& config, const std::string& name, WeightReader& weights) {
@@ -12,6 +17,14 @@ Norm TakeNorm(const ModelConfig& config, const std::string& name, WeightReader& 
     norm.bias = weights.Vector(name + (axon ? ".beta" : ".bias"), config.hidden_size);
   }
   return norm;
+}
+
+bool IsFoldable(Stream& stream, const Norm& norm, int64_t hidden_size) {
+  if (norm.kind != NormKind::kRms) return false;
+  std::vector<float> weight(static_cast<size_t>(hidden_size));
+  stream.CopyToHost(weight.data(), norm.weight, weight.size() * sizeof(float));
+  stream.Synchronize();
+  return std::all_of(weight.begin(), weight.end(), [](float w) { return IsFoldable(w); });
 }
 
 void ApplyNorm(Stream& stream, const Norm& norm, Matrix x, Matrix out) {

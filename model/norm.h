@@ -19,6 +19,9 @@ struct Norm {
 // Takes NAME.weight or, in Axon's layout, NAME.gamma and NAME.beta.
 Norm TakeNorm(const ModelConfig& config, const std::string& name, WeightReader& weights);
 
+// Whether a residual stream on a GPU can be folded by it (kernels/folded_residual.h). Waits.
+bool IsFoldable(Stream& stream, const Norm& norm, int64_t hidden_size);
+
 // out = norm(x). x may be f32 while out is bf16.
 void ApplyNorm(Stream& stream, const Norm& norm, Matrix x, Matrix out);
 

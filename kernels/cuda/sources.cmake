@@ -9,6 +9,7 @@ target_sources(fla_kernels PRIVATE
   cuda/device.cu
   cuda/elementwise.cu
   cuda/feature_maps.cu
+  cuda/folded_residual.cu
   cuda/gather.cu
   cuda/heads.cu
   cuda/linear.cu

@@ -15,6 +15,9 @@ if(FLA_CUDA)
   fla_test(cuda_prefill_test
     SOURCES cuda_prefill_test.cc
     LIBRARIES fla_kernels)
+  fla_test(folded_residual_test
+    SOURCES folded_residual_test.cc
+    LIBRARIES fla_kernels)
   fla_test(between_recurrences_test
     SOURCES between_recurrences_test.cc
     LIBRARIES fla_kernels)
