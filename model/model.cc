@@ -102,6 +102,7 @@ struct Model::Parts {
   Matrix RunSmall(const BatchView& batch, const StatePool& pool);
   std::optional<PickedRows> WantedOfLast(const BatchView& batch) const;
   void LookAtNorms();
+  void ProjectVocabulary();
   Matrix HiddenForLogits(const BatchView& batch, Matrix residual, Matrix delta);
   Matrix WantedHidden(const BatchView& batch, Matrix residual, Matrix delta);
   void RunLargest(StatePool& pool, int sequences, int max_logits_rows, bool hidden);
@@ -127,7 +128,10 @@ struct Model::Parts {
 
   std::vector<Buffer> memory;  // of all weights
   Matrix embeddings;           // [vocab, E], absent where there is no vocabulary
-  Matrix input_projection;     // [D, E], absent where E = D
+  // [vocab, P]: what the first mixer's input projection makes of each token. Or absent.
+  Matrix projected_vocabulary;
+  Buffer projected_memory;
+  Matrix input_projection;  // [D, E], absent where E = D
   const float* input_bias = nullptr;
   std::vector<Layer> layers;
   bool can_fold = false;  // residual streams (LookAtNorms)
@@ -185,6 +189,31 @@ void Model::Parts::LookAtNorms() {
              });
 }
 
+// A layer that nothing precedes but a lookup can be looked up itself, up to its convolution: of
+// prompts, whose products take time, on a GPU with memory to spare.
+void Model::Parts::ProjectVocabulary() {
+  constexpr int64_t kMostOfWeights = 4, kMostOfFree = 8;  // a fourth, an eighth
+  if (!stream.device().is_cuda() || dtype != DType::kBF16) return;
+  if (!embeddings.present() || input_projection.present()) return;
+  const Layer& layer = layers[0];
+  const int64_t columns = layer.mixer.input_projection().rows;
+  const int64_t bytes = embeddings.rows * columns * static_cast<int64_t>(SizeOf(dtype));
+  if (bytes > weight_bytes / kMostOfWeights) return;
+  if (bytes > static_cast<int64_t>(FreeMemory(stream.device())) / kMostOfFree) return;
+  projected_memory = Buffer(stream.device(), static_cast<size_t>(bytes));
+  projected_vocabulary = {projected_memory.data(), dtype, embeddings.rows, columns, columns};
+  arena.ReturnTo({});
+  const int64_t most = std::min<int64_t>(max_batch_tokens, embeddings.rows);
+  const Matrix normed = arena.Take(most, config.hidden_size, dtype);
+  for (int64_t begin = 0; begin < embeddings.rows; begin += most) {
+    const int64_t count = std::min(most, embeddings.rows - begin);
+    const Matrix rows = normed.Rows(0, count);
+    ApplyNorm(stream, layer.mixer_norm, embeddings.Rows(begin, count), rows);
+    layer.mixer.Project(stream, rows, projected_vocabulary.Rows(begin, count));
+  }
+  stream.Synchronize();
+}
+
 std::unique_ptr<Model> Model::Load(const LoadOptions& options) {
   ModelConfig config = LoadModelConfig(options.path);
   const Checkpoint checkpoint = OpenCheckpoint(options.path, config);
@@ -194,6 +223,7 @@ std::unique_ptr<Model> Model::Load(const LoadOptions& options) {
                        options.progress);
   parts->TakeWeights(weights);
   parts->LookAtNorms();
+  parts->ProjectVocabulary();
   return std::unique_ptr<Model>(new Model(std::move(parts)));
 }
 
@@ -222,7 +252,7 @@ int64_t Model::parameters() const { return parts_->parameters; }
 int64_t Model::weight_bytes() const { return parts_->weight_bytes; }
 int64_t Model::workspace_bytes() const {
   return static_cast<int64_t>(parts_->arena.bytes() + parts_->indices.bytes() +
-                              parts_->stream.workspace_bytes());
+                              parts_->projected_memory.size() + parts_->stream.workspace_bytes());
 }
 DType Model::dtype() const { return parts_->dtype; }
 
@@ -378,13 +408,21 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool, F
   const bool folds = can_fold && wanted && tokens >= kMinFoldedRows;
   ResidualStream x(stream, arena, tokens, config.hidden_size, dtype, folds);
   ReadInputs(batch, x.rows());
-  x.Begin(layers[0].mixer_norm);
+  const bool looks_up = projected_vocabulary.present() && batch.num_vector_rows == 0;
+  if (folds || !looks_up) x.Begin(layers[0].mixer_norm);
+  // What the first mixer's input projection makes.
+  const auto first_packed = [&] {
+    const Matrix packed = arena.Take(tokens, layers[0].mixer.input_projection().rows, dtype);
+    if (looks_up) {
+      EmbeddingLookup(stream, batch.tokens, projected_vocabulary, packed, batch.sampled);
+    } else {
+      layers[0].mixer.Project(stream, x.normed(), packed);
+    }
+    return packed;
+  };
   // Where layers are joined, what a recurrence reads comes with what the one before it adds.
-  Matrix packed;
-  if (joined) {
-    packed = arena.Take(tokens, layers[0].mixer.input_projection().rows, dtype);
-    layers[0].mixer.Project(stream, x.normed(), packed);
-  }
+  Matrix joined_packed;
+  if (joined) joined_packed = first_packed();
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const bool last = i + 1 == layers.size(), picks = wanted && last;
@@ -397,10 +435,11 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool, F
     }
     const StatePool::LayerState& state = pool.layer(static_cast<int>(i));
     const std::optional<PickedRows> picked = picks ? wanted : std::nullopt;
-    if (joined) {
+    if (joined || (i == 0 && looks_up)) {
+      const Matrix packed = joined ? joined_packed : first_packed();
       const Matrix heads =
           layer.mixer.Heads(stream, arena, batch, state, pool.state_dtype(), packed, picked);
-      if (!last) {
+      if (joined && !last) {
         BetweenRecurrences(stream, SeamOf(i, heads, x.rows(), x.normed(), packed));
         arena.ReturnTo(mark);
         continue;

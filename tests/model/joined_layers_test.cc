@@ -1,11 +1,14 @@
-// Layers wide enough for a GPU to run all projections between two recurrences as one kernel.
+// Layers wide enough for a GPU to run them otherwise than by an op each: all projections of a short
+// prompt between two recurrences as one kernel; a long prompt's residual stream folded.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -40,7 +43,8 @@ StoredBytes Uniform(std::minstd_rand& random, std::vector<int64_t> shape, float 
   return {"BF16", std::move(shape), std::move(bytes)};
 }
 
-void WriteModel(const testing::TemporaryFolder& folder) {
+// `odd_weight`: of a column of a norm in the middle.
+void WriteModel(const testing::TemporaryFolder& folder, float odd_weight = 1.0f) {
   nlohmann::json config = testing::GoldenConfig("gated_deltanet");
   config["hidden_size"] = kHidden;
   config["intermediate_size"] = kInner;
@@ -80,51 +84,83 @@ void WriteModel(const testing::TemporaryFolder& folder) {
   norm("model.norm.weight", kHidden);
   linear("model.embeddings.weight", kVocab, kHidden);
   linear("lm_head.weight", kVocab, kHidden);
+  const BFloat16 odd(odd_weight);
+  std::memcpy(tensors["model.layers.1.mlp_norm.weight"].bytes.data(), &odd, sizeof odd);
   folder.Write("model.safetensors", testing::SafetensorsOfStored(tensors));
 }
 
-// A prompt in one piece, which takes the kernel where there is one, leads to the logits and states
-// that it leads to in pieces, which are too short for it; recorded and not.
-TEST(JoinedLayers, AreTheirOpsOneByOne) {
-  const Device device = ParseDevice("auto");
-  if (!device.is_cuda()) GTEST_SKIP() << "no GPU; a CPU has no such kernel";
-  const testing::TemporaryFolder folder;
-  WriteModel(folder);
-  const auto model = Model::Load(
-      {.path = folder.path(), .device = device, .dtype = DType::kBF16, .max_batch_tokens = 256});
-  StatePool pool(model->stream(), model->config(), 2);
-  // The logits behind the prompt, and behind a token more.
-  const auto run = [&](const std::vector<int>& pieces) {
-    pool.Acquire(model->stream());
-    const int slot = pool.Acquire(model->stream());
+class JoinedLayers : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!device_.is_cuda()) GTEST_SKIP() << "no GPU; a CPU has no such kernels";
+  }
+
+  void Load(int max_batch_tokens, float odd_weight = 1.0f) {
+    const testing::TemporaryFolder folder;
+    WriteModel(folder, odd_weight);
+    model_ = Model::Load({.path = folder.path(),
+                          .device = device_,
+                          .dtype = DType::kBF16,
+                          .max_batch_tokens = max_batch_tokens});
+    pool_.emplace(model_->stream(), model_->config(), 2);
+  }
+
+  void Prepare() {
+    sampled_ = Buffer(device_, 2 * sizeof(int));
+    model_->Prepare(*pool_, sampled_.as<int>(), 2, 2);
+  }
+
+  // The logits behind a prompt that comes in such pieces, and behind a token more.
+  std::vector<float> Run(std::vector<int> pieces) {
+    pieces.push_back(1);
+    pool_->Acquire(model_->stream());
+    const int slot = pool_->Acquire(model_->stream());
     std::vector<float> last;
     int position = 0;
     for (const int tokens : pieces) {
       Batch batch{{}, {slot}, {0, tokens}, {position}, 0, {tokens - 1}};
       for (int t = 0; t < tokens; ++t) batch.tokens.push_back((position + t) * 37 % kVocab);
-      const Matrix logits = model->Forward(batch, pool).logits;
+      const Matrix logits = model_->Forward(batch, *pool_).logits;
       last.resize(2 * kVocab);
       std::copy(last.begin() + kVocab, last.end(), last.begin());
-      model->stream().CopyToHost(last.data() + kVocab, logits.data, kVocab * sizeof(float));
-      model->stream().Synchronize();
+      model_->stream().CopyToHost(last.data() + kVocab, logits.data, kVocab * sizeof(float));
+      model_->stream().Synchronize();
       position += tokens;
     }
-    for (const int used : {0, 1}) pool.Release(used);
+    for (const int used : {0, 1}) pool_->Release(used);
     return last;
-  };
-  const auto expect_equal = [&] {
-    for (const int tokens : {40, 64, 65, 100, 128}) {
-      std::vector<int> pieces;
-      for (int rest = tokens; rest > 0; rest -= 32) pieces.push_back(std::min(rest, 32));
-      pieces.push_back(1);
-      EXPECT_LT((testing::RelativeError<float, float>(run({tokens, 1}), run(pieces))), 2e-2)
-          << tokens;
-    }
-  };
-  expect_equal();
-  const Buffer sampled(device, 2 * sizeof(int));
-  model->Prepare(pool, sampled.as<int>(), 2, 2);
-  expect_equal();
+  }
+
+  // A prompt of so many tokens leads to the same in pieces of at most `most`.
+  void ExpectAsInPieces(int tokens, int most) {
+    std::vector<int> pieces;
+    for (int rest = tokens; rest > 0; rest -= most) pieces.push_back(std::min(rest, most));
+    EXPECT_LT((testing::RelativeError<float, float>(Run({tokens}), Run(pieces))), 2e-2) << tokens;
+  }
+
+  const Device device_ = ParseDevice("auto");
+  std::unique_ptr<Model> model_;
+  std::optional<StatePool> pool_;
+  Buffer sampled_;
+};
+
+// In one piece, which takes the kernel where there is one, and in pieces too short for it, whose
+// first layer projects what the whole looks up; recorded and not.
+TEST_F(JoinedLayers, AreTheirOpsOneByOne) {
+  Load(256);
+  for (const bool recorded : {false, true}) {
+    if (recorded) Prepare();
+    for (const int tokens : {40, 64, 65, 100, 128}) ExpectAsInPieces(tokens, 32);
+  }
+}
+
+// In one piece, folded unless a norm's weights do not let it be, and in pieces that are not.
+TEST_F(JoinedLayers, OfLongPromptsAreThoseOfShortOnes) {
+  for (const float odd_weight : {1.0f, -3.0f, 0.0f}) {
+    Load(4096, odd_weight);
+    for (const int tokens : {2048, 2900, 4096}) ExpectAsInPieces(tokens, 1500);
+    ExpectAsInPieces(2100, 32);
+  }
 }
 
 }  // namespace
