@@ -18,6 +18,7 @@
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/errors.h"
 #include "kernels/device.h"
+#include "kernels/folded_residual.h"
 #include "kernels/ops.h"
 #include "kernels/sampling.h"
 
@@ -154,6 +155,15 @@ class OpsBench {
     Report("AddRmsNorm" + suffix,
            Microseconds([&](int) { AddRmsNorm(stream_, residual, x, weight, 1e-6f, y); }),
            elements * (4 + 4 + 2 + 2));
+    FoldedResidual folded = {
+        .normed = Random(tokens, kModel, dtype),
+        .rest = static_cast<int8_t*>(Random(tokens, kModel / 4, DType::kF32).data),
+        .scales = static_cast<float*>(Random(tokens, 1, DType::kF32).data),
+        .weight = weight};
+    FoldResidual(stream_, residual, 1e-6f, folded);
+    Report("AddToFolded" + suffix,
+           Microseconds([&](int) { AddToFolded(stream_, folded, x, weight, 1e-6f); }),
+           elements * (3 + 2 + 3));
     Report("SwiGlu" + suffix, Microseconds([&](int) { SwiGlu(stream_, gate_up, inner); }),
            static_cast<double>(tokens) * kInner * 6);
     ShortConvolutionArgs convolution{.x = packed, .weight = weight, .width = 4};
