@@ -9,12 +9,14 @@ fla_add_emulated(sequence_ops_emulated
   KERNELS
     kernels/cuda/convolution.cu
     kernels/cuda/convolution_tile.cu
+    kernels/cuda/folded_residual.cu
     kernels/cuda/heads.cu
     kernels/cuda/norm.cu
   CHECKS sequence_ops_check
   HEADERS
     kernels/cuda/convolution_tile.cuh
     kernels/cuda/elements.cuh
+    kernels/cuda/folded_residual.h
     kernels/cuda/head_norm.cuh
     kernels/cuda/heads.cuh
     kernels/cuda/warp_sum.cuh

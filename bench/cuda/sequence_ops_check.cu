@@ -1,7 +1,7 @@
 // Compares the ops around the recurrence that work along a sequence, a head or a row
-// (ShortConvolution, ActivateHeads, OutputNorm, RmsNorm, AddRmsNorm, LayerNorm) with
-// double-precision loops, on random shapes, strides and alignments. Exit code 1 if any element is
-// out of bounds, or one beside the output has changed.
+// (ShortConvolution, ActivateHeads, OutputNorm, RmsNorm, AddRmsNorm, LayerNorm, and folded residual
+// streams) with double-precision loops, on random shapes, strides and alignments. Exit code 1 if
+// any element is out of bounds, or one beside the output has changed.
 //
 //   sequence_ops_check [cases of each] [seed]
 #include <algorithm>
@@ -14,6 +14,7 @@
 
 #include "bench/cuda/random.h"
 #include "bench/cuda/recurrence_inputs.h"
+#include "kernels/cuda/folded_residual.h"
 #include "kernels/cuda/ops.h"
 
 namespace fla::cuda::bench {
@@ -112,6 +113,7 @@ class Checker {
     for (int i = 0; i < cases_; ++i) {
       Try<float>();
       Try<__nv_bfloat16>();
+      Count(FoldedSum());
     }
     std::printf("%d cases, %d failed; worst part of its bound %.2f\n", tried_, failed_, worst_);
     return failed_ == 0;
@@ -123,10 +125,13 @@ class Checker {
     for (const auto& message : {Convolution<T>(), Convolution<T>(), Convolution<T>(), Heads<T>(),
                                 Output<T>(), RowNorm<T, T>(), RowNorm<float, T>(),
                                 CenteredRowNorm<T, T>(), CenteredRowNorm<float, T>()}) {
-      ++tried_;
-      if (message.empty()) continue;
-      if (++failed_ <= 40) std::printf("FAILED %s\n", message.c_str());
+      Count(message);
     }
+  }
+  void Count(const std::string& message) {
+    ++tried_;
+    if (message.empty()) return;
+    if (++failed_ <= 40) std::printf("FAILED %s\n", message.c_str());
   }
   // `name` with its type and `message`, if there is one.
   template <typename T>
@@ -395,6 +400,69 @@ class Checker {
     if (message.empty()) message = out.Compare(wanted, kRounding<T>, kAbsolute, worst_);
     return Report<T>("layer norm of rows of " + std::to_string(cols) + (add ? " and a sum" : ""),
                      message);
+  }
+
+  // A stream that is folded, added to and unfolded, whose weight changes meanwhile.
+  std::string FoldedSum() {
+    const int cols = random_.Pick({8, 40, 264, 512, 1000, 2048, 4096});
+    const int rows = random_.Pick({1, 3, cols <= 512 ? 150 : 20});
+    const float eps = 1e-5f;
+    using Bf16 = __nv_bfloat16;
+    const auto x = random_.Matrix<float>(rows, cols, 2);
+    const auto delta = random_.Matrix<Bf16>(rows, cols, 1);
+    auto first = random_.Matrix<float>(1, cols, 1), second = random_.Matrix<float>(1, cols, 1);
+    for (auto* weight : {&first, &second}) {
+      for (float& w : *weight) w += w < 0 ? -0.1f : 0.1f;
+    }
+    std::vector<int> backwards(rows);
+    for (int i = 0; i < rows; ++i) backwards[i] = rows - 1 - i;
+    const DeviceArray<float> device_x(x), device_first(first), device_second(second),
+        scales(std::vector<float>(rows, NAN)), unfolded(std::vector<float>(x.size(), NAN));
+    const DeviceArray<Bf16> device_delta(delta), normed(delta);
+    const DeviceArray<int8_t> rest(std::vector<int8_t>(x.size(), 85));
+    const DeviceArray<int> picked(backwards);
+    const auto matrix = [&](auto* data, DType dtype) {
+      return fla::Matrix{data, dtype, rows, cols, cols};
+    };
+    FoldedResidual folded = {matrix(normed.data(), DType::kBF16), rest.data(), scales.data(),
+                             device_first.data()};
+    cuda::FoldResidual(stream_, matrix(device_x.data(), DType::kF32), eps, folded);
+    cuda::AddToFolded(stream_, folded, matrix(device_delta.data(), DType::kBF16),
+                      device_second.data(), eps);
+    folded.weight = device_second.data();
+    cuda::UnfoldRows(stream_, folded, picked.data(), matrix(unfolded.data(), DType::kF32));
+    Synchronize();
+
+    const auto actual = unfolded.Download();
+    const auto actual_normed = normed.Download();
+    std::string message;
+    const auto expect = [&](const char* what, double value, double wanted, double bound, int row) {
+      worst_ = std::max(worst_, std::fabs(value - wanted) / bound);
+      if (std::fabs(value - wanted) <= bound) return;
+      message = std::string(what) + ": " + std::to_string(value) + " instead of " +
+                std::to_string(wanted) + " in row " + std::to_string(row);
+    };
+    for (int row = 0; row < rows; ++row) {
+      std::vector<double> sums(cols);
+      double squares = 0;
+      for (int i = 0; i < cols; ++i) {
+        const size_t at = static_cast<size_t>(row) * cols + i;
+        sums[i] = static_cast<double>(x[at]) + static_cast<float>(delta[at]);
+        squares += sums[i] * sums[i];
+        // Each folding keeps 2^-15 of what it folds.
+        const double kept = 0x1p-15 * 1.01 * (std::fabs(x[at]) + std::fabs(sums[i]));
+        const size_t last = static_cast<size_t>(rows - 1 - row) * cols + i;
+        expect("unfolded", actual[last], sums[i], kept + kAbsolute, row);
+      }
+      for (int i = 0; i < cols; ++i) {
+        const size_t at = static_cast<size_t>(row) * cols + i;
+        const double wanted = sums[i] / std::sqrt(squares / cols + eps) * second[i];
+        const double folded_x = 0x1p-15 * std::fabs(x[at] * second[i]) / std::sqrt(squares / cols);
+        expect("normed", static_cast<float>(actual_normed[at]), wanted,
+               kRounding<Bf16> * std::fabs(wanted) + folded_x * 1.01 + kAbsolute, row);
+      }
+    }
+    return message.empty() ? "" : "folded rows of " + std::to_string(cols) + ": " + message;
   }
 
   template <typename Choice, size_t kCount>

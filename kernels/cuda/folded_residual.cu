@@ -8,6 +8,7 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/errors.h"
 #include "kernels/cuda/folded_residual.h"
+#include "kernels/cuda/special_functions.cuh"
 #include "kernels/cuda/warp_sum.cuh"
 
 namespace fla::cuda {
@@ -30,17 +31,6 @@ struct FoldedArgs {
   const float* next_weight;
   float eps;
 };
-
-// Byte `byte` of `word`, a signed number, times 256.
-template <int byte>
-__device__ __forceinline__ uint32_t SignedByteTimes256(uint32_t word) {
-  constexpr uint32_t kSign = 8 | byte;
-  uint32_t result;
-  asm("prmt.b32 %0, %1, 0, %2;"
-      : "=r"(result)
-      : "r"(word), "n"(kSign << 12 | kSign << 8 | byte << 4 | 4));
-  return result;
-}
 
 // Byte 1 of each number.
 __device__ __forceinline__ uint32_t SecondBytes(const uint32_t (&of)[4]) {
