@@ -71,31 +71,48 @@ __device__ __forceinline__ void PrefetchStateToL2(const void* source) {
   asm volatile("prefetch.global.L2::evict_last [%0];" ::"l"(source));
 }
 
+// What a launch says of a kernel besides its arguments. `config` points into it: it stays where it
+// was made.
+struct LaunchDescription {
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attributes[2];
+
+  LaunchDescription(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = attributes;
+  }
+  LaunchDescription(const LaunchDescription&) = delete;
+  LaunchDescription& operator=(const LaunchDescription&) = delete;
+
+  cudaLaunchAttributeValue& Add(cudaLaunchAttributeID id) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute = {};
+    attribute.id = id;
+    return attribute.val;
+  }
+  void AddCluster(dim3 cluster) {
+    cudaLaunchAttributeValue& value = Add(cudaLaunchAttributeClusterDimension);
+    value.clusterDim.x = cluster.x;
+    value.clusterDim.y = cluster.y;
+    value.clusterDim.z = cluster.z;
+  }
+};
+
 // In clusters of `cluster` blocks; otherwise as LaunchChained.
 template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchChainedClusters(void (*kernel)(Parameters...), dim3 grid, dim3 cluster,
                                   dim3 block, size_t shared, cudaStream_t stream, bool chained,
                                   Arguments&&... arguments) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  config.attrs = attributes;
+  LaunchDescription launch(grid, block, shared, stream);
   if (chained) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    launch.Add(cudaLaunchAttributeProgrammaticStreamSerialization)
+        .programmaticStreamSerializationAllowed = 1;
   }
-  if (cluster.x * cluster.y * cluster.z > 1) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = cluster.x;
-    attribute.val.clusterDim.y = cluster.y;
-    attribute.val.clusterDim.z = cluster.z;
-  }
-  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+  if (cluster.x * cluster.y * cluster.z > 1) launch.AddCluster(cluster);
+  return cudaLaunchKernelEx(&launch.config, kernel, std::forward<Arguments>(arguments)...);
 }
 
 // `chained`: this kernel begins early. A kernel that reads states before it waits: only where the
@@ -114,24 +131,10 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchCooperativeClusters(void (*kernel)(Parameters...), dim3 grid, dim3 cluster,
                                       dim3 block, size_t shared, cudaStream_t stream,
                                       Arguments&&... arguments) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  config.attrs = attributes;
-  cudaLaunchAttribute& together = attributes[config.numAttrs++];
-  together.id = cudaLaunchAttributeCooperative;
-  together.val.cooperative = 1;
-  if (cluster.x > 1) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = cluster.x;
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
-  }
-  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+  LaunchDescription launch(grid, block, shared, stream);
+  launch.Add(cudaLaunchAttributeCooperative).cooperative = 1;
+  if (cluster.x * cluster.y * cluster.z > 1) launch.AddCluster(cluster);
+  return cudaLaunchKernelEx(&launch.config, kernel, std::forward<Arguments>(arguments)...);
 }
 template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchCooperative(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
@@ -143,19 +146,10 @@ cudaError_t LaunchCooperative(void (*kernel)(Parameters...), dim3 grid, dim3 blo
 // How many clusters of such blocks the current GPU runs at once.
 template <typename... Parameters>
 int MostClusters(void (*kernel)(Parameters...), int cluster, int threads, size_t shared) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(cluster);
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = cluster;
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  LaunchDescription launch(dim3(cluster), dim3(threads), shared, nullptr);
+  launch.AddCluster(dim3(cluster));
   int clusters = 0;
-  const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+  const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config);
   return status == cudaSuccess ? clusters : 0;
 }
 
