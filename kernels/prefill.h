@@ -7,7 +7,6 @@
 #pragma once
 
 #include "kernels/device.h"
-#include "kernels/ops.h"
 #include "kernels/tensor.h"
 
 namespace fla {

@@ -28,7 +28,6 @@
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/recurrence_launch.h"
 #include "kernels/cuda/ring_position.cuh"
-#include "kernels/cuda/silu_pair.cuh"
 #include "kernels/cuda/warp_sum.cuh"
 
 namespace fla::cuda {
@@ -49,9 +48,6 @@ constexpr int kStages = 6;                                           // of x
 static_assert(kSlotBytes % kPanelAlignment == 0 && kShareBytes % kPanelAlignment == 0);
 static_assert(kSeamNarrowRows <= kSeamPairedRows);
 
-// A token's results of a tile on their way to memory: 16-byte pieces of a column's tokens lie in
-// different banks.
-constexpr int OutPitch(int columns) { return 2 * columns + 16; }
 constexpr int kMaxOutColumns = 80;
 constexpr int kOutBytes = kTokens * OutPitch(kMaxOutColumns);
 constexpr int kShared = kPanelAlignment + kSlots * kSlotBytes + kStages * kInputBytes + kOutBytes;
@@ -337,56 +333,17 @@ struct Consumer {
     }
   }
 
-  // Packed pairs of 16 columns, pack(q, i) of accumulators' rows i % 2 and columns i / 2, by way of
-  // shared memory to the tile's columns of out.
-  template <int kColumns, typename Pack>
-  __device__ __forceinline__ void StoreTile(const Matrix& out, int tile, uint32_t staged,
-                                            Pack pack) const {
-    constexpr int kPieces = kColumns / 8, kPitch = OutPitch(kColumns);
-    static_assert(kColumns % 16 == 0 && kColumns <= kMaxOutColumns && kPitch % 16 == 0);
-    const int thread = threadIdx.x % kGroupThreads;
-    staged += Group() * kGroupTokens * kPitch;
-    SyncThreads<kGroupThreads>(2 + Group());  // the tile before has left
-    const uint32_t row = staged + (thread / 32 * 16 + Lane() % 16) * kPitch + Lane() / 16 * 16;
-#pragma unroll
-    for (int q = 0; q < kPieces / 2; ++q) {
-      const uint32_t m[4] = {pack(q, 0), pack(q, 1), pack(q, 2), pack(q, 3)};
-      StoreMatrices(row + 32 * q, m);
-    }
-    SyncThreads<kGroupThreads>(2 + Group());
-    const int first_column = tile * kColumns;
-#pragma unroll 4
-    for (int i = thread; i < kGroupTokens * kPieces; i += kGroupThreads) {
-      const int token = Group() * kGroupTokens + i / kPieces;
-      const int column = first_column + i % kPieces * 8;
-      if (token >= p.tokens || column >= out.cols) continue;
-      const float4 piece = LoadShared(staged + i / kPieces * kPitch + i % kPieces * 16);
-      *reinterpret_cast<float4*>(RowOf<__nv_bfloat16>(out, token) + column) = piece;
-    }
-  }
-
-  __device__ __forceinline__ void MultiplyPaired(int half, uint32_t staged) {
-    ForTiles(p, half, false, [&](int tile, int, int first, int end) {
-      float sums[kSeamPairedRows / 8][4] = {};
-      Multiply(end - first, sums);
-      StoreTile<kSeamPairedRows / 2>(p.halves[half].out, tile, staged, [&](int q, int i) {
-        const int e = i % 2 * 2, t = 4 * q + i / 2 * 2;
-        float a = sums[t][e], b = sums[t][e + 1];
-        Silu(a, b);
-        return Pack(a * sums[t + 1][e], b * sums[t + 1][e + 1]);
-      });
-    });
-  }
-
-  template <int kRows>
+  // The wide product, by tiles of kRows rows. kSwiGlu: of gates and ups.
+  template <bool kSwiGlu, int kRows>
   __device__ __forceinline__ void MultiplyWide(int half, uint32_t staged) {
+    constexpr int kColumns = kSwiGlu ? kRows / 2 : kRows;
+    static_assert(kColumns <= kMaxOutColumns);
     ForTiles(p, half, false, [&](int tile, int, int first, int end) {
       float sums[kRows / 8][4] = {};
       Multiply(end - first, sums);
-      StoreTile<kRows>(p.halves[half].out, tile, staged, [&](int q, int i) {
-        const int e = i % 2 * 2, t = 2 * q + i / 2;
-        return Pack(sums[t][e], sums[t][e + 1]);
-      });
+      SyncThreads<kGroupThreads>(2 + Group());  // the tile before has left
+      StoreTile<kSwiGlu>(p.halves[half].out, p.tokens, tile * kColumns, Group(), staged,
+                         2 + Group(), sums);
     });
   }
 
@@ -455,10 +412,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       consumer.ArriveTogether();
       consumer.AwaitIfIdle(WideTiles(p.halves[half]), 3 * half + 2);
       if (half == 0) {
-        consumer.MultiplyPaired(half, staged);
+        consumer.template MultiplyWide<true, kSeamPairedRows>(half, staged);
         consumer.ArriveTogether();
       } else {
-        consumer.template MultiplyWide<kNextRows>(half, staged);
+        consumer.template MultiplyWide<false, kNextRows>(half, staged);
       }
     }
     // Nobody looks any more: for the next kernel there have been none.
@@ -491,25 +448,28 @@ bool IsNextBy64(const BetweenRecurrencesArgs& args) {
   return NextTileRows(args.next.rows, Clusters<64>()) == 64;
 }
 
+// The half by those weights; a tile of `wide`, by its map, has so many rows.
+Half HalfOf(const Matrix& x, const Matrix& narrow, const float* norm, const Matrix& wide,
+            const TileMap& wide_map, int wide_rows, const Matrix& out) {
+  return {.x = MakePanelMap(x, kShareTokens),
+          .narrow = MakePanelMap(narrow, kSeamNarrowRows),
+          .wide = wide_map,
+          .runs = DivideUp(x.cols, kRun),
+          .wide_tiles = DivideUp(wide.rows, wide_rows),
+          .norm = norm,
+          .out = out};
+}
+
 template <int kNextRows>
 void Launch(Stream& stream, const BetweenRecurrencesArgs& args) {
   Stream::CudaContext& context = *stream.cuda();
   const SeamPlan plan = PlanOf<kNextRows>(args);
   SeamParams p = {};
-  p.halves[0] = {MakePanelMap(args.x, kShareTokens),
-                 MakePanelMap(args.output, kSeamNarrowRows),
-                 MakePairedPanelMap(args.gate_up, kSeamPairedRows),
-                 DivideUp(args.x.cols, kRun),
-                 DivideUp(args.gate_up.rows, kSeamPairedRows),
-                 args.norm,
-                 args.inner};
-  p.halves[1] = {MakePanelMap(args.inner, kShareTokens),
-                 MakePanelMap(args.down, kSeamNarrowRows),
-                 MakePanelMap(args.next, kNextRows),
-                 DivideUp(args.inner.cols, kRun),
-                 DivideUp(args.next.rows, kNextRows),
-                 args.next_norm,
-                 args.out};
+  p.halves[0] =
+      HalfOf(args.x, args.output, args.norm, args.gate_up,
+             MakePairedPanelMap(args.gate_up, kSeamPairedRows), kSeamPairedRows, args.inner);
+  p.halves[1] = HalfOf(args.inner, args.down, args.next_norm, args.next,
+                       MakePanelMap(args.next, kNextRows), kNextRows, args.out);
   p.normed_map = MakePanelMap(args.normed, kShareTokens);
   p.tokens = static_cast<int>(args.x.rows);
   p.columns = static_cast<int>(args.residual.cols);

@@ -17,7 +17,6 @@
 #include "kernels/cuda/linear_stage.cuh"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/ring_position.cuh"
-#include "kernels/cuda/silu_pair.cuh"
 
 namespace fla::cuda {
 namespace {
@@ -34,51 +33,16 @@ constexpr int kStagesLeft = 4;  // to be asked for when the next kernel may begi
 static_assert(kStageBytes % kPanelAlignment == 0 &&
               kShareTokens * kRowBytes % kPanelAlignment == 0);
 constexpr int kColumns = kTileRows / 2;  // of out
-// Between a token's results on their way to memory: 16-byte pieces of a column's tokens lie in
-// different banks.
-constexpr int kOutPitch = 2 * kColumns + 16;
-constexpr int kShared = kPanelAlignment + kStages * kStageBytes + kTokens * kOutPitch;
+constexpr int kShared = kPanelAlignment + kStages * kStageBytes + kTokens * OutPitch(kColumns);
 static_assert(kShared <= 227 * 1024 - 256);
-static_assert(kStagesLeft <= kStages && kOutPitch % 16 == 0 && kColumns % 16 == 0);
-
-// One warpgroup's tokens, from sums to memory, by way of `staged` in shared memory.
-__device__ __forceinline__ void StoreOutputs(const Matrix& out, int group, char* staged,
-                                             float (&sums)[kTileRows / 8][4]) {
-  constexpr int kPieces = kColumns / 8;
-  const int thread = threadIdx.x % kGroupThreads, lane = thread % 32;
-  staged += group * kGroupTokens * kOutPitch;
-  const uint32_t row = SharedAddress(staged) + (thread / 32 * 16 + lane % 16) * kOutPitch;
-#pragma unroll
-  for (int q = 0; q < kPieces / 2; ++q) {  // 16 columns
-    uint32_t m[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int e = i % 2 * 2, t = 4 * q + i / 2 * 2;
-      float a = sums[t][e], b = sums[t][e + 1];
-      Silu(a, b);
-      m[i] = Pack(a * sums[t + 1][e], b * sums[t + 1][e + 1]);
-    }
-    StoreMatrices(row + 32 * q + lane / 16 * 16, m);
-  }
-  SyncThreads<kGroupThreads>(1 + group);
-  const int first_column = blockIdx.x * kColumns;
-#pragma unroll
-  for (int i = thread; i < kGroupTokens * kPieces; i += kGroupThreads) {
-    const int token = group * kGroupTokens + i / kPieces;
-    const int column = first_column + i % kPieces * 8;
-    if (token >= out.rows || column >= out.cols) continue;
-    *reinterpret_cast<uint4*>(RowOf<__nv_bfloat16>(out, token) + column) =
-        *reinterpret_cast<const uint4*>(staged + i / kPieces * kOutPitch + i % kPieces * 16);
-  }
-}
+static_assert(kStagesLeft <= kStages);
 
 // grid (tiles, a multiple of kBlocks), cluster (kBlocks), block (kThreads), shared kShared
 __global__ void __launch_bounds__(kThreads, 1)
     ClusterLinearKernel(const Matrix out, const int runs, const __grid_constant__ TileMap x,
                         const __grid_constant__ TileMap weights) {
   __shared__ uint64_t full_barriers[kStages], empty_barriers[kStages];
-  const uint32_t shared = SharedAddress(DynamicShared());
-  const uint32_t ring = AlignedForPanels(shared);
+  const uint32_t ring = AlignedForPanels(SharedAddress(DynamicShared()));
   const auto full = [&](int stage) { return SharedAddress(full_barriers + stage); };
   const auto empty = [&](int stage) { return SharedAddress(empty_barriers + stage); };
   if (threadIdx.x == 0) {
@@ -136,7 +100,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   WaitForProducts<0>();
   Settle(sums);
-  StoreOutputs(out, group, DynamicShared() + (ring - shared) + kStages * kStageBytes, sums);
+  StoreTile<true>(out, static_cast<int>(out.rows), blockIdx.x * kColumns, group,
+                  ring + kStages * kStageBytes, 1 + group, sums);
   SyncCluster();  // no block ends while another may still arrive at its barriers
 }
 

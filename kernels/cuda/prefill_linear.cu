@@ -26,7 +26,6 @@
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/recurrence_launch.h"
 #include "kernels/cuda/ring_position.cuh"
-#include "kernels/cuda/silu_pair.cuh"
 #include "kernels/cuda/widen_weight.h"
 
 namespace fla::cuda {
@@ -66,22 +65,6 @@ __device__ __forceinline__ Tile TileOf(const PrefillLinearParams& p, int index) 
   return {token * kBlocks * kTileTokens, row * kTileRows};
 }
 
-// Of 16 columns of out the q-th, as operands are packed.
-template <bool kSwiGlu>
-__device__ __forceinline__ void Outputs(const float (&sums)[32][4], int q, uint32_t (&m)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int e = i % 2 * 2, t = kSwiGlu ? 4 * q + i / 2 * 2 : 2 * q + i / 2;
-    float a = sums[t][e], b = sums[t][e + 1];
-    if (kSwiGlu) {
-      Silu(a, b);
-      a *= sums[t + 1][e];
-      b *= sums[t + 1][e + 1];
-    }
-    m[i] = Pack(a, b);
-  }
-}
-
 // One warpgroup's tokens of a tile, from sums to memory, by way of `panels` in shared memory.
 template <bool kSwiGlu>
 __device__ __forceinline__ void StoreOutputs(const TileMap& out, Tile tile, int group,
@@ -96,7 +79,7 @@ __device__ __forceinline__ void StoreOutputs(const TileMap& out, Tile tile, int 
 #pragma unroll
     for (int q = 0; q < kAtOnce / 16; ++q) {  // 16 columns of out
       uint32_t m[4];
-      Outputs<kSwiGlu>(sums, begin / 16 + q, m);
+      PackOutputs<kSwiGlu>(sums, begin / 16 + q, m);
       StoreMatrices(panels + q / 4 * kPanelBytes + PanelOffset(row, q % 4 * 2 + lane / 16), m);
     }
     PublishToCopies();
@@ -117,6 +100,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     PrefillLinearKernel(const PrefillLinearParams p, const __grid_constant__ TileMap x,
                         const __grid_constant__ TileMap weights,
                         const __grid_constant__ TileMap out) {
+  static_assert(kSwiGlu || kBlocks == 1);
   __shared__ uint64_t full_barriers[kStages], empty_barriers[kStages];
   const uint32_t ring = AlignedForPanels(SharedAddress(DynamicShared()));
   const auto full = [&](int stage) { return SharedAddress(full_barriers + stage); };
@@ -145,14 +129,11 @@ __global__ void __launch_bounds__(kThreads, 1)
         const int row =
             kSwiGlu ? tile.row / 2 + share * kShareRows / 2 : tile.row + share * kShareRows;
         ArriveExpecting(full(at.stage), kStageBytes);
-        if constexpr (kSwiGlu && kBlocks > 1) {
+        if constexpr (kBlocks > 1) {
           CopyPairedPanelToBlocks(target, weights, row, run * kRun, full(at.stage),
                                   (1 << kBlocks) - 1, kReadAgain);
         } else if constexpr (kSwiGlu) {
           CopyPairedPanelToShared(target, weights, row, run * kRun, full(at.stage), kReadAgain);
-        } else if constexpr (kBlocks > 1) {
-          CopyPanelToBlocks(target, weights, row, run * kRun, full(at.stage), (1 << kBlocks) - 1,
-                            kReadAgain);
         } else {
           CopyPanelToShared(target, weights, row, run * kRun, full(at.stage), kReadAgain);
         }
