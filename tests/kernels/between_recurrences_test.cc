@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/prefill.h"
+#include "tests/kernels/host_products.h"
 #include "tests/kernels/op_arena.h"
 #include "tests/testing/compare.h"
 
@@ -25,31 +26,8 @@ struct Shape {
   int64_t tokens, hidden, value, inner, next;
 };
 
-void Round(std::vector<float>& values) {
-  for (float& x : values) x = static_cast<float>(BFloat16(x));
-}
-
 Input Weight(std::mt19937& random, int64_t rows, int64_t cols) {
-  Input weight = Random(random, rows, cols, 1.0f / std::sqrt(static_cast<float>(cols)));
-  Round(weight.values);
-  return weight;
-}
-
-// x weight^T.
-Input Product(const Input& x, const Input& weight) {
-  Input product = {x.rows, weight.rows, {}};
-  product.values.reserve(x.rows * weight.rows);
-  for (int64_t token = 0; token < x.rows; ++token) {
-    for (int64_t row = 0; row < weight.rows; ++row) {
-      const float* const a = x.values.data() + token * x.cols;
-      const float* const b = weight.values.data() + row * x.cols;
-      float sums[8] = {};
-      for (int64_t i = 0; i < x.cols; ++i) sums[i % 8] += a[i] * b[i];
-      product.values.push_back(((sums[0] + sums[1]) + (sums[2] + sums[3])) +
-                               ((sums[4] + sums[5]) + (sums[6] + sums[7])));
-    }
-  }
-  return product;
+  return Rounded(Random(random, rows, cols, 1.0f / std::sqrt(static_cast<float>(cols))));
 }
 
 Input Normed(const Input& x, const Input& weight) {
@@ -61,8 +39,7 @@ Input Normed(const Input& x, const Input& weight) {
     const double scale = 1 / std::sqrt(squares / static_cast<double>(x.cols) + kEps);
     for (int64_t i = 0; i < x.cols; ++i) row[i] *= static_cast<float>(scale) * weight.values[i];
   }
-  Round(normed.values);
-  return normed;
+  return Rounded(std::move(normed));
 }
 
 void AddTo(Input& sum, const Input& x) {
@@ -76,23 +53,14 @@ TEST_P(CudaBetweenRecurrences, AsItsOps) {
   if (!HasGpu()) GTEST_SKIP() << "no GPU";
   const auto [tokens, hidden, value, inner, next_rows] = GetParam();
   std::mt19937 random(7);
-  Input x = Random(random, tokens, value);
-  Round(x.values);
+  const Input x = Rounded(Random(random, tokens, value));
   const Input output = Weight(random, hidden, value), gate_up = Weight(random, 2 * inner, hidden),
               down = Weight(random, hidden, inner), next = Weight(random, next_rows, hidden),
               norm = Random(random, 1, hidden), next_norm = Random(random, 1, hidden),
               before = Random(random, tokens, hidden);
   Input residual = before;
   AddTo(residual, Product(x, output));
-  const Input product = Product(Normed(residual, norm), gate_up);
-  Input wide = {tokens, inner, {}};
-  for (int64_t token = 0; token < tokens; ++token) {
-    const float* const gates = product.values.data() + token * 2 * inner;
-    for (int64_t i = 0; i < inner; ++i) {
-      wide.values.push_back(gates[i] / (1 + std::exp(-gates[i])) * gates[inner + i]);
-    }
-  }
-  Round(wide.values);
+  const Input wide = Rounded(GatedUps(Product(Normed(residual, norm), gate_up)));
   AddTo(residual, Product(wide, down));
   const Input wanted = Product(Normed(residual, next_norm), next);
 

@@ -12,6 +12,7 @@
 #include "kernels/cuda/prefill.h"
 #include "kernels/device.h"
 #include "kernels/prefill.h"
+#include "tests/kernels/host_products.h"
 #include "tests/kernels/op_arena.h"
 #include "tests/testing/compare.h"
 
@@ -23,27 +24,6 @@ constexpr double kTolerance = 4e-3;  // of results in bf16
 struct Shape {
   int64_t tokens, in, out;
 };
-
-float Rounded(float x) { return static_cast<float>(BFloat16(x)); }
-
-// x weight^T of the rounded values.
-std::vector<float> Product(const Input& x, const Input& weight) {
-  std::vector<float> rounded_x, rounded_weight;
-  std::transform(x.values.begin(), x.values.end(), std::back_inserter(rounded_x), Rounded);
-  std::transform(weight.values.begin(), weight.values.end(), std::back_inserter(rounded_weight),
-                 Rounded);
-  std::vector<float> product;
-  for (int64_t token = 0; token < x.rows; ++token) {
-    for (int64_t row = 0; row < weight.rows; ++row) {
-      const float* const a = rounded_x.data() + token * x.cols;
-      const float* const b = rounded_weight.data() + row * x.cols;
-      float sum = 0;
-      for (int64_t i = 0; i < x.cols; ++i) sum += a[i] * b[i];
-      product.push_back(sum);
-    }
-  }
-  return product;
-}
 
 class CudaPrefill : public ::testing::TestWithParam<Shape> {
  protected:
@@ -76,14 +56,7 @@ class CudaPrefill : public ::testing::TestWithParam<Shape> {
 TEST_P(CudaPrefill, SwiGlu) {
   const auto [tokens, in, out] = GetParam();
   const Input x = X(), weight = Weight(2 * out);
-  const std::vector<float> product = Product(x, weight);
-  std::vector<float> wanted;
-  for (int64_t token = 0; token < tokens; ++token) {
-    const float* const gates = product.data() + token * 2 * out;
-    for (int64_t i = 0; i < out; ++i) {
-      wanted.push_back(gates[i] / (1 + std::exp(-gates[i])) * gates[out + i]);
-    }
-  }
+  const std::vector<float> wanted = GatedUps(Product(Rounded(x), Rounded(weight))).values;
   for (const int64_t gap : {0, 8}) {
     Arena arena(ParseDevice("cuda"));
     // Memory behind the last row, too.
@@ -101,7 +74,7 @@ TEST_P(CudaPrefill, SwiGlu) {
 TEST_P(CudaPrefill, LateColumns) {
   const auto [tokens, in, out] = GetParam();
   const Input x = X(), weight = Weight(out);
-  const std::vector<float> wanted = Product(x, weight);
+  const std::vector<float> wanted = Product(Rounded(x), Rounded(weight)).values;
   for (const int64_t late : {out / 16 * 8, out - 8}) {
     Arena arena(ParseDevice("cuda"));
     constexpr int64_t kGap = 8;

@@ -163,7 +163,6 @@ bool LeavesRoom(int heads, int key_dim, int value_dim, int tokens) {
   return ScanLeavesRoom(spec, tokens, 132);
 }
 
-// As it was measured (README.md, "Beside the recurrence").
 // A short prompt's scan begins beside its first kernel where blocks of both have a multiprocessor
 // each; channels are parted where there are no more than two blocks a multiprocessor.
 TEST(PlanPrefill, ShortPromptsTakeWhatIsIdle) {
@@ -188,6 +187,7 @@ TEST(PlanPrefill, ShortPromptsTakeWhatIsIdle) {
   EXPECT_FALSE(wide(16, 128).part_channels);
 }
 
+// As it was measured (README.md, "Beside the recurrence").
 TEST(PlanPrefill, FewHeadsLeaveRoom) {
   for (int tokens : {512, 2048, 8192}) {
     EXPECT_TRUE(LeavesRoom(6, 256, 512, tokens)) << tokens;
