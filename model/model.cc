@@ -18,6 +18,7 @@
 #include "model/feed_forward.h"
 #include "model/mixer.h"
 #include "model/norm.h"
+#include "model/projected_vocabulary.h"
 #include "model/residual_stream.h"
 #include "model/weights.h"
 
@@ -102,7 +103,6 @@ struct Model::Parts {
   Matrix RunSmall(const BatchView& batch, const StatePool& pool);
   std::optional<PickedRows> WantedOfLast(const BatchView& batch) const;
   void LookAtNorms();
-  void ProjectVocabulary();
   Matrix HiddenForLogits(const BatchView& batch, Matrix residual, Matrix delta);
   Matrix WantedHidden(const BatchView& batch, Matrix residual, Matrix delta);
   void RunLargest(StatePool& pool, int sequences, int max_logits_rows, bool hidden);
@@ -128,13 +128,11 @@ struct Model::Parts {
 
   std::vector<Buffer> memory;  // of all weights
   Matrix embeddings;           // [vocab, E], absent where there is no vocabulary
-  // [vocab, P]: what the first mixer's input projection makes of each token. Or absent.
-  Matrix projected_vocabulary;
-  Buffer projected_memory;
-  Matrix input_projection;  // [D, E], absent where E = D
+  Matrix input_projection;     // [D, E], absent where E = D
   const float* input_bias = nullptr;
   std::vector<Layer> layers;
   bool can_fold = false;  // residual streams (LookAtNorms)
+  ProjectedVocabulary projected_vocabulary;
   Norm norm;
   Matrix head;  // [vocab, D], the embeddings where tied
   int64_t parameters = 0;
@@ -189,31 +187,6 @@ void Model::Parts::LookAtNorms() {
              });
 }
 
-// A layer that nothing precedes but a lookup can be looked up itself, up to its convolution: of
-// prompts, whose products take time, on a GPU with memory to spare.
-void Model::Parts::ProjectVocabulary() {
-  constexpr int64_t kMostOfWeights = 4, kMostOfFree = 8;  // a fourth, an eighth
-  if (!stream.device().is_cuda() || dtype != DType::kBF16) return;
-  if (!embeddings.present() || input_projection.present()) return;
-  const Layer& layer = layers[0];
-  const int64_t columns = layer.mixer.input_projection().rows;
-  const int64_t bytes = embeddings.rows * columns * static_cast<int64_t>(SizeOf(dtype));
-  if (bytes > weight_bytes / kMostOfWeights) return;
-  if (bytes > static_cast<int64_t>(FreeMemory(stream.device())) / kMostOfFree) return;
-  projected_memory = Buffer(stream.device(), static_cast<size_t>(bytes));
-  projected_vocabulary = {projected_memory.data(), dtype, embeddings.rows, columns, columns};
-  arena.ReturnTo({});
-  const int64_t most = std::min<int64_t>(max_batch_tokens, embeddings.rows);
-  const Matrix normed = arena.Take(most, config.hidden_size, dtype);
-  for (int64_t begin = 0; begin < embeddings.rows; begin += most) {
-    const int64_t count = std::min(most, embeddings.rows - begin);
-    const Matrix rows = normed.Rows(0, count);
-    ApplyNorm(stream, layer.mixer_norm, embeddings.Rows(begin, count), rows);
-    layer.mixer.Project(stream, rows, projected_vocabulary.Rows(begin, count));
-  }
-  stream.Synchronize();
-}
-
 std::unique_ptr<Model> Model::Load(const LoadOptions& options) {
   ModelConfig config = LoadModelConfig(options.path);
   const Checkpoint checkpoint = OpenCheckpoint(options.path, config);
@@ -223,7 +196,12 @@ std::unique_ptr<Model> Model::Load(const LoadOptions& options) {
                        options.progress);
   parts->TakeWeights(weights);
   parts->LookAtNorms();
-  parts->ProjectVocabulary();
+  if (!parts->input_projection.present()) {
+    const Layer& first = parts->layers[0];
+    parts->projected_vocabulary =
+        ProjectedVocabulary::Make(parts->stream, parts->arena, parts->embeddings, first.mixer_norm,
+                                  first.mixer, parts->weight_bytes, parts->max_batch_tokens);
+  }
   return std::unique_ptr<Model>(new Model(std::move(parts)));
 }
 
@@ -252,7 +230,8 @@ int64_t Model::parameters() const { return parts_->parameters; }
 int64_t Model::weight_bytes() const { return parts_->weight_bytes; }
 int64_t Model::workspace_bytes() const {
   return static_cast<int64_t>(parts_->arena.bytes() + parts_->indices.bytes() +
-                              parts_->projected_memory.size() + parts_->stream.workspace_bytes());
+                              parts_->stream.workspace_bytes()) +
+         parts_->projected_vocabulary.bytes();
 }
 DType Model::dtype() const { return parts_->dtype; }
 
@@ -408,13 +387,13 @@ ForwardResult Model::Parts::Run(const BatchView& batch, const StatePool& pool, F
   const bool folds = can_fold && wanted && tokens >= kMinFoldedRows;
   ResidualStream x(stream, arena, tokens, config.hidden_size, dtype, folds);
   ReadInputs(batch, x.rows());
-  const bool looks_up = projected_vocabulary.present() && batch.num_vector_rows == 0;
+  const bool looks_up = projected_vocabulary.Has(batch);
   if (folds || !looks_up) x.Begin(layers[0].mixer_norm);
   // What the first mixer's input projection makes.
   const auto first_packed = [&] {
     const Matrix packed = arena.Take(tokens, layers[0].mixer.input_projection().rows, dtype);
     if (looks_up) {
-      EmbeddingLookup(stream, batch.tokens, projected_vocabulary, packed, batch.sampled);
+      projected_vocabulary.LookUp(stream, batch, packed);
     } else {
       layers[0].mixer.Project(stream, x.normed(), packed);
     }

@@ -1,6 +1,5 @@
 #include "model/residual_stream.h"
 
-#include "kernels/check.h"
 #include "kernels/ops.h"
 
 namespace fla {
